@@ -1,0 +1,103 @@
+"""Is this value normal? What to look at beside the loss."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vicreg_jax import _check
+from vicreg_jax._moments import moments
+from vicreg_jax._terms import covariance_term, prepared, statistics_dtype
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+    from vicreg_jax._types import Embeddings, RowMask, Scalar
+
+
+class Diagnostics(NamedTuple):
+    """The health of one batch of embeddings, each a scalar.
+
+    Attributes:
+        std_mean: mean over the columns of their standard deviation.
+        std_min: that of the column that spreads least.
+        collapsed: share of the columns that spread less than ``collapsed_std``, 0 to 1.
+        effective_rank: RankMe, 1 to ``min(batch, dim)``.
+        covariance: the covariance term of the loss.
+        covariance_floor: the least that it can be at the present variances.
+    """
+
+    std_mean: Float[Array, ""]
+    std_min: Float[Array, ""]
+    collapsed: Float[Array, ""]
+    effective_rank: Float[Array, ""]
+    covariance: Float[Array, ""]
+    covariance_floor: Float[Array, ""]
+
+
+def diagnostics(
+    z: Embeddings, *, where: RowMask | None = None, collapsed_std: Scalar = 0.1
+) -> Diagnostics:
+    """Tells collapsed embeddings from healthy ones.
+
+    The covariance floor answers "is a covariance of 6.5 broken?". ``C`` has rank
+    ``n - 1`` at most, so ``sum_ij C_ij^2 >= tr(C)^2 / (n - 1)``, and the term is at
+    least ``((sum_j v_j)^2 / (n - 1) - sum_j v_j^2) / dim`` with the variances ``v``:
+    at unit variances ``dim / (n - 1) - 1``, which is 3 for 2048 rows of 8192 columns,
+    and 31 for 256. With more rows than columns the floor is 0.
+
+    The effective rank is the exponential of the entropy of the singular values of
+    ``z``, not centred, as RankMe defines it.
+
+    Args:
+        z: embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
+        where: rows that count, shape ``(batch,)``, dtype bool. None: all of them.
+        collapsed_std: a column that spreads less counts as collapsed.
+
+    Returns:
+        Scalars, float32 (float64 for float64).
+
+    Raises:
+        ValueError: a shape is wrong, or ``collapsed_std`` is negative.
+        TypeError: a dtype is wrong.
+
+    Example:
+        >>> import jax, vicreg_jax
+        >>> z = jax.random.normal(jax.random.key(0), (256, 2048)).at[:, :512].set(0)
+        >>> health = vicreg_jax.diagnostics(z)
+        >>> print(health.collapsed, health.covariance > health.covariance_floor)
+        0.25 True
+
+    Reference:
+        Garrido et al., RankMe, https://arxiv.org/abs/2210.02885, equation 1.
+    """
+    z = _check.embeddings("z", z)
+    where = _check.row_mask(where, len(z))
+    return _diagnostics(z, where, _check.not_negative("collapsed_std", collapsed_std))
+
+
+@partial(jax.jit, inline=True)
+def _diagnostics(z, where, collapsed_std) -> Diagnostics:
+    z = prepared(z, where, statistics_dtype(z))
+    rows = len(z) if where is None else jnp.sum(where, dtype=z.dtype)
+    second = moments(z, where, "highest")
+    std = jnp.sqrt(second.variances)
+    collapsed_std = jax.lax.convert_element_type(collapsed_std, z.dtype)
+    trace, squares = jnp.sum(second.variances), jnp.sum(second.variances**2)
+    return Diagnostics(
+        std_mean=jnp.mean(std),
+        std_min=jnp.min(std),
+        collapsed=jnp.mean(std < collapsed_std, dtype=z.dtype),
+        effective_rank=_rankme(z),
+        covariance=covariance_term(second),
+        covariance_floor=jnp.maximum(trace**2 / (rows - 1) - squares, 0) / std.size,
+    )
+
+
+def _rankme(z):
+    singular = jnp.linalg.svd(z, compute_uv=False)
+    shares = singular / jnp.sum(singular) + 1e-7
+    return jnp.exp(-jnp.sum(shares * jnp.log(shares)))

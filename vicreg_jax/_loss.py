@@ -1,0 +1,234 @@
+"""The loss: the three terms, weighed."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+
+from vicreg_jax import _check
+from vicreg_jax._moments import moments
+from vicreg_jax._terms import (
+    covariance_term,
+    invariance_term,
+    prepared,
+    statistics_dtype,
+    variance_term,
+)
+
+if TYPE_CHECKING:
+    from jax.lax import PrecisionLike
+    from jaxtyping import Array, Float
+
+    from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar
+
+
+class VICRegTerms(NamedTuple):
+    """The three terms before they are weighed, each a scalar.
+
+    Attributes:
+        invariance: mean squared difference of the two views.
+        variance: hinge on the standard deviations, the two views summed.
+        covariance: energy off the diagonal of the covariance, the two views summed.
+    """
+
+    invariance: Float[Array, ""]
+    variance: Float[Array, ""]
+    covariance: Float[Array, ""]
+
+    def weighted_sum(self, lambd: Scalar, mu: Scalar, nu: Scalar) -> Float[Array, ""]:
+        """Returns ``lambd * invariance + mu * variance + nu * covariance``."""
+        dtype = self.invariance.dtype
+        lambd, mu, nu = (
+            jax.lax.convert_element_type(w, dtype) for w in (lambd, mu, nu)
+        )
+        return lambd * self.invariance + mu * self.variance + nu * self.covariance
+
+
+def vicreg_loss(
+    z1: Embeddings,
+    z2: Embeddings,
+    lambd: Scalar,
+    mu: Scalar,
+    nu: Scalar = 1.0,
+    gamma: Scalar = 1.0,
+    *,
+    axis_name: AxisName = None,
+    where: RowMask | None = None,
+    eps: Scalar = 1e-4,
+    precision: PrecisionLike = "highest",
+) -> Float[Array, ""]:
+    """The VICReg loss of two batches of embeddings.
+
+    ``lambd * s(z1, z2) + mu * (v(z1) + v(z2)) + nu * (c(z1) + c(z2))``, with the terms
+    of `invariance`, `variance` and `covariance`, over one batch.
+
+    The first six arguments are those of quadra's PyTorch ``vicreg_loss``, and so is
+    the number. Other implementations halve some of the terms: see `conventions`.
+
+    Args:
+        z1: embeddings of one view, shape ``(batch, dim)``, float16, bfloat16, float32
+            or float64; the expander's output, not normalised.
+        z2: embeddings of the other view, of the same shape, row i of both from the
+            same sample.
+        lambd: weight of the invariance term. The paper uses 25.
+        mu: weight of the variance term. The paper uses 25.
+        nu: weight of the covariance term. The paper uses 1.
+        gamma: the standard deviation that every column should reach.
+        axis_name: the mapped axis, or axes, that rows are spread over.
+        where: rows that count, shape ``(batch,)``, dtype bool. None: all of them. The
+            others change neither value nor gradient, whatever they hold.
+        eps: added to the variance, so that a collapsed column has a finite gradient.
+        precision: of the matrix products; "highest" keeps TPUs and GPUs from rounding
+            their inputs, anything that ``jax.lax.Precision`` names lowers it.
+
+    Returns:
+        A scalar, float32; float64 where a view is float64. NaN with fewer than two
+        rows that count.
+
+    Raises:
+        ValueError: a shape is wrong, or ``gamma`` or ``eps`` is negative.
+        TypeError: a dtype is wrong.
+
+    Example:
+        >>> import jax, vicreg_jax
+        >>> z1, z2 = jax.random.normal(jax.random.key(0), (2, 256, 2048))
+        >>> loss = vicreg_jax.vicreg_loss(z1, z2, 25, 25)
+        >>> print(f"{loss:.0f}")
+        68
+
+    Reference:
+        Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, Algorithm 1.
+    """
+    views = _checked(z1, z2, gamma, axis_name, where, eps)
+    weights = (
+        _check.scalar("lambd", lambd),
+        _check.scalar("mu", mu),
+        _check.scalar("nu", nu),
+    )
+    return _loss(*views, weights, precision=precision)
+
+
+def vicreg_terms(
+    z1: Embeddings,
+    z2: Embeddings,
+    gamma: Scalar = 1.0,
+    *,
+    axis_name: AxisName = None,
+    where: RowMask | None = None,
+    eps: Scalar = 1e-4,
+    precision: PrecisionLike = "highest",
+) -> VICRegTerms:
+    """The three terms of the VICReg loss before they are weighed.
+
+    The loss is exactly their weighted sum: log these, and differentiate
+    ``terms.weighted_sum(lambd, mu, nu)``.
+
+    Args:
+        z1: as in `vicreg_loss`.
+        z2: as in `vicreg_loss`.
+        gamma: as in `vicreg_loss`.
+        axis_name: as in `vicreg_loss`.
+        where: as in `vicreg_loss`.
+        eps: as in `vicreg_loss`.
+        precision: as in `vicreg_loss`.
+
+    Returns:
+        Three scalars, float32; float64 where a view is float64.
+
+    Raises:
+        ValueError: a shape is wrong, or ``gamma`` or ``eps`` is negative.
+        TypeError: a dtype is wrong.
+
+    Example:
+        >>> import jax.numpy as jnp, vicreg_jax
+        >>> z = jnp.array([[0.0, 0.0], [0.5, 0.5]])
+        >>> terms = vicreg_jax.vicreg_terms(z, z + 2)
+        >>> print(terms.invariance, terms.covariance)
+        4.0 0.03125
+
+    Reference:
+        Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, Algorithm 1.
+    """
+    return _terms(*_checked(z1, z2, gamma, axis_name, where, eps), precision=precision)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class VICRegLoss:
+    """The VICReg loss, configured once and called often.
+
+    A pytree: the weights and ``gamma`` are its leaves, so that they may be arrays,
+    traced ones too, and a schedule costs no compilation; the settings are static. See
+    `vicreg_loss` for what they mean and `conventions` for the weights of other
+    implementations.
+
+    Example:
+        >>> import jax, vicreg_jax
+        >>> loss = vicreg_jax.VICRegLoss(25, 25)
+        >>> z1, z2 = jax.random.normal(jax.random.key(0), (2, 8, 4))
+        >>> value, (dz1, dz2) = jax.value_and_grad(loss, argnums=(0, 1))(z1, z2)
+        >>> dz1.shape
+        (8, 4)
+    """
+
+    lambd: Scalar
+    mu: Scalar
+    nu: Scalar = 1.0
+    gamma: Scalar = 1.0
+    _: KW_ONLY
+    axis_name: AxisName = field(default=None, metadata={"static": True})
+    eps: float = field(default=1e-4, metadata={"static": True})
+    precision: PrecisionLike = field(default="highest", metadata={"static": True})
+
+    def __call__(
+        self, z1: Embeddings, z2: Embeddings, *, where: RowMask | None = None
+    ) -> Float[Array, ""]:
+        """Returns the loss of two views; see `vicreg_loss`."""
+        return vicreg_loss(
+            z1, z2, self.lambd, self.mu, self.nu, self.gamma, **self._options(where)
+        )
+
+    def terms(
+        self, z1: Embeddings, z2: Embeddings, *, where: RowMask | None = None
+    ) -> VICRegTerms:
+        """Returns the unweighted terms of two views; see `vicreg_terms`."""
+        return vicreg_terms(z1, z2, self.gamma, **self._options(where))
+
+    def _options(self, where):
+        return {
+            "axis_name": self.axis_name,
+            "where": where,
+            "eps": self.eps,
+            "precision": self.precision,
+        }
+
+
+def _checked(z1, z2, gamma, axis_name, where, eps):
+    if axis_name is not None:
+        raise NotImplementedError("`axis_name` is not supported yet: it must be None")
+    z1, z2 = _check.views(z1, z2)
+    where = _check.row_mask(where, len(z1))
+    gamma = _check.not_negative("gamma", gamma)
+    return z1, z2, gamma, where, _check.not_negative("eps", eps)
+
+
+@partial(jax.jit, inline=True, static_argnames="precision")
+def _terms(z1, z2, gamma, where, eps, *, precision) -> VICRegTerms:
+    dtype = statistics_dtype(z1, z2)
+    gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
+    views = [prepared(z, where, dtype) for z in (z1, z2)]
+    both = [moments(z, where, precision) for z in views]
+    return VICRegTerms(
+        invariance=invariance_term(*views, where),
+        variance=sum(variance_term(m, gamma, eps) for m in both),
+        covariance=sum(covariance_term(m) for m in both),
+    )
+
+
+@partial(jax.jit, inline=True, static_argnames="precision")
+def _loss(z1, z2, gamma, where, eps, weights, *, precision):
+    terms = _terms(z1, z2, gamma, where, eps, precision=precision)
+    return terms.weighted_sum(*weights)

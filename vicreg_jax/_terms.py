@@ -1,0 +1,212 @@
+"""The three terms of VICReg: the paper's equations, one function each.
+
+Each public function checks what is known of its arguments and calls one compiled
+program. The programs take embeddings of any floating dtype and compute in float32, or
+in float64 where the embeddings are float64.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from vicreg_jax import _check
+from vicreg_jax._moments import Moments, moments
+
+if TYPE_CHECKING:
+    from jax.lax import PrecisionLike
+    from jax.typing import DTypeLike
+    from jaxtyping import Array, Bool, Float
+
+    from vicreg_jax._types import Embeddings, RowMask, Scalar
+
+
+def invariance(
+    z1: Embeddings, z2: Embeddings, *, where: RowMask | None = None
+) -> Float[Array, ""]:
+    """The invariance term: how far apart the two views of a sample are.
+
+    ``s(Z1, Z2) = mean((Z1 - Z2)^2)`` over all entries. The paper's equation 5 sums
+    over the columns instead and is ``dim`` times this; its Algorithm 1, and every
+    implementation of it, take the mean.
+
+    Args:
+        z1: embeddings of one view, shape ``(batch, dim)``, float16, bfloat16, float32
+            or float64.
+        z2: embeddings of the other view, of the same shape, row i of both from the
+            same sample.
+        where: rows that count, shape ``(batch,)``, dtype bool. None: all of them.
+
+    Returns:
+        A scalar, float32; float64 where a view is float64.
+
+    Raises:
+        ValueError: a shape is wrong.
+        TypeError: a dtype is wrong.
+
+    Example:
+        >>> import jax.numpy as jnp, vicreg_jax
+        >>> z = jnp.array([[0.0, 2.0], [4.0, 6.0]])
+        >>> print(vicreg_jax.invariance(z, z + 3))
+        9.0
+
+    Reference:
+        Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, equation 5.
+    """
+    z1, z2 = _check.views(z1, z2)
+    return _invariance(z1, z2, _check.row_mask(where, len(z1)))
+
+
+def variance(
+    z: Embeddings,
+    gamma: Scalar = 1.0,
+    *,
+    where: RowMask | None = None,
+    eps: Scalar = 1e-4,
+) -> Float[Array, ""]:
+    """The variance term of one view: a hinge that keeps every column alive.
+
+    ``v(Z) = mean_j max(0, gamma - sqrt(Var(Z_j) + eps))`` with the unbiased variance,
+    over ``n - 1``. At the kink the gradient is 0, as in PyTorch.
+
+    Args:
+        z: embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
+        gamma: the standard deviation that every column should reach.
+        where: rows that count, shape ``(batch,)``, dtype bool. None: all of them.
+        eps: added to the variance, so that a collapsed column has a finite gradient.
+
+    Returns:
+        A scalar, float32 (float64 for float64): 0 where all columns spread by at least
+        ``gamma``, ``gamma - sqrt(eps)`` in full collapse, NaN with fewer than two rows
+        that count.
+
+    Raises:
+        ValueError: a shape is wrong, or ``gamma`` or ``eps`` is negative.
+        TypeError: a dtype is wrong.
+
+    Example:
+        >>> import jax.numpy as jnp, vicreg_jax
+        >>> print(vicreg_jax.variance(jnp.ones((4, 3))))
+        0.99
+
+    Reference:
+        Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, equations 1 and 2.
+    """
+    z = _check.embeddings("z", z)
+    where = _check.row_mask(where, len(z))
+    gamma = _check.not_negative("gamma", gamma)
+    return _variance(z, gamma, where, _check.not_negative("eps", eps))
+
+
+def covariance(
+    z: Embeddings,
+    *,
+    where: RowMask | None = None,
+    precision: PrecisionLike = "highest",
+) -> Float[Array, ""]:
+    """The covariance term of one view: what its columns still say of each other.
+
+    ``c(Z) = sum_{i != j} C_ij^2 / dim`` with the sample covariance ``C``, over
+    ``n - 1``. Only the smaller of the two products is formed: where
+    ``dim >= 2 * batch``, the ``batch x batch`` one.
+
+    Accuracy: the ``dim x dim`` form loses nothing by cancellation. The
+    ``batch x batch`` form is exact to a small multiple of ``u * sum_ij C_ij^2 / dim``,
+    diagonal included, with ``u`` the unit roundoff (6e-8 in float32). At equal
+    variances that sum is at most twice the result, so no digits are lost. Where ``k``
+    independent columns outweigh all others it is about ``batch / k`` times the result,
+    and where a single one does there is no bound: rescale such columns, or pass
+    float64.
+
+    Args:
+        z: embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
+        where: rows that count, shape ``(batch,)``, dtype bool. None: all of them.
+        precision: of the matrix products; "highest" keeps TPUs and GPUs from rounding
+            their inputs, anything that ``jax.lax.Precision`` names lowers it.
+
+    Returns:
+        A scalar, float32 (float64 for float64): 0 where ``dim`` is 1, NaN with fewer
+        than two rows that count.
+
+    Raises:
+        ValueError: a shape is wrong.
+        TypeError: a dtype is wrong.
+
+    Example:
+        >>> import jax.numpy as jnp, vicreg_jax
+        >>> z = jnp.array([[0.0, 0.0], [2.0, 4.0]])  # C = [[2, 4], [4, 8]]
+        >>> print(vicreg_jax.covariance(z))
+        16.0
+
+    Reference:
+        Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, equations 3 and 4.
+    """
+    z = _check.embeddings("z", z)
+    return _covariance(z, _check.row_mask(where, len(z)), precision=precision)
+
+
+def statistics_dtype(*arrays: Array) -> jnp.dtype:
+    """Returns the dtype to compute in: at least float32."""
+    double = any(array.dtype == jnp.float64 for array in arrays)
+    return jnp.dtype(jnp.float64 if double else jnp.float32)
+
+
+def prepared(
+    z: Float[Array, "batch dim"], where: Bool[Array, " batch"] | None, dtype: DTypeLike
+) -> Float[Array, "batch dim"]:
+    """Returns `z` in `dtype`, with zeros for the rows that do not count.
+
+    Whatever those rows held, NaN included, ends here, and so does their gradient.
+    """
+    z = z.astype(dtype)
+    return z if where is None else jnp.where(where[:, None], z, 0)
+
+
+def invariance_term(
+    z1: Float[Array, "batch dim"],
+    z2: Float[Array, "batch dim"],
+    where: Bool[Array, " batch"] | None,
+) -> Float[Array, ""]:
+    """Equation 5, as a mean over columns too; rows that do not count are zero."""
+    squares = (z1 - z2) ** 2
+    if where is None:
+        return jnp.mean(squares)
+    count = jnp.sum(where, dtype=squares.dtype) * squares.shape[1]
+    return jnp.sum(squares) / count
+
+
+def variance_term(
+    moments: Moments, gamma: Float[Array, ""], eps: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Equations 1 and 2."""
+    std = jnp.sqrt(moments.variances + eps)
+    return jnp.mean(jax.nn.relu(gamma - std))
+
+
+def covariance_term(moments: Moments) -> Float[Array, ""]:
+    """Equation 4."""
+    return moments.off_diagonal / moments.variances.size
+
+
+@partial(jax.jit, inline=True)
+def _invariance(z1, z2, where):
+    dtype = statistics_dtype(z1, z2)
+    return invariance_term(
+        prepared(z1, where, dtype), prepared(z2, where, dtype), where
+    )
+
+
+@partial(jax.jit, inline=True)
+def _variance(z, gamma, where, eps):
+    dtype = statistics_dtype(z)
+    gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
+    return variance_term(moments(prepared(z, where, dtype), where, None), gamma, eps)
+
+
+@partial(jax.jit, inline=True, static_argnames="precision")
+def _covariance(z, where, *, precision):
+    z = prepared(z, where, statistics_dtype(z))
+    return covariance_term(moments(z, where, precision))

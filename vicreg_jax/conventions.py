@@ -1,0 +1,163 @@
+"""The loss as other implementations weigh it, by their own names and defaults.
+
+They agree on the terms but not on whether to sum or to average them over the views,
+so that "25, 25, 1" is not one loss. Each function here takes the arguments of the
+project that it is named after, with that project's defaults, and returns a
+`VICRegLoss` with the same value and gradient.
+
+Every function passes further keywords (``axis_name``, ``precision``) to `VICRegLoss`.
+
+Example:
+    >>> from vicreg_jax import conventions
+    >>> loss = conventions.lightly(lambda_param=10.0)
+    >>> loss.lambd, loss.mu, loss.nu
+    (10.0, 12.5, 1.0)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+from vicreg_jax._loss import VICRegLoss
+
+if TYPE_CHECKING:
+    from jax.lax import PrecisionLike
+
+    from vicreg_jax._types import AxisName, Scalar
+
+
+class _Options(TypedDict, total=False):
+    axis_name: AxisName
+    precision: PrecisionLike
+
+
+def quadra(
+    lambd: Scalar,
+    mu: Scalar,
+    nu: Scalar = 1.0,
+    gamma: Scalar = 1.0,
+    **options: Unpack[_Options],
+) -> VICRegLoss:
+    """``lambd * s + mu * (v1 + v2) + nu * (c1 + c2)``.
+
+    quadra 2.9.0, ``quadra.losses.ssl.vicreg.VICRegLoss``: the paper's Algorithm 1, and
+    the convention of this package.
+    """
+    return VICRegLoss(lambd, mu, nu, gamma, **options)
+
+
+def solo_learn(
+    sim_loss_weight: Scalar = 25.0,
+    var_loss_weight: Scalar = 25.0,
+    cov_loss_weight: Scalar = 1.0,
+    **options: Unpack[_Options],
+) -> VICRegLoss:
+    """``sim * s + var * (v1 + v2) + cov * (c1 + c2)``.
+
+    solo-learn 1.0.2, ``solo.losses.vicreg.vicreg_loss_func``.
+    """
+    return VICRegLoss(sim_loss_weight, var_loss_weight, cov_loss_weight, **options)
+
+
+def official(
+    sim_coeff: Scalar = 25.0,
+    std_coeff: Scalar = 25.0,
+    cov_coeff: Scalar = 1.0,
+    **options: Unpack[_Options],
+) -> VICRegLoss:
+    """``sim * s + std * (v1 + v2) / 2 + cov * (c1 + c2)``.
+
+    facebookresearch/vicreg, ``main_vicreg.py``.
+    """
+    return VICRegLoss(sim_coeff, std_coeff / 2, cov_coeff, **options)
+
+
+def lightly(
+    lambda_param: Scalar = 25.0,
+    mu_param: Scalar = 25.0,
+    nu_param: Scalar = 1.0,
+    *,
+    eps: float = 1e-4,
+    **options: Unpack[_Options],
+) -> VICRegLoss:
+    """``lambda * s + mu * (v1 + v2) / 2 + nu * (c1 + c2)``.
+
+    lightly 1.6.0, ``lightly.loss.VICRegLoss``, for embeddings of rank 2; its
+    ``gather_distributed`` is ``axis_name`` here.
+    """
+    return VICRegLoss(lambda_param, mu_param / 2, nu_param, eps=eps, **options)
+
+
+def pytorch_metric_learning(
+    invariance_lambda: Scalar = 25.0,
+    variance_mu: Scalar = 25.0,
+    covariance_v: Scalar = 1.0,
+    eps: float = 1e-4,
+    **options: Unpack[_Options],
+) -> VICRegLoss:
+    """``lambda * s + mu * (v1 + v2) / 2 + v * (c1 + c2)``.
+
+    pytorch-metric-learning 2.9.0, ``losses.VICRegLoss`` with its default reducer.
+    """
+    return VICRegLoss(
+        invariance_lambda, variance_mu / 2, covariance_v, eps=eps, **options
+    )
+
+
+def stable_pretraining(
+    sim_coeff: Scalar = 25.0,
+    std_coeff: Scalar = 25.0,
+    cov_coeff: Scalar = 1.0,
+    epsilon: float = 1e-4,
+    **options: Unpack[_Options],
+) -> VICRegLoss:
+    """``sim * s + std * (v1 + v2) / 2 + cov * (c1 + c2)``.
+
+    stable-pretraining 0.1.8, ``stable_pretraining.losses.VICRegLoss``.
+    """
+    return VICRegLoss(sim_coeff, std_coeff / 2, cov_coeff, eps=epsilon, **options)
+
+
+def vicregl(
+    inv_coeff: Scalar = 25.0,
+    var_coeff: Scalar = 25.0,
+    cov_coeff: Scalar = 1.0,
+    **options: Unpack[_Options],
+) -> VICRegLoss:
+    """``inv * s + var * (v1 + v2) / 2 + cov * (c1 + c2) / 2``.
+
+    facebookresearch/VICRegL, ``main_vicregl.py``: its global loss, with two views.
+    """
+    return VICRegLoss(inv_coeff, var_coeff / 2, cov_coeff / 2, **options)
+
+
+def paper_equations(
+    lambd: Scalar = 25.0,
+    mu: Scalar = 25.0,
+    nu: Scalar = 1.0,
+    *,
+    dim: int,
+    **options: Unpack[_Options],
+) -> VICRegLoss:
+    """``lambd * dim * s + mu * (v1 + v2) + nu * (c1 + c2)``.
+
+    arXiv:2105.04906, equations 1 to 6, whose invariance sums over the columns where
+    Algorithm 1 averages. ``dim`` is the number of columns.
+    """
+    return VICRegLoss(lambd * dim, mu, nu, **options)
+
+
+def eb_jepa(
+    std_coeff: Scalar = 1.0,
+    cov_coeff: Scalar = 1.0,
+    *,
+    dim: int,
+    **options: Unpack[_Options],
+) -> VICRegLoss:
+    """``s + std * (v1 + v2) + cov * (c1 + c2) / (dim - 1)``.
+
+    facebookresearch/eb_jepa, ``eb_jepa.losses.VICRegLoss``, which averages the squares
+    over the ``dim * (dim - 1)`` entries off the diagonal. ``dim``, the number of
+    columns, is at least 2.
+    """
+    return VICRegLoss(1.0, std_coeff, cov_coeff / (dim - 1), **options)
