@@ -1,0 +1,62 @@
+"""Diagnostics on embeddings whose health is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import numpy_loss
+
+import vicreg_jax as vj
+
+
+def normal(n, d):
+    return jnp.array(np.random.default_rng(0).standard_normal((n, d)))
+
+
+@pytest.mark.parametrize("n, d", [(64, 8), (8, 64), (32, 32)])
+def test_against_numpy(x64, n, d):
+    z = normal(n, d) * jnp.linspace(0.01, 2, d)
+    got = jax.jit(vj.diagnostics)(z)
+    std = np.std(z, axis=0, ddof=1)
+    np.testing.assert_allclose(got.std_mean, std.mean())
+    np.testing.assert_allclose(got.std_min, std.min())
+    np.testing.assert_allclose(got.collapsed, np.mean(std < 0.1))
+    np.testing.assert_allclose(got.covariance, numpy_loss(z, z).covariance / 2)
+    shares = np.linalg.svd(z, compute_uv=False)
+    shares = shares / shares.sum() + 1e-7
+    np.testing.assert_allclose(
+        got.effective_rank, np.exp(-np.sum(shares * np.log(shares)))
+    )
+    assert got.covariance >= got.covariance_floor
+
+
+@pytest.mark.parametrize("n, d, floor", [(256, 8192, 31.1), (64, 1024, 15.3)])
+def test_floor_at_unit_variance(n, d, floor):
+    z = normal(n, d).astype(jnp.float32)
+    z = (z - z.mean(0)) / z.std(0, ddof=1)
+    got = vj.diagnostics(z)
+    np.testing.assert_allclose(got.covariance_floor, d / (n - 1) - 1, rtol=1e-4)
+    np.testing.assert_allclose(got.covariance_floor, floor, atol=0.06)
+
+
+def test_the_floor_is_reached(x64):
+    """Orthogonal rows of equal length, centred, spread as evenly as rank allows."""
+    n, d = 9, 32
+    u, _, vt = np.linalg.svd(normal(n, d) - normal(n, d).mean(0), full_matrices=False)
+    got = vj.diagnostics(jnp.array(u[:, : n - 1] @ vt[: n - 1]))
+    np.testing.assert_allclose(got.covariance, got.covariance_floor, rtol=1e-10)
+
+
+def test_collapse_shows():
+    z = jnp.ones((16, 8)) * jnp.arange(1, 9, dtype=jnp.float32)
+    got = vj.diagnostics(z)
+    assert got.collapsed == 1 and got.std_mean == 0
+    np.testing.assert_allclose(got.effective_rank, 1, rtol=1e-3)
+    assert vj.diagnostics(z.at[:, 0].set(jnp.arange(16.0))).collapsed == 7 / 8
+
+
+def test_padding_changes_nothing(x64):
+    z = normal(12, 30)
+    wide = jnp.concatenate([z, jnp.full((4, 30), jnp.nan)])
+    got = vj.diagnostics(wide, where=jnp.arange(16) < 12)
+    np.testing.assert_allclose(got, vj.diagnostics(z), rtol=1e-5)

@@ -1,0 +1,186 @@
+"""What JAX does to functions, done to the loss; against plain autodiff."""
+
+import subprocess
+import sys
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from jax.test_util import check_grads
+from reference import jax_loss
+from test_values import draw
+
+import vicreg_jax as vj
+
+both_forms = pytest.mark.parametrize("n, d", [(12, 5), (5, 5), (5, 12)])
+loss = partial(vj.vicreg_loss, lambd=25, mu=25)
+
+
+def views(n, d):
+    return tuple(map(jnp.array, draw(n, d)))
+
+
+@pytest.fixture
+def compilations():
+    """A list that grows with every program that XLA compiles."""
+    seen = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@both_forms
+def test_second_order_by_finite_differences(x64, n, d):
+    # gamma far from every standard deviation: finite differences see no kink.
+    for gamma in (0.1, 5.0):
+        check_grads(
+            lambda a, b, g=gamma: loss(a, b, gamma=g), views(n, d), order=2, rtol=1e-5
+        )
+    check_grads(vj.covariance, views(n, d)[:1], order=2, rtol=1e-5)
+
+
+@both_forms
+def test_forward_and_reverse_mode_agree_with_autodiff(x64, n, d):
+    z = views(n, d)
+    directions = tuple(map(jnp.array, draw(n, d, seed=1)))
+    chex.assert_trees_all_close(
+        jax.jvp(loss, z, directions), jax.jvp(jax_loss, z, directions), rtol=1e-12
+    )
+
+    def hessian_vector(f):
+        return jax.jvp(jax.grad(f, argnums=(0, 1)), z, directions)
+
+    chex.assert_trees_all_close(
+        hessian_vector(loss), hessian_vector(jax_loss), rtol=1e-10, atol=1e-13
+    )
+    reverse_over_reverse = jax.grad(
+        lambda a: jnp.vdot(jax.grad(loss)(a, z[1]), directions[0])
+    )
+    plain = jax.grad(lambda a: jnp.vdot(jax.grad(jax_loss)(a, z[1]), directions[0]))
+    chex.assert_trees_all_close(
+        reverse_over_reverse(z[0]), plain(z[0]), rtol=1e-10, atol=1e-13
+    )
+
+
+@both_forms
+def test_under_every_transformation(x64, n, d):
+    z = views(n, d)
+    want = jax.value_and_grad(loss)(*z)
+    step = jax.value_and_grad(loss)
+    scanned = jax.lax.scan(lambda c, z: (c, step(*z)), 0, jax.tree.map(lambda a: a[None], z))
+    batched = jax.vmap(step)(*(jnp.stack([a, a]) for a in z))
+    chex.assert_trees_all_close(jax.jit(step)(*z), want, rtol=1e-12)
+    chex.assert_trees_all_close(
+        jax.value_and_grad(jax.checkpoint(loss))(*z), want, rtol=1e-12
+    )
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda a: a[0], scanned[1]), want, rtol=1e-12
+    )
+    chex.assert_trees_all_close(jax.tree.map(lambda a: a[1], batched), want, rtol=1e-12)
+    exported = export.export(jax.jit(step))(*z)
+    again = export.deserialize(exported.serialize())
+    chex.assert_trees_all_close(again.call(*z), want, rtol=1e-12)
+
+
+def test_one_program_compiled_once(compilations):
+    z1, z2 = (jnp.array(z, jnp.float32) for z in draw(9, 31))
+    jax.block_until_ready(vj.vicreg_loss(z1, z2, 25.0, 25.0))
+    assert len(compilations) == 1
+    for weight in (1, 2.5, 3):
+        vj.vicreg_loss(z2, z1, weight, weight, nu=weight, gamma=weight)
+    assert len(compilations) == 1
+
+
+def test_schedules_do_not_retrace():
+    z1, z2 = (jnp.array(z, jnp.float32) for z in draw(8, 4))
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def step(loss, z1, z2):
+        return jax.value_and_grad(loss)(z1, z2)
+
+    for weight in (1.0, 2.0, 3.0):
+        configured = vj.VICRegLoss(jnp.float32(weight), jnp.float32(25))
+        value, gradient = step(configured, z1, z2)
+        np.testing.assert_allclose(value, configured(z1, z2), rtol=1e-6)
+        chex.assert_tree_all_finite(gradient)
+
+
+def test_traced_weights_have_gradients(x64):
+    z1, z2 = views(8, 5)
+    terms = vj.vicreg_terms(z1, z2)
+    gradient = jax.grad(lambda w: vj.vicreg_loss(z1, z2, w[0], w[1], w[2]))(
+        jnp.array([25.0, 25.0, 1.0])
+    )
+    np.testing.assert_allclose(gradient, terms, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n, d, size", [(32, 128, 32), (128, 32, 32), (64, 64, 64)])
+def test_the_smaller_product_is_formed_and_nothing_twice(n, d, size):
+    """Value and gradient of both views: two products a view, the smaller form."""
+    z = jnp.zeros((n, d))
+    both = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    compiled = both.lower(z, z).compile()
+    cost = compiled.cost_analysis()
+    assert cost is not None
+    products = 4 * 2 * n * d * size
+    # Beside the products: some dozens of operations an entry, none of them a product.
+    assert products <= cost["flops"] <= products + 60 * n * d + 20 * size**2
+    text = compiled.as_text()
+    if 2 * n <= d:
+        assert f"f32[{d},{d}]" not in text
+    else:
+        assert n == d or f"f32[{n},{n}]" not in text
+
+
+def test_weighted_sum_is_the_loss():
+    z1, z2 = views(8, 5)
+    weights = (3.0, 5.0, 7.0)
+    configured = vj.VICRegLoss(*weights, gamma=2.0)
+    terms = configured.terms(z1, z2)
+    value = jax.jit(lambda t: t.weighted_sum(*weights))(terms)
+    assert value == configured(z1, z2)
+    assert configured(z1, z2) == vj.vicreg_loss(z1, z2, *weights, gamma=2.0)
+
+
+def test_class_is_a_pytree():
+    configured = vj.VICRegLoss(25, 25, precision="default")
+    leaves, structure = jax.tree.flatten(configured)
+    assert leaves == [25, 25, 1.0, 1.0]
+    assert jax.tree.unflatten(structure, leaves) == configured
+    assert jax.tree.map(lambda a: 2 * a, configured).lambd == 50
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "default"])
+@pytest.mark.parametrize("shape", [(4, 16), (16, 4)])
+def test_precision_reaches_every_product(precision, shape):
+    z = jnp.ones(shape)
+    step = jax.grad(partial(loss, precision=precision), argnums=(0, 1))
+    products = str(jax.make_jaxpr(step)(z, z)).split("dot_general")[1:]
+    assert len(products) == 4
+    name = f"Precision.{precision.upper()}"
+    for product in products:
+        assert f"precision=({name}, {name})" in product
+
+
+def test_runs_on_jax_alone():
+    """Nothing but JAX is imported, and no global setting is touched."""
+    program = """
+import jax, sys
+before = {k: v for k, v in jax.config.values.items()}
+import vicreg_jax, jax.numpy as jnp
+vicreg_jax.vicreg_loss(jnp.ones((4, 3)), jnp.zeros((4, 3)), 25, 25)
+assert before == {k: v for k, v in jax.config.values.items()}
+foreign = {"flax", "optax", "torch", "jaxtyping", "chex", "sklearn"} & set(sys.modules)
+assert not foreign, foreign
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
