@@ -42,7 +42,9 @@ def numpy_loss(z1, z2, weights=WEIGHTS, gamma=1.0, eps=1e-4) -> Result:
         terms[1] += np.mean(np.maximum(gamma - std, 0))
         terms[2] += np.sum(off**2) / d
         hinge = np.where(std < gamma, -1 / (d * (n - 1) * std), 0) * x
-        gradients[view] = gradients[view] + mu * hinge + nu * 4 * x @ off / (d * (n - 1))
+        gradients[view] = (
+            gradients[view] + mu * hinge + nu * 4 * x @ off / (d * (n - 1))
+        )
     return Result(*terms, float(np.dot(weights, terms)), *gradients)
 
 
@@ -148,8 +150,10 @@ def rounding_bounds(z1, z2, unit, weights=WEIGHTS, gamma=1.0, eps=1e-4) -> Bound
         if 2 * n <= d:
             k = np.linalg.norm(c)
             dk = sums(d) * np.trace(c) + 2 * norm_x * norm_dx / (n - 1)
-            energy = 2 * k * dk + sums(n * n) * k**2 + 2 * np.linalg.norm(v) * (
-                np.linalg.norm(dv)
+            energy = (
+                2 * k * dk
+                + sums(n * n) * k**2
+                + 2 * np.linalg.norm(v) * (np.linalg.norm(dv))
             )
             energy += sums(d) * np.sum(v**2)
             slope = dk * norm_x + (sums(n) + 4 * unit) * k * norm_x + k * norm_dx

@@ -54,7 +54,9 @@ def test_where(loss):
         loss(good, good, where=np.ones(4, "f4"))
 
 
-@pytest.mark.parametrize("value", [-1.0, -1, np.float32(-1), float("nan"), np.array(-1)])
+@pytest.mark.parametrize(
+    "value", [-1.0, -1, np.float32(-1), float("nan"), np.array(-1)]
+)
 def test_negative_settings(value):
     with pytest.raises(ValueError, match="`gamma` must be at least 0, got"):
         vj.vicreg_loss(good, good, 25, 25, gamma=value)

@@ -97,7 +97,7 @@ def vicreg_loss(
         >>> z1, z2 = jax.random.normal(jax.random.key(0), (2, 256, 2048))
         >>> loss = vicreg_jax.vicreg_loss(z1, z2, 25, 25)
         >>> print(f"{loss:.0f}")
-        68
+        67
 
     Reference:
         Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, Algorithm 1.

@@ -57,7 +57,9 @@ def run(config: Config, console: Console) -> Accuracies:
     out = _new_folder(config)
     model = build(config, side=split.train.pixels.shape[1])
     accuracies = {
-        "raw pixels": _probe(config, split, lambda pixels: pixels.reshape(len(pixels), -1)),
+        "raw pixels": _probe(
+            config, split, lambda pixels: pixels.reshape(len(pixels), -1)
+        ),
         "untrained": _probe(config, split, _encoder(model)),
     }
     history = _pretrain(config, model, split.train.pixels, out, console)
