@@ -51,7 +51,7 @@ class DigitViews:
         return _warp(_redraw(image, change), self._coordinates(warp_key, image.shape))
 
     def _coordinates(self, key, shape):
-        """Returns where each pixel of the view lies in the image, (2, height, width)."""
+        """Returns where each pixel of the view comes from, (2, height, width)."""
         turn_key, scale_key, shear_key, shift_key, bend_key = jax.random.split(key, 5)
         side = jnp.array(shape[:2], jnp.float32)
         turn = _within(turn_key, jnp.deg2rad(self.rotation))

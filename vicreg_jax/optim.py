@@ -11,22 +11,19 @@ if TYPE_CHECKING:
     from optax import GradientTransformation, Params, Schedule
 
 
-def warmup_cosine(
-    peak: float, *, steps: int, warmup_steps: int, end: float = 0.001
-) -> Schedule:
-    """Linear from 0 to the peak, then half a cosine down to a share of it.
+def warmup_cosine(peak: float, *, steps: int, warmup_steps: int) -> Schedule:
+    """Linear from 0 to the peak, then half a cosine to 0.001 of it, as in the paper.
 
     Args:
         peak: learning rate at the end of the warm-up.
         steps: of the whole run, warm-up included.
         warmup_steps: of the warm-up.
-        end: the last learning rate, as a share of the peak; 0.001 is the paper's.
 
     Returns:
         A function of the step that gives the learning rate.
     """
     return optax.warmup_cosine_decay_schedule(
-        0.0, peak, warmup_steps, max(steps, warmup_steps + 1), peak * end
+        0.0, peak, warmup_steps, max(steps, warmup_steps + 1), peak * 0.001
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -25,6 +25,10 @@ class Labelled(NamedTuple):
 
     features: Float[np.ndarray, "samples width"]
     labels: Integer[np.ndarray, " samples"]
+
+
+Accuracies: TypeAlias = dict[str, dict[str, float]]
+"""Top-1 accuracies, 0 to 1, by features and by probe."""
 
 
 def linear_probe(

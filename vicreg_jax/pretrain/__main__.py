@@ -19,7 +19,8 @@ def main() -> None:
         config = tyro.cli(Config, prog="vicreg-pretrain")
         accuracies = run(config, console)
     except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"vicreg-pretrain: {error}")
+        print(f"vicreg-pretrain: {error}", file=sys.stderr)
+        sys.exit(2)
     console.print(table(accuracies, f"Accuracy on {config.evaluate_on} images, %"))
 
 

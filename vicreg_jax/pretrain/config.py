@@ -27,7 +27,7 @@ class Config:
     batch: int = 128
     """Images a step; each gives two views."""
     width: int = 32
-    """Channels of the encoder's first stage; its features are 4 times as wide."""
+    """Channels of the encoder's stem; its features are 4 times as wide."""
     expander: int = 512
     """Width of the expander and of the embeddings."""
     lambd: float = 25.0

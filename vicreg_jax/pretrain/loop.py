@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vicreg_jax.pretrain.config import Config
-
-    Accuracies = dict[str, dict[str, float]]
+    from vicreg_jax.probe import Accuracies
 
 
 def run(config: Config, console: Console) -> Accuracies:
@@ -57,21 +56,17 @@ def run(config: Config, console: Console) -> Accuracies:
     out = _new_folder(config)
     model = build(config, side=split.train.pixels.shape[1])
     accuracies = {
-        "raw pixels": _probe(
-            config, split, lambda pixels: pixels.reshape(len(pixels), -1)
-        ),
-        "untrained": _probe(config, split, _encoder(model)),
+        name: probes(*_labelled(split, features), seed=config.seed)
+        for name, features in {
+            "raw pixels": lambda pixels: pixels.reshape(len(pixels), -1),
+            "untrained": _encoder(model),
+        }.items()
     }
     history = _pretrain(config, model, split.train.pixels, out, console)
-    features = _encoder(model)
-    accuracies["VICReg"] = _probe(config, split, features)
+    train, held_out = _labelled(split, _encoder(model))
+    accuracies["VICReg"] = probes(train, held_out, seed=config.seed)
     (out / "probes.json").write_text(json.dumps(accuracies, indent=2) + "\n")
-    draw(
-        out / "report.png",
-        history,
-        accuracies,
-        Labelled(features(split.held_out.pixels), split.held_out.labels),
-    )
+    draw(out / "report.png", history, accuracies, held_out)
     console.print(f"{time.monotonic() - started:.0f} s in all. Everything is in {out}")
     return accuracies
 
@@ -133,8 +128,8 @@ def _line(step, epoch, learning_rate, metrics: Metrics) -> dict[str, float]:
 
 def _state(line):
     return (
-        f"loss {line['loss']:.3f}  invariance {line['invariance']:.3f}  "
-        f"variance {line['variance']:.3f}  covariance {line['covariance']:.3f}"
+        f"loss {line['loss']:.2f} inv {line['invariance']:.3f} "
+        f"var {line['variance']:.3f} cov {line['covariance']:.3f}"
     )
 
 
@@ -148,8 +143,7 @@ def _stop_unless_finite(line):
 
 def _progress(console):
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[state]}"),
@@ -168,9 +162,10 @@ def _encoder(model):
     return features
 
 
-def _probe(config, split: data.Split, features) -> dict[str, float]:
+def _labelled(split: data.Split, features) -> tuple[Labelled, Labelled]:
+    """Returns the features of the training and of the held-out images."""
     train, held_out = (Labelled(features(part.pixels), part.labels) for part in split)
-    return probes(train, held_out, seed=config.seed)
+    return train, held_out
 
 
 def _new_folder(config: Config) -> Path:

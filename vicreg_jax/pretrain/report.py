@@ -11,9 +11,7 @@ from rich.table import Table
 from sklearn.manifold import TSNE
 
 if TYPE_CHECKING:
-    from vicreg_jax.probe import Labelled
-
-    Accuracies = dict[str, dict[str, float]]
+    from vicreg_jax.probe import Accuracies, Labelled
 
 
 def table(accuracies: Accuracies, title: str) -> Table:
