@@ -87,7 +87,9 @@ def scalar(name: str, value: Scalar) -> float | jax.Array:
 
 def not_negative(name: str, value: Scalar) -> float | jax.Array:
     """Like `scalar`; a number that is known now must also be at least 0."""
-    known = isinstance(value, numbers.Real | np.ndarray) and np.ndim(value) == 0
-    if known and (math.isnan(value) or value < 0):
-        raise ValueError(f"`{name}` must be at least 0, got {value}")
-    return scalar(name, value)
+    checked = scalar(name, value)
+    if isinstance(value, numbers.Real | np.ndarray):
+        known = float(value)
+        if math.isnan(known) or known < 0:
+            raise ValueError(f"`{name}` must be at least 0, got {value}")
+    return checked

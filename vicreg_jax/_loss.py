@@ -219,12 +219,12 @@ def _checked(z1, z2, gamma, axis_name, where, eps):
 def _terms(z1, z2, gamma, where, eps, *, precision) -> VICRegTerms:
     dtype = statistics_dtype(z1, z2)
     gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
-    views = [prepared(z, where, dtype) for z in (z1, z2)]
-    both = [moments(z, where, precision) for z in views]
+    z1, z2 = (prepared(z, where, dtype) for z in (z1, z2))
+    first, second = (moments(z, where, precision) for z in (z1, z2))
     return VICRegTerms(
-        invariance=invariance_term(*views, where),
-        variance=sum(variance_term(m, gamma, eps) for m in both),
-        covariance=sum(covariance_term(m) for m in both),
+        invariance=invariance_term(z1, z2, where),
+        variance=variance_term(first, gamma, eps) + variance_term(second, gamma, eps),
+        covariance=covariance_term(first) + covariance_term(second),
     )
 
 

@@ -46,7 +46,7 @@ def linear_probe(
         features, _, labels, _ = train_test_split(
             *train, train_size=share, stratify=train.labels, random_state=seed
         )
-        train = Labelled(features, labels)
+        train = Labelled(np.asarray(features), np.asarray(labels))
     # C is for the whole loss, which grows with the samples: few labels regularise more.
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.02, max_iter=500))
     return float(probe.fit(*train).score(*test))

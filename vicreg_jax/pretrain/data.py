@@ -44,7 +44,7 @@ def load(name: str, *, evaluate_on: str = "test") -> Split:
         images = Images(_scaled(pixels, 255, 28), labels)
     else:
         pixels, labels = load_digits(return_X_y=True)
-        images = Images(_scaled(pixels, 16, 8), labels)
+        images = Images(_scaled(pixels, 16, 8), np.asarray(labels))
     split = _hold_out(images)
     return split if evaluate_on == "test" else _hold_out(split.train)
 

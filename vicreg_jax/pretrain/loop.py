@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from rich.progress import (
@@ -106,7 +107,7 @@ def _pretrain(config, model, pixels, out, console) -> list[dict[str, float]]:
                     jax.random.fold_in(key, step),
                     views=config.views,
                 )
-                line = _line(step, epoch, float(schedule(step)), metrics)
+                line = _line(step, epoch, np.asarray(schedule(step)).item(), metrics)
                 history.append(line)
                 log.write(json.dumps(line) + "\n")
                 log.flush()
@@ -157,7 +158,9 @@ def _encoder(model):
     def features(pixels):
         model.eval()
         chunks = np.array_split(pixels, max(1, len(pixels) // 500))
-        return np.concatenate([np.asarray(encode(model, chunk)) for chunk in chunks])
+        return np.concatenate(
+            [np.asarray(encode(model, jnp.asarray(chunk))) for chunk in chunks]
+        )
 
     return features
 
