@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from vicreg_jax import VICRegLoss
+from vicreg_jax.nn import Expander
 
 LOSS = VICRegLoss(lambd=25.0, mu=25.0, nu=1.0)
 BATCH, STEPS = 256, 500
@@ -23,23 +24,17 @@ class Network(nnx.Module):
     """An encoder, which is kept, and an expander, which serves the loss alone."""
 
     def __init__(self, pixels: int, features: int, dim: int, rngs: nnx.Rngs):
-        self.encoder = nnx.Sequential(
-            nnx.Linear(pixels, 256, rngs=rngs),
-            nnx.BatchNorm(256, rngs=rngs),
-            nnx.relu,
-            nnx.Linear(256, features, rngs=rngs),
-        )
-        self.expander = nnx.Sequential(
-            nnx.BatchNorm(features, rngs=rngs),
-            nnx.relu,
-            nnx.Linear(features, dim, rngs=rngs),
-            nnx.BatchNorm(dim, rngs=rngs),
-            nnx.relu,
-            nnx.Linear(dim, dim, use_bias=False, rngs=rngs),
-        )
+        self.hidden = nnx.Linear(pixels, 256, rngs=rngs)
+        self.norm = nnx.BatchNorm(256, rngs=rngs)
+        self.features = nnx.Linear(256, features, rngs=rngs)
+        self.expander = Expander(features, dim, rngs=rngs)
+
+    def encoder(self, x):
+        """Returns the features that are kept."""
+        return self.features(nnx.relu(self.norm(self.hidden(x))))
 
     def __call__(self, x):
-        """Returns the embeddings."""
+        """Returns the embeddings that the loss sees."""
         return self.expander(self.encoder(x))
 
 
