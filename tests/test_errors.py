@@ -77,6 +77,40 @@ def test_weights(name):
         vj.vicreg_loss(good, good, **arguments | {name: jnp.array(1j)})
 
 
-def test_axis_name_is_not_there_yet():
-    with pytest.raises(NotImplementedError, match="`axis_name`"):
-        vj.vicreg_loss(good, good, 25, 25, axis_name="batch")
+AXES = {
+    "loss": lambda z, axis_name: LOSSES["loss"](z, z, axis_name=axis_name),
+    "class": lambda z, axis_name: vj.VICRegLoss(25, 25, axis_name=axis_name)(z, z),
+    "terms": lambda z, axis_name: vj.vicreg_terms(z, z, axis_name=axis_name),
+    "invariance": lambda z, axis_name: vj.invariance(z, z, axis_name=axis_name),
+    "variance": lambda z, axis_name: vj.variance(z, axis_name=axis_name),
+    "covariance": lambda z, axis_name: vj.covariance(z, axis_name=axis_name),
+    "diagnostics": lambda z, axis_name: vj.diagnostics(z, axis_name=axis_name),
+}
+
+
+@pytest.mark.parametrize("function", AXES.values(), ids=AXES)
+class TestAxisName:
+    def test_must_be_bound(self, function):
+        with pytest.raises(ValueError, match="`axis_name` must name axes.*'data' is"):
+            function(good, "data")
+        with pytest.raises(ValueError, match="`axis_name` must name axes.*'data' is"):
+            jax.jit(lambda z: function(z, "data"))(good)
+        with pytest.raises(ValueError, match="'model' is not. Under `jax.jit` alone"):
+            jax.vmap(lambda z: function(z, ("data", "model")), axis_name="data")(
+                good[None]
+            )
+
+    def test_must_be_names(self, function):
+        for wrong in (3, (), ("data", 1), ["data"]):
+            with pytest.raises(TypeError, match="`axis_name` must be a string, a tup"):
+                function(good, wrong)
+        with pytest.raises(ValueError, match="`axis_name` must name every axis once"):
+            function(good, ("data", "data"))
+
+    def test_one_row_in_all(self, function):
+        with pytest.raises(ValueError, match=r"at least 2 rows.*\(1, 3\) on 1 device"):
+            jax.vmap(lambda z: function(z, "data"), axis_name="data")(good[:1, None])
+
+    def test_one_row_a_device_is_enough(self, function):
+        got = jax.vmap(lambda z: function(z, "data"), axis_name="data")(good[:, None])
+        assert not jnp.any(jnp.isnan(jnp.stack(jax.tree.leaves(got))))

@@ -10,15 +10,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vicreg_jax import _rows
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
-    from vicreg_jax._types import Embeddings, RowMask, Scalar
+    from vicreg_jax._rows import Axes
+    from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
-def embeddings(name: str, z: Embeddings) -> Float[Array, "batch dim"]:
+def axes(axis_name: AxisName) -> Axes:
+    """Returns the names of the mapped axes, or says why they are not."""
+    if axis_name is None:
+        return ()
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            "`axis_name` must be a string, a tuple of strings or None, "
+            f"got {axis_name!r}"
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"`axis_name` must name every axis once, got {axis_name!r}")
+    for name in names:
+        try:
+            jax.lax.axis_size(name)
+        except NameError:
+            raise ValueError(
+                "`axis_name` must name axes that are bound here, by `jax.shard_map`, "
+                f"`jax.pmap` or `jax.vmap(axis_name=...)`: {name!r} is not. Under "
+                "`jax.jit` alone leave it None, however the arrays are sharded"
+            ) from None
+    return names
+
+
+def embeddings(name: str, z: Embeddings, axes: Axes = ()) -> Float[Array, "rows dim"]:
     """Returns `z` as an array, or says why it is not a batch of embeddings."""
     array = jnp.asarray(z)
     if array.dtype.name not in _DTYPES:
@@ -30,11 +57,12 @@ def embeddings(name: str, z: Embeddings) -> Float[Array, "batch dim"]:
         raise ValueError(
             f"`{name}` must have rank 2, (batch, dim), got shape {array.shape}"
         )
-    batch, dim = array.shape
-    if batch < 2:
+    rows, dim = array.shape
+    devices = _rows.devices(axes)
+    if rows * devices < 2:
         raise ValueError(
             f"`{name}` must have at least 2 rows, to have a variance, "
-            f"got shape {array.shape}"
+            f"got shape {array.shape}" + (f" on {devices} device" if axes else "")
         )
     if dim < 1:
         raise ValueError(
@@ -43,9 +71,11 @@ def embeddings(name: str, z: Embeddings) -> Float[Array, "batch dim"]:
     return array
 
 
-def views(z1: Embeddings, z2: Embeddings) -> tuple[jax.Array, jax.Array]:
+def views(
+    z1: Embeddings, z2: Embeddings, axes: Axes = ()
+) -> tuple[jax.Array, jax.Array]:
     """Returns both views as arrays of one shape, or says why they are not."""
-    first, second = embeddings("z1", z1), embeddings("z2", z2)
+    first, second = embeddings("z1", z1, axes), embeddings("z2", z2, axes)
     if first.shape != second.shape:
         raise ValueError(
             "`z2` must have the shape of `z1`, row i of both from the same sample: "

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vicreg_jax import _check
+from vicreg_jax import _check, _rows
 from vicreg_jax._moments import moments
-from vicreg_jax._terms import covariance_term, prepared, statistics_dtype
+from vicreg_jax._terms import covariance_term, statistics_dtype, without
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-    from vicreg_jax._types import Embeddings, RowMask, Scalar
+    from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar
 
 
 class Diagnostics(NamedTuple):
@@ -39,7 +39,11 @@ class Diagnostics(NamedTuple):
 
 
 def diagnostics(
-    z: Embeddings, *, where: RowMask | None = None, collapsed_std: Scalar = 0.1
+    z: Embeddings,
+    *,
+    axis_name: AxisName = None,
+    where: RowMask | None = None,
+    collapsed_std: Scalar = 0.1,
 ) -> Diagnostics:
     """Tells collapsed embeddings from healthy ones.
 
@@ -50,10 +54,12 @@ def diagnostics(
     and 31 for 256. With more rows than columns the floor is 0.
 
     The effective rank is the exponential of the entropy of the singular values of
-    ``z``, not centred, as RankMe defines it.
+    ``z``, not centred, as RankMe defines it. That needs all rows in one place: every
+    device gathers them and does the same.
 
     Args:
         z: embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
+        axis_name: the mapped axis, or axes, that rows are spread over.
         where: rows that count, shape ``(batch,)``, dtype bool. None: all of them.
         collapsed_std: a column that spreads less counts as collapsed.
 
@@ -61,7 +67,8 @@ def diagnostics(
         Scalars, float32 (float64 for float64).
 
     Raises:
-        ValueError: a shape is wrong, or ``collapsed_std`` is negative.
+        ValueError: a shape is wrong, ``collapsed_std`` is negative, or ``axis_name``
+            is not bound.
         TypeError: a dtype is wrong.
 
     Example:
@@ -74,16 +81,19 @@ def diagnostics(
     Reference:
         Garrido et al., RankMe, https://arxiv.org/abs/2210.02885, equation 1.
     """
-    z = _check.embeddings("z", z)
+    axes = _check.axes(axis_name)
+    z = _check.embeddings("z", z, axes)
     where = _check.row_mask(where, len(z))
-    return _diagnostics(z, where, _check.not_negative("collapsed_std", collapsed_std))
+    collapsed_std = _check.not_negative("collapsed_std", collapsed_std)
+    return _diagnostics(z, where, collapsed_std, axes=axes)
 
 
-@partial(jax.jit, inline=True)
-def _diagnostics(z, where, collapsed_std) -> Diagnostics:
-    z = prepared(z, where, statistics_dtype(z))
+@partial(jax.jit, inline=True, static_argnames="axes")
+def _diagnostics(z, where, collapsed_std, *, axes) -> Diagnostics:
+    z = _rows.gathered(without(z, where), axes).astype(statistics_dtype(z))
+    where = None if where is None else _rows.gathered(where, axes)
     rows = len(z) if where is None else jnp.sum(where, dtype=z.dtype)
-    second = moments(z, where, "highest")
+    second = moments(z, where, (), z.dtype, "highest")
     std = jnp.sqrt(second.variances)
     collapsed_std = jax.lax.convert_element_type(collapsed_std, z.dtype)
     trace, squares = jnp.sum(second.variances), jnp.sum(second.variances**2)

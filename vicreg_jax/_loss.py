@@ -13,9 +13,9 @@ from vicreg_jax._moments import moments
 from vicreg_jax._terms import (
     covariance_term,
     invariance_term,
-    prepared,
     statistics_dtype,
     variance_term,
+    without,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ def vicreg_loss(
         mu: weight of the variance term. The paper uses 25.
         nu: weight of the covariance term. The paper uses 1.
         gamma: the standard deviation that every column should reach.
-        axis_name: the mapped axis, or axes, that rows are spread over.
+        axis_name: the mapped axis, or axes, that rows are spread over: one batch, of
+            which each device holds the same number of rows. None under `jax.jit`,
+            however the arrays are sharded.
         where: rows that count, shape ``(batch,)``, dtype bool. None: all of them. The
             others change neither value nor gradient, whatever they hold.
         eps: added to the variance, so that a collapsed column has a finite gradient.
@@ -89,7 +91,8 @@ def vicreg_loss(
         rows that count.
 
     Raises:
-        ValueError: a shape is wrong, or ``gamma`` or ``eps`` is negative.
+        ValueError: a shape is wrong, ``gamma`` or ``eps`` is negative, or
+            ``axis_name`` is not bound.
         TypeError: a dtype is wrong.
 
     Example:
@@ -102,13 +105,14 @@ def vicreg_loss(
     Reference:
         Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, Algorithm 1.
     """
-    views = _checked(z1, z2, gamma, axis_name, where, eps)
+    axes = _check.axes(axis_name)
+    views = _checked(z1, z2, gamma, axes, where, eps)
     weights = (
         _check.scalar("lambd", lambd),
         _check.scalar("mu", mu),
         _check.scalar("nu", nu),
     )
-    return _loss(*views, weights, precision=precision)
+    return _loss(*views, weights, axes=axes, precision=precision)
 
 
 def vicreg_terms(
@@ -139,7 +143,8 @@ def vicreg_terms(
         Three scalars, float32; float64 where a view is float64.
 
     Raises:
-        ValueError: a shape is wrong, or ``gamma`` or ``eps`` is negative.
+        ValueError: a shape is wrong, ``gamma`` or ``eps`` is negative, or
+            ``axis_name`` is not bound.
         TypeError: a dtype is wrong.
 
     Example:
@@ -152,7 +157,9 @@ def vicreg_terms(
     Reference:
         Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, Algorithm 1.
     """
-    return _terms(*_checked(z1, z2, gamma, axis_name, where, eps), precision=precision)
+    axes = _check.axes(axis_name)
+    views = _checked(z1, z2, gamma, axes, where, eps)
+    return _terms(*views, axes=axes, precision=precision)
 
 
 @jax.tree_util.register_dataclass
@@ -206,29 +213,27 @@ class VICRegLoss:
         }
 
 
-def _checked(z1, z2, gamma, axis_name, where, eps):
-    if axis_name is not None:
-        raise NotImplementedError("`axis_name` is not supported yet: it must be None")
-    z1, z2 = _check.views(z1, z2)
+def _checked(z1, z2, gamma, axes, where, eps):
+    z1, z2 = _check.views(z1, z2, axes)
     where = _check.row_mask(where, len(z1))
     gamma = _check.not_negative("gamma", gamma)
     return z1, z2, gamma, where, _check.not_negative("eps", eps)
 
 
-@partial(jax.jit, inline=True, static_argnames="precision")
-def _terms(z1, z2, gamma, where, eps, *, precision) -> VICRegTerms:
+@partial(jax.jit, inline=True, static_argnames=("axes", "precision"))
+def _terms(z1, z2, gamma, where, eps, *, axes, precision) -> VICRegTerms:
     dtype = statistics_dtype(z1, z2)
     gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
-    z1, z2 = (prepared(z, where, dtype) for z in (z1, z2))
-    first, second = (moments(z, where, precision) for z in (z1, z2))
+    z1, z2 = (without(z, where) for z in (z1, z2))
+    first, second = (moments(z, where, axes, dtype, precision) for z in (z1, z2))
     return VICRegTerms(
-        invariance=invariance_term(z1, z2, where),
+        invariance=invariance_term(z1, z2, where, axes),
         variance=variance_term(first, gamma, eps) + variance_term(second, gamma, eps),
         covariance=covariance_term(first) + covariance_term(second),
     )
 
 
-@partial(jax.jit, inline=True, static_argnames="precision")
-def _loss(z1, z2, gamma, where, eps, weights, *, precision):
-    terms = _terms(z1, z2, gamma, where, eps, precision=precision)
+@partial(jax.jit, inline=True, static_argnames=("axes", "precision"))
+def _loss(z1, z2, gamma, where, eps, weights, *, axes, precision):
+    terms = _terms(z1, z2, gamma, where, eps, axes=axes, precision=precision)
     return terms.weighted_sum(*weights)

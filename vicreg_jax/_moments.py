@@ -16,10 +16,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.lax import optimization_barrier as barrier
+
+from vicreg_jax import _rows
 
 if TYPE_CHECKING:
     from jax.lax import PrecisionLike
+    from jax.typing import DTypeLike
     from jaxtyping import Array, Bool, Float
+
+    from vicreg_jax._rows import Axes
 
 
 class Moments(NamedTuple):
@@ -37,63 +43,106 @@ class Moments(NamedTuple):
 class _Slopes(NamedTuple):
     """What the gradient of each moment is, but for a factor."""
 
-    variances: Float[Array, "batch dim"]
+    variances: Float[Array, "rows dim"]
     off_diagonal: Float[Array, "batch dim"]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def moments(
-    z: Float[Array, "batch dim"],
-    where: Bool[Array, " batch"] | None,
+    z: Float[Array, "rows dim"],
+    where: Bool[Array, " rows"] | None,
+    axes: Axes,
+    dtype: DTypeLike,
     precision: PrecisionLike,
 ) -> Moments:
     """Returns the second moments of the rows of `z` that count.
 
     Args:
-        z: one view, float32 or float64; rows that do not count are finite.
+        z: one view, zero in the rows that do not count.
         where: rows that count, or None for all of them.
+        axes: mapped axes that the rows are spread over.
+        dtype: to compute in; rows travel between devices in their own.
         precision: of the matrix products.
     """
-    value, _ = _moments_and_slopes(z, where, precision)
+    value, _ = _moments_and_slopes(z, where, axes, dtype, precision)
     return value
 
 
 @moments.defjvp
-def _moments_jvp(precision, primals, tangents):
+def _moments_jvp(axes, dtype, precision, primals, tangents):
     z, where = primals
-    dz, _ = tangents
-    value, slope = _moments_and_slopes(z, where, precision)
+    dz = tangents[0].astype(dtype)
+    value, slope = _moments_and_slopes(z, where, axes, dtype, precision)
     return value, Moments(
-        variances=2 * jnp.sum(slope.variances * dz, axis=0),
-        off_diagonal=4 * jnp.sum(slope.off_diagonal * dz),
+        variances=2 * _rows.total(jnp.sum(slope.variances * dz, axis=0), axes),
+        off_diagonal=4 * _rows.total(jnp.sum(slope.off_diagonal * dz), axes),
     )
 
 
-def _moments_and_slopes(z, where, precision) -> tuple[Moments, _Slopes]:
-    x, dof = _centred(z, where)
-    variances = jnp.sum(x**2, axis=0) / dof
-    batch, dim = x.shape
-    # Total minus diagonal loses the digits that both share. Whitened embeddings, where
-    # training is headed, leave `dim / (batch - 1) - 1` of the diagonal beside it, so
-    # from twice as many columns as rows on the loss is one bit at most.
-    if 2 * batch <= dim:
-        gram = jnp.matmul(x, x.T, precision=precision) / dof
-        energy = jnp.sum(gram**2) - jnp.sum(variances**2)
-        slope = jnp.matmul(gram, x, precision=precision) - x * variances
+def _moments_and_slopes(z, where, axes, dtype, precision) -> tuple[Moments, _Slopes]:
+    rows, count = _counted(z, where, axes, dtype)
+    dof = count - 1
+    mean = _rows.total(jnp.sum(z, axis=0, dtype=dtype), axes) / count
+    x = _centred(z, where, mean)
+    variances = _rows.total(jnp.sum(x**2, axis=0), axes) / dof
+    if _by_rows(rows, z.shape[1]):
+
+        def along(some_axes):
+            return _gathered(z, where, mean, x, some_axes)
+
+        split = _rows.split(axes, z.dtype, dtype)
+        left = along(split.left) if split.left else x
+        right = along(split.right)
+        block = _rows.matmul(left, right.T, precision) / dof
+        energy = _rows.total(jnp.sum(block**2), axes) - jnp.sum(variances**2)
+        # Done before the sums over devices arrive: otherwise the compiler fuses it with
+        # what follows, and all gathered rows wait in memory until then.
+        slope = barrier(_rows.matmul(block, right, precision, like=left))
+        slope = _rows.scattered(slope, split.left) - x * variances
     else:
-        product = jnp.matmul(x.T, x, precision=precision) / dof
-        covariances = jnp.where(jnp.eye(dim, dtype=bool), 0, product)
+        product = _rows.total(_rows.matmul(x.T, x, precision), axes) / dof
+        covariances = jnp.where(jnp.eye(len(product), dtype=bool), 0, product)
         energy = jnp.sum(covariances**2)
-        slope = jnp.matmul(x, covariances, precision=precision)
+        slope = _rows.matmul(x, covariances, precision, like=x)
     value = Moments(variances, jnp.maximum(energy, 0))
     return value, _Slopes(variances=x / dof, off_diagonal=slope / dof)
 
 
-def _centred(z, where):
-    """Returns the rows about their mean, and the degrees of freedom, `n - 1`."""
+def _centred(z, where, mean):
+    x = z.astype(mean.dtype) - mean
+    return x if where is None else jnp.where(where[:, None], x, 0)
+
+
+def _gathered(z, where, mean, x, axes):
+    """Returns the centred rows of all devices along `axes`; `x` are this one's.
+
+    They travel once, in the dtype of `z`. The barriers are for compilers that share
+    what is common: with the broadcast of the mean shared between own and gathered rows
+    they gather the broadcast too, and in both products they centre again.
+    """
+    if z.dtype == x.dtype:
+        return _rows.gathered(x, axes)
+    raw = _rows.gathered(z, axes)
+    if raw is z:
+        return x
+    mask = None if where is None else _rows.gathered(where, axes)
+    return barrier(_centred(raw, mask, barrier(mean)))
+
+
+def _counted(z, where, axes, dtype):
+    """Returns how many rows there are, and how many of them count."""
+    rows = len(z) * _rows.devices(axes)
     if where is None:
-        return z - jnp.mean(z, axis=0), z.shape[0] - 1
-    rows = where[:, None]
-    count = jnp.sum(where, dtype=z.dtype)
-    mean = jnp.sum(z, axis=0, where=rows) / count
-    return jnp.where(rows, z - mean, 0), count - 1
+        return rows, rows
+    return rows, _rows.total(jnp.sum(where, dtype=dtype), axes)
+
+
+def _by_rows(rows: int, dim: int) -> bool:
+    """Returns whether to form `X X^T`, not `X^T X`.
+
+    Total minus diagonal loses the digits that both share. Whitened embeddings, where
+    training is headed, leave `dim / rows` of the diagonal beside it, so from twice as
+    many columns as rows on the loss is one bit at most; near `dim = rows` it would be
+    all of them.
+    """
+    return 2 * rows <= dim

@@ -13,19 +13,23 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from vicreg_jax import _check
+from vicreg_jax import _check, _rows
 from vicreg_jax._moments import Moments, moments
 
 if TYPE_CHECKING:
     from jax.lax import PrecisionLike
-    from jax.typing import DTypeLike
     from jaxtyping import Array, Bool, Float
 
-    from vicreg_jax._types import Embeddings, RowMask, Scalar
+    from vicreg_jax._rows import Axes
+    from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar
 
 
 def invariance(
-    z1: Embeddings, z2: Embeddings, *, where: RowMask | None = None
+    z1: Embeddings,
+    z2: Embeddings,
+    *,
+    axis_name: AxisName = None,
+    where: RowMask | None = None,
 ) -> Float[Array, ""]:
     """The invariance term: how far apart the two views of a sample are.
 
@@ -38,6 +42,7 @@ def invariance(
             or float64.
         z2: embeddings of the other view, of the same shape, row i of both from the
             same sample.
+        axis_name: the mapped axis, or axes, that rows are spread over.
         where: rows that count, shape ``(batch,)``, dtype bool. None: all of them.
 
     Returns:
@@ -56,14 +61,16 @@ def invariance(
     Reference:
         Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, equation 5.
     """
-    z1, z2 = _check.views(z1, z2)
-    return _invariance(z1, z2, _check.row_mask(where, len(z1)))
+    axes = _check.axes(axis_name)
+    z1, z2 = _check.views(z1, z2, axes)
+    return _invariance(z1, z2, _check.row_mask(where, len(z1)), axes=axes)
 
 
 def variance(
     z: Embeddings,
     gamma: Scalar = 1.0,
     *,
+    axis_name: AxisName = None,
     where: RowMask | None = None,
     eps: Scalar = 1e-4,
 ) -> Float[Array, ""]:
@@ -75,6 +82,7 @@ def variance(
     Args:
         z: embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
         gamma: the standard deviation that every column should reach.
+        axis_name: the mapped axis, or axes, that rows are spread over.
         where: rows that count, shape ``(batch,)``, dtype bool. None: all of them.
         eps: added to the variance, so that a collapsed column has a finite gradient.
 
@@ -95,15 +103,17 @@ def variance(
     Reference:
         Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, equations 1 and 2.
     """
-    z = _check.embeddings("z", z)
+    axes = _check.axes(axis_name)
+    z = _check.embeddings("z", z, axes)
     where = _check.row_mask(where, len(z))
     gamma = _check.not_negative("gamma", gamma)
-    return _variance(z, gamma, where, _check.not_negative("eps", eps))
+    return _variance(z, gamma, where, _check.not_negative("eps", eps), axes=axes)
 
 
 def covariance(
     z: Embeddings,
     *,
+    axis_name: AxisName = None,
     where: RowMask | None = None,
     precision: PrecisionLike = "highest",
 ) -> Float[Array, ""]:
@@ -123,6 +133,7 @@ def covariance(
 
     Args:
         z: embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
+        axis_name: the mapped axis, or axes, that rows are spread over.
         where: rows that count, shape ``(batch,)``, dtype bool. None: all of them.
         precision: of the matrix products; "highest" keeps TPUs and GPUs from rounding
             their inputs, anything that ``jax.lax.Precision`` names lowers it.
@@ -144,8 +155,10 @@ def covariance(
     Reference:
         Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, equations 3 and 4.
     """
-    z = _check.embeddings("z", z)
-    return _covariance(z, _check.row_mask(where, len(z)), precision=precision)
+    axes = _check.axes(axis_name)
+    z = _check.embeddings("z", z, axes)
+    where = _check.row_mask(where, len(z))
+    return _covariance(z, where, axes=axes, precision=precision)
 
 
 def statistics_dtype(*arrays: Array) -> jnp.dtype:
@@ -154,28 +167,30 @@ def statistics_dtype(*arrays: Array) -> jnp.dtype:
     return jnp.dtype(jnp.float64 if double else jnp.float32)
 
 
-def prepared(
-    z: Float[Array, "batch dim"], where: Bool[Array, " batch"] | None, dtype: DTypeLike
-) -> Float[Array, "batch dim"]:
-    """Returns `z` in `dtype`, with zeros for the rows that do not count.
+def without(
+    z: Float[Array, "rows dim"], where: Bool[Array, " rows"] | None
+) -> Float[Array, "rows dim"]:
+    """Returns `z` with zeros for the rows that do not count.
 
     Whatever those rows held, NaN included, ends here, and so does their gradient.
     """
-    z = z.astype(dtype)
     return z if where is None else jnp.where(where[:, None], z, 0)
 
 
 def invariance_term(
-    z1: Float[Array, "batch dim"],
-    z2: Float[Array, "batch dim"],
-    where: Bool[Array, " batch"] | None,
+    z1: Float[Array, "rows dim"],
+    z2: Float[Array, "rows dim"],
+    where: Bool[Array, " rows"] | None,
+    axes: Axes,
 ) -> Float[Array, ""]:
     """Equation 5, as a mean over columns too; rows that do not count are zero."""
-    squares = (z1 - z2) ** 2
+    dtype = statistics_dtype(z1, z2)
+    squares = (z1.astype(dtype) - z2.astype(dtype)) ** 2
     if where is None:
-        return jnp.mean(squares)
-    count = jnp.sum(where, dtype=squares.dtype) * squares.shape[1]
-    return jnp.sum(squares) / count
+        count = len(z1) * _rows.devices(axes)
+    else:
+        count = _rows.total(jnp.sum(where, dtype=dtype), axes)
+    return _rows.total(jnp.sum(squares), axes) / (count * z1.shape[1])
 
 
 def variance_term(
@@ -191,22 +206,21 @@ def covariance_term(moments: Moments) -> Float[Array, ""]:
     return moments.off_diagonal / moments.variances.size
 
 
-@partial(jax.jit, inline=True)
-def _invariance(z1, z2, where):
-    dtype = statistics_dtype(z1, z2)
-    return invariance_term(
-        prepared(z1, where, dtype), prepared(z2, where, dtype), where
+@partial(jax.jit, inline=True, static_argnames="axes")
+def _invariance(z1, z2, where, *, axes):
+    return invariance_term(without(z1, where), without(z2, where), where, axes)
+
+
+@partial(jax.jit, inline=True, static_argnames="axes")
+def _variance(z, gamma, where, eps, *, axes):
+    dtype = statistics_dtype(z)
+    gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
+    return variance_term(
+        moments(without(z, where), where, axes, dtype, None), gamma, eps
     )
 
 
-@partial(jax.jit, inline=True)
-def _variance(z, gamma, where, eps):
-    dtype = statistics_dtype(z)
-    gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
-    return variance_term(moments(prepared(z, where, dtype), where, None), gamma, eps)
-
-
-@partial(jax.jit, inline=True, static_argnames="precision")
-def _covariance(z, where, *, precision):
-    z = prepared(z, where, statistics_dtype(z))
-    return covariance_term(moments(z, where, precision))
+@partial(jax.jit, inline=True, static_argnames=("axes", "precision"))
+def _covariance(z, where, *, axes, precision):
+    z = without(z, where)
+    return covariance_term(moments(z, where, axes, statistics_dtype(z), precision))

@@ -1,0 +1,201 @@
+"""The same number on any number of devices."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from functools import partial
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from reference import WEIGHTS, numpy_loss, rounding_bounds
+from test_values import draw
+
+import vicreg_jax as vj
+from parity import modes
+
+# Fewer rows than columns, at the switch of the product, just above it, as many, more.
+SHAPES = [(16, 96), (32, 64), (32, 62), (64, 64), (72, 24)]
+every_mode = pytest.mark.parametrize("mode", modes.MODES.values(), ids=modes.MODES)
+
+
+def loss_of(weights=WEIGHTS):
+    def loss(z1, z2, *, where=None, axis_name=None):
+        return vj.vicreg_loss(z1, z2, *weights, where=where, axis_name=axis_name)
+
+    return loss
+
+
+def padding(n):
+    """Rows that count, unevenly many a device, none on the first."""
+    where = np.random.default_rng(n).random(n) < 0.6
+    where[: n // 8] = False
+    where[-2:] = True
+    return where
+
+
+def whole(z1, z2, where):
+    """The oracle's gradients, with zeros for the rows that do not count."""
+    rows = slice(None) if where is None else where
+    want = numpy_loss(z1[rows], z2[rows])
+    gradients = np.zeros((2, *z1.shape))
+    gradients[:, rows] = want.dz1, want.dz2
+    return want, gradients
+
+
+@every_mode
+@pytest.mark.parametrize("n, d", SHAPES)
+def test_every_mode_in_float64(x64, mode, n, d):
+    z1, z2 = draw(n, d)
+    for where in (None, padding(n)):
+        value, got = mode(z1, z2, where, loss_of())
+        want, gradients = whole(z1, z2, where)
+        np.testing.assert_allclose(value, want.total, rtol=1e-12)
+        scale = np.abs(gradients).max()
+        np.testing.assert_allclose(np.stack(got), gradients, rtol=0, atol=1e-12 * scale)
+
+
+@every_mode
+@pytest.mark.parametrize("n, d", [(16, 96), (72, 24)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_every_mode_rounds_no_more_than_it_must(mode, n, d, dtype):
+    z1, z2 = (np.asarray(jnp.asarray(z, dtype)) for z in draw(n, d))
+    where = padding(n)
+    value, got = mode(z1, z2, where, loss_of())
+    assert all(dz.dtype == dtype for dz in got)
+    wide = [z.astype(np.float64) for z in (z1, z2)]
+    want, gradients = whole(*wide, where)
+    bounds = rounding_bounds(*(z[where] for z in wide), 2.0**-24)
+    assert abs(float(value) - want.total) <= bounds.total
+    # What a mode adds of its own: parameters are summed over devices in their dtype.
+    stored = 2 * float(jnp.finfo(dtype).eps) * np.linalg.norm(gradients)
+    error = np.stack([np.asarray(dz).astype(np.float64) for dz in got]) - gradients
+    assert np.linalg.norm(error) <= bounds.gradient + stored
+
+
+@every_mode
+@pytest.mark.parametrize("term", range(3))
+def test_each_term_in_every_mode(x64, mode, term):
+    z1, z2 = draw(24, 64)
+    weights = tuple(np.eye(3)[term])
+    value, got = mode(z1, z2, None, loss_of(weights))
+    want = numpy_loss(z1, z2, weights)
+    np.testing.assert_allclose(value, want.total, rtol=1e-12)
+    np.testing.assert_allclose(got[0], want.dz1, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("spec", [P("data"), P("data", "model"), P(("data", "model"))])
+@pytest.mark.parametrize("n, d", [(16, 96), (72, 24)])
+def test_gradients_are_sharded_as_the_inputs(axis_type, spec, n, d):
+    on = modes.mesh((4, 2), ("data", "model"), axis_type)
+    z1, z2, _ = modes.spread(on, spec, *np.float32(draw(n, d)), None)
+    step = jax.grad(partial(vj.vicreg_loss, lambd=25, mu=25), argnums=(0, 1))
+    with jax.set_mesh(on):
+        steps = (jax.jit(step)(z1, z2), step(z1, z2))
+    for dz in (*steps[0], *steps[1]):
+        assert dz.sharding.is_equivalent_to(z1.sharding, 2)
+        assert jax.typeof(dz).sharding == jax.typeof(z1).sharding
+
+
+@pytest.mark.parametrize("n, d", [(16, 96), (72, 24)])
+@pytest.mark.parametrize("way", ["auto", "explicit", "shard_map", "shard_map no vma"])
+def test_forward_mode_and_second_derivatives(x64, n, d, way):
+    views, directions = draw(n, d), draw(n, d, seed=1)
+    kind = AxisType.Explicit if way == "explicit" else AxisType.Auto
+    on = modes.mesh(axis_type=kind)
+    loss = partial(vj.vicreg_loss, lambd=25, mu=25)
+    spreading = loss
+    if way.startswith("shard_map"):
+        spreading = jax.shard_map(
+            partial(loss, axis_name="data"),
+            mesh=on,
+            in_specs=P("data"),
+            out_specs=P(),
+            check_vma=way == "shard_map",
+        )
+
+    def derivatives(f, z, dz):
+        first = jax.jvp(f, z, dz)
+        return first, jax.jvp(jax.grad(f, argnums=(0, 1)), z, dz)
+
+    want = jax.jit(partial(derivatives, loss))(views, directions)
+    rows = jax.device_put((views, directions), NamedSharding(on, P("data")))
+    got = jax.jit(partial(derivatives, spreading))(*rows)
+    chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("way", ["auto", "explicit", "shard_map", "two axes"])
+def test_every_public_function(x64, way):
+    z1, z2 = map(jnp.asarray, draw(16, 96))
+    where = jnp.asarray(padding(16))
+    axes = {"shard_map": "data", "two axes": ("data", "model")}.get(way)
+    kind = AxisType.Explicit if way == "explicit" else AxisType.Auto
+    on = modes.mesh((4, 2), ("data", "model"), kind)
+
+    def everything(z1, z2, where, axis_name=axes):
+        loss = vj.VICRegLoss(25.0, 25.0, axis_name=axis_name)
+        return (
+            loss(z1, z2, where=where),
+            loss.terms(z1, z2, where=where),
+            vj.invariance(z1, z2, where=where, axis_name=axis_name),
+            vj.variance(z1, where=where, axis_name=axis_name),
+            vj.covariance(z1, where=where, axis_name=axis_name),
+            vj.diagnostics(z1, axis_name=axis_name),
+            vj.diagnostics(z1, where=where, axis_name=axis_name),
+        )
+
+    spreading = everything
+    if axes:
+        # Every device has the same diagnostics; that they are is not in their type.
+        spreading = jax.shard_map(
+            everything, mesh=on, in_specs=P(axes), out_specs=P(), check_vma=False
+        )
+    rows = modes.spread(on, P(axes or "data"), z1, z2, where)
+    got = jax.jit(spreading)(*rows)
+    chex.assert_trees_all_close(got, everything(z1, z2, where, None), rtol=1e-10)
+
+
+def test_rows_must_spread_evenly():
+    """JAX's own words, which name the shape and the axis: pad, and say `where`."""
+    z = jnp.ones((12, 4))
+    loss = jax.shard_map(
+        lambda a, b: loss_of()(a, b, axis_name="data"),
+        mesh=modes.mesh(),
+        in_specs=P("data"),
+        out_specs=P(),
+    )
+    with pytest.raises(ValueError, match=r"evenly divisible"):
+        loss(z, z)
+
+
+@pytest.mark.slow
+def test_two_processes():
+    """Four devices each, rows brought by each process, compared with the oracle."""
+    program = Path(__file__).with_name("two_processes.py")
+    with_address = [sys.executable, str(program), modes.free_address()]
+    path = os.pathsep.join([str(program.parents[1]), os.environ.get("PYTHONPATH", "")])
+    running = [
+        subprocess.Popen(
+            [*with_address, str(process)],
+            env=os.environ | {"PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=180)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    ended = [process.returncode for process in running]
+    assert ended == [0, 0], textwrap.indent("\n".join(said), "  ")

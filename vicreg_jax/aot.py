@@ -1,0 +1,177 @@
+"""What a program will ask of TPUs that are not here: compiled for them, not run.
+
+libtpu (`pip install libtpu`) holds the whole compiler. It says how much memory a chip
+needs beside its arguments, how many FLOPs it does, and the program's text says what
+moves between chips.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh
+
+if TYPE_CHECKING:
+    from jax.stages import Compiled, Lowered
+
+# Keeps libtpu from asking a metadata server which chips it has, and from locking out
+# another process: with no chip there is nothing to share.
+_NO_TPU_HERE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+# Otherwise a collective is printed once for every product that it is fused with.
+_COUNTABLE: dict[str, str | bool] = {"xla_tpu_enable_async_collective_fusion": "false"}
+_OPTIONS = {"v4": {"chip_config_name": "megacore"}}
+_COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+)
+_INSTRUCTION = re.compile(
+    r"^\s*(?:ROOT )?(%[\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)", re.MULTILINE
+)
+_ARRAY = re.compile(r"\b(pred|[a-z]+?(\d+)\w*)\[([\d,]*)\]")
+
+
+class Report(NamedTuple):
+    """What one chip does and needs, as its compiler says.
+
+    Attributes:
+        temporaries: bytes of memory beside arguments and results.
+        arguments: bytes of its part of the arguments.
+        flops: floating point operations.
+        moved: bytes, by kind of collective: of the result, or of a reduce-scatter the
+            operand, which is the larger side.
+        collectives: how many of each kind.
+        program: the optimised HLO.
+    """
+
+    temporaries: int
+    arguments: int
+    flops: float
+    moved: dict[str, int]
+    collectives: dict[str, int]
+    program: str
+
+
+def available() -> bool:
+    """Returns whether libtpu is installed."""
+    return importlib.util.find_spec("libtpu") is not None
+
+
+def mesh(
+    topology: str,
+    shape: Sequence[int] | None = None,
+    axis_names: Sequence[str] = ("data",),
+    axis_type: AxisType = AxisType.Auto,
+) -> Mesh:
+    """Returns a mesh of the chips of a topology, none of which has to be here.
+
+    Args:
+        topology: generation and shape, such as "v5e:16x16", "v6e:8x8" or "v5p:4x4x4".
+        shape: chips along each axis; None: all along one.
+        axis_names: a name for each axis.
+        axis_type: Auto or Explicit.
+
+    Raises:
+        ModuleNotFoundError: libtpu is not installed.
+        ValueError: the topology is unknown, or does not have that many chips.
+    """
+    if not available():
+        raise ModuleNotFoundError("compiling for TPUs needs `pip install libtpu`")
+    for name, value in _NO_TPU_HERE.items():
+        os.environ.setdefault(name, value)
+    options = _OPTIONS.get(topology.split(":")[0], {})
+    try:
+        chips = topologies.get_topology_desc(
+            topology_name=topology, platform="tpu", **options
+        ).devices
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(
+            '`topology` must be one that libtpu knows, such as "v5e:16x16", '
+            f"got {topology!r}: {error}"
+        ) from None
+    shape = (len(chips),) if shape is None else tuple(shape)
+    if prod(shape) != len(chips):
+        raise ValueError(
+            f"`shape` must use every chip of {topology}, {len(chips)}, got {shape}"
+        )
+    grid = np.array(chips).reshape(shape)
+    return Mesh(grid, tuple(axis_names), axis_types=(axis_type,) * len(shape))
+
+
+def report(function: Callable, *args: jax.ShapeDtypeStruct) -> Report:
+    """Compiles a function for the chips that its arguments are sharded over.
+
+    Args:
+        function: what to compile.
+        args: shapes and dtypes with a sharding over `mesh`.
+
+    Raises:
+        jax.errors.JaxRuntimeError: it needs more memory than a chip has.
+    """
+    return report_of(jax.jit(function).lower(*args))
+
+
+def report_of(lowered: Lowered) -> Report:
+    """Returns the report of a program that is lowered for TPUs."""
+    compiled: Compiled = lowered.compile(compiler_options=_COUNTABLE)
+    memory, program = compiled.memory_analysis(), compiled.as_text()
+    costs = compiled.cost_analysis()
+    if memory is None or program is None or costs is None:
+        raise RuntimeError("the compiler gave no analysis of the program")
+    moved, collectives = traffic(program)
+    return Report(
+        temporaries=memory.temp_size_in_bytes,
+        arguments=memory.argument_size_in_bytes,
+        flops=costs["flops"],
+        moved=moved,
+        collectives=collectives,
+        program=program,
+    )
+
+
+def traffic(program: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Returns the bytes and the number of collectives of each kind in an HLO text.
+
+    Each instruction counts once, also in a loop.
+    """
+    moved, collectives, sizes = Counter(), Counter(), {}
+    for name, result, opcode, operands in _INSTRUCTION.findall(program):
+        arrays = [_bytes(*found) for found in _ARRAY.findall(result)]
+        sizes[name] = sum(arrays)
+        kind = opcode.removesuffix("-start")
+        if kind not in _COLLECTIVES:
+            continue
+        collectives[kind] += 1
+        if kind == "reduce-scatter":
+            moved[kind] += sum(sizes[operand] for operand in _names(operands))
+        elif opcode.endswith("-start") and kind != "all-reduce":
+            # Operands, results, and counters that take no space to speak of.
+            moved[kind] += sum(arrays) - sum(sizes[o] for o in _names(operands))
+        else:
+            moved[kind] += sum(arrays)
+    return dict(moved), dict(collectives)
+
+
+def _names(operands: str) -> list[str]:
+    return re.findall(r"%[\w.-]+", operands)
+
+
+def _bytes(dtype: str, bits: str, shape: str) -> int:
+    size = 1 if dtype == "pred" else int(bits) // 8
+    return size * prod(int(side) for side in shape.split(",") if side)
