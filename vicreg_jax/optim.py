@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import optax
 
 if TYPE_CHECKING:
     from optax import GradientTransformation, Params, Schedule
+
+_WARMUP_EPOCHS = 10
+# By the most images of a batch; for 100 epochs. Larger batches: 0.3.
+_BASE_LR = {128: 0.8, 256: 0.5, 512: 0.4}
 
 
 def warmup_cosine(peak: float, *, steps: int, warmup_steps: int) -> Schedule:
@@ -20,10 +25,81 @@ def warmup_cosine(peak: float, *, steps: int, warmup_steps: int) -> Schedule:
         warmup_steps: of the warm-up.
 
     Returns:
-        A function of the step that gives the learning rate.
+        A function of the step that gives the learning rate, in JAX's default float.
     """
-    return optax.warmup_cosine_decay_schedule(
+    schedule = optax.warmup_cosine_decay_schedule(
         0.0, peak, warmup_steps, max(steps, warmup_steps + 1), peak * 0.001
+    )
+    # Optax makes float32 of an integer step even where float64 is switched on.
+    return lambda step: schedule(jnp.asarray(step, float))
+
+
+def paper_schedule(
+    base_lr: float, *, batch: int, epochs: int, epoch_steps: int
+) -> Schedule:
+    """The paper's learning rate: `warmup_cosine` to ``base_lr * batch / 256``.
+
+    Args:
+        base_lr: per 256 images; see `paper_base_lr`.
+        batch: images a step, on all devices together.
+        epochs: of the whole run; 10 are warm-up.
+        epoch_steps: steps in an epoch.
+
+    Returns:
+        A function of the step that gives the learning rate.
+
+    Raises:
+        ValueError: the run would end in its warm-up.
+    """
+    if epochs <= _WARMUP_EPOCHS:
+        raise ValueError(
+            f"`epochs` must be above {_WARMUP_EPOCHS}, those of the warm-up, "
+            f"got {epochs}"
+        )
+    return warmup_cosine(
+        base_lr * batch / 256,
+        steps=epochs * epoch_steps,
+        warmup_steps=_WARMUP_EPOCHS * epoch_steps,
+    )
+
+
+def paper_base_lr(*, batch: int, epochs: int) -> float:
+    """The learning rate per 256 images that the paper trains with.
+
+    It says two: of its 1000 epochs at a batch of 2048, 0.2, and of its ablations of 100
+    epochs, by their batch. Runs shorter than 1000 epochs get the latter here.
+
+    Args:
+        batch: images a step, on all devices together.
+        epochs: of the whole run.
+
+    Examples:
+        >>> paper_base_lr(batch=2048, epochs=1000), paper_base_lr(batch=256, epochs=100)
+        (0.2, 0.5)
+    """
+    if epochs >= 1000:
+        return 0.2
+    return next((rate for most, rate in _BASE_LR.items() if batch <= most), 0.3)
+
+
+def lars(schedule: Schedule, *, weight_decay: float) -> GradientTransformation:
+    """LARS as facebookresearch/vicreg runs it (You et al., arXiv:1708.03888).
+
+    Weight decay, then the layer's trust ratio (0.001 of the parameter's norm over the
+    step's; 1 where either is zero), then momentum (0.9), and the learning rate last.
+    `optax.lars` has it before the momentum, which then keeps the rates of the past: not
+    the same under a schedule. Biases and batch norms, which have one dimension, get
+    neither decay nor trust.
+
+    Args:
+        schedule: learning rate by step.
+        weight_decay: added to the gradient, times the parameter; the paper's is 1e-6.
+    """
+    return optax.chain(
+        optax.masked(optax.add_decayed_weights(weight_decay), _not_vectors),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), _not_vectors),
+        optax.trace(0.9),
+        optax.scale_by_learning_rate(schedule),
     )
 
 

@@ -1,0 +1,444 @@
+"""Checkpoints of PyTorch's ResNets: the same features, and no key lost unsaid."""
+
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from vicreg_jax import convert
+from vicreg_jax.nn import Expander, SmallResNet, VICReg
+from vicreg_jax.nn.resnet import DEPTHS
+
+torch = pytest.importorskip("torch")
+
+
+class TorchBlock(torch.nn.Module):
+    """Either block of torchvision's ResNet, the bottleneck if `deep`."""
+
+    def __init__(self, inputs, width, stride, deep):
+        super().__init__()
+        outputs = 4 * width if deep else width
+        sizes = [
+            (inputs, width, 1, 1),
+            (width, width, 3, stride),
+            (width, outputs, 1, 1),
+        ]
+        if not deep:
+            sizes = [(inputs, width, 3, stride), (width, width, 3, 1)]
+        self.depth = len(sizes)
+        for i, (fan_in, fan_out, size, step) in enumerate(sizes, 1):
+            conv = torch.nn.Conv2d(
+                fan_in, fan_out, size, step, padding=size // 2, bias=False
+            )
+            self.add_module(f"conv{i}", conv)
+            self.add_module(f"bn{i}", torch.nn.BatchNorm2d(fan_out))
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = torch.nn.Sequential(
+                torch.nn.Conv2d(inputs, outputs, 1, stride, bias=False),
+                torch.nn.BatchNorm2d(outputs),
+            )
+
+    def forward(self, x):
+        y = x
+        for i in range(1, self.depth + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            y = torch.relu(y) if i < self.depth else y
+        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class TorchResNet(torch.nn.Sequential):
+    """torchvision's ResNet, features out; by its children's names or by number."""
+
+    def __init__(self, depth, width=64, small_images=False, numbered=False):
+        deep, sizes = depth >= 50, DEPTHS[depth][1]
+        conv = torch.nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
+        pool = torch.nn.MaxPool2d(3, 2, padding=1)
+        if small_images:
+            conv = torch.nn.Conv2d(3, width, 3, 1, padding=2, bias=False)
+            pool = torch.nn.Identity()
+        relu, norm = torch.nn.ReLU(), torch.nn.BatchNorm2d(width)
+        children = {"conv1": conv, "bn1": norm, "relu": relu, "maxpool": pool}
+        inputs = width
+        for stage, blocks in enumerate(sizes):
+            planes, layer = width * 2**stage, []
+            for i in range(blocks):
+                stride = 2 if stage and not i else 1
+                layer.append(TorchBlock(inputs, planes, stride, deep))
+                inputs = planes * (4 if deep else 1)
+            children[f"layer{stage + 1}"] = torch.nn.Sequential(*layer)
+        children["avgpool"] = torch.nn.AdaptiveAvgPool2d(1)
+        children["flatten"] = torch.nn.Flatten()
+        super().__init__()
+        for i, (name, child) in enumerate(children.items()):
+            self.add_module(str(i) if numbered else name, child)
+
+
+def torch_expander(inputs=6, width=16, *, biases=(True, True, False)):
+    """The projector of the official code, solo-learn or lightly, by their biases."""
+    linear, norm = torch.nn.Linear, torch.nn.BatchNorm1d
+    return torch.nn.Sequential(
+        linear(inputs, width, bias=biases[0]),
+        norm(width),
+        torch.nn.ReLU(),
+        linear(width, width, bias=biases[1]),
+        norm(width),
+        torch.nn.ReLU(),
+        linear(width, width, bias=biases[2]),
+    )
+
+
+def randomised(module, seed=0):
+    """Random weights, all statistics and batch norms included, in eval mode."""
+    draw = torch.Generator().manual_seed(seed)
+    for name, value in module.state_dict().items():
+        if value.ndim > 1:
+            fan_in = value[0].numel()
+            value.copy_(torch.randn(value.shape, generator=draw) * (2 / fan_in) ** 0.5)
+        elif name.endswith("num_batches_tracked"):
+            value.fill_(7)
+        elif name.endswith(("weight", "running_var")):
+            value.copy_(torch.rand(value.shape, generator=draw) + 0.5)
+        else:
+            value.copy_(torch.randn(value.shape, generator=draw) * 0.3)
+    return module.eval()
+
+
+def pair(depth, *, seed=0, dtype=None, **options):
+    theirs = randomised(TorchResNet(depth, **options), seed)
+    ours = convert.load_resnet(arrays(theirs), dtype=dtype)
+    ours.eval()
+    return theirs, ours
+
+
+def arrays(module):
+    return {name: value.numpy() for name, value in module.state_dict().items()}
+
+
+def images(side=64, batch=2):
+    """Float32 exactly, in float64."""
+    x = np.random.default_rng(0).standard_normal((batch, 3, side, side))
+    return x.astype(np.float32).astype(np.float64)
+
+
+@jax.jit
+def forward(graph, state, x):
+    return nnx.merge(graph, state)(x)
+
+
+def seen_by(ours, x, dtype):
+    x = jnp.asarray(x.transpose(0, 2, 3, 1), dtype)
+    return np.asarray(forward(*nnx.split(ours), x), np.float64)
+
+
+def seen_by_torch(theirs, x, dtype):
+    with torch.no_grad():
+        return theirs.to(dtype)(torch.tensor(x, dtype=dtype)).double().numpy()
+
+
+@pytest.mark.parametrize(
+    "depth, options",
+    [
+        (18, {}),
+        (34, {"width": 16}),
+        (50, {}),
+        (50, {"width": 16, "small_images": True}),
+        (18, {"width": 128}),
+    ],
+)
+def test_features_are_pytorchs(depth, options):
+    """In float64 to its rounding; in float32 as close to that as PyTorch's own."""
+    x = images(16 if "small_images" in options else 64)
+    theirs, ours = pair(depth, **options)
+    narrow = seen_by_torch(theirs, x, torch.float32), seen_by(ours, x, np.float32)
+    with jax.enable_x64(True):
+        _, wide = pair(depth, dtype=np.float64, **options)
+        got = seen_by(wide, x, np.float64)
+    exact = seen_by_torch(theirs, x, torch.float64)
+    size = np.linalg.norm(exact)
+    assert exact.std() > 0.01
+    assert np.linalg.norm(got - exact) <= 1e-13 * size
+    rounding, ours_rounding = (np.linalg.norm(seen - exact) for seen in narrow)
+    # Two draws of the same rounding; 8 units where PyTorch happens to have less.
+    assert ours_rounding <= max(3 * rounding, 8 * 2**-24 * size)
+
+
+@pytest.fixture
+def relaxed_promotion():
+    """Lets Flax's batch norm decide that float64 and float32 make float64."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64", "relaxed_promotion")
+def test_training_is_pytorchs():
+    """Batch statistics, running statistics and every gradient, in float64."""
+    theirs, ours = pair(50, width=4, dtype=np.float64)
+    graph, state = nnx.split(ours)
+    state = jax.tree.map(lambda leaf: leaf.astype(np.float64), state)
+    theirs, ours = theirs.double().train(), nnx.merge(graph, state)
+    ours.train()
+    x = images(side=64, batch=4)
+    weights = np.random.default_rng(1).standard_normal((4, ours.out_features))
+
+    def objective(model):
+        return jnp.sum(model(jnp.asarray(x.transpose(0, 2, 3, 1))) * weights)
+
+    gradients = nnx.jit(nnx.grad(objective))(ours)
+    (theirs(torch.tensor(x)) * torch.tensor(weights)).sum().backward()
+    named = dict(theirs.named_parameters())
+    # A gradient has the names of its network, and so the same translation.
+    nnx.update(ours, gradients)
+    largest = max(float(p.grad.norm()) for p in named.values())
+    for name, value in convert.state_dict(ours).items():
+        if name in named:
+            error = np.linalg.norm(value - named[name].grad.numpy())
+            assert error <= 1e-11 * largest, name
+        elif name.endswith("running_mean"):
+            np.testing.assert_allclose(value, theirs.get_buffer(name), atol=1e-12)
+    before = arrays(randomised(TorchResNet(50, width=4)))[
+        "bn1.running_var"
+    ] * np.float64(1)
+    rows = 4 * 32 * 32
+    biased, unbiased = (
+        var - 0.9 * before
+        for var in (ours.bn1.var[...], theirs.bn1.running_var.numpy())
+    )
+    np.testing.assert_allclose(biased * rows / (rows - 1), unbiased, rtol=1e-12)
+
+
+SMALL = dict(depth=18, width=4)
+
+
+def lightning(prefix, head, **options):
+    """A checkpoint as Lightning nests it: encoder, head, a probe, optimiser, epoch."""
+    tensors = TorchResNet(**SMALL, **options).state_dict()
+    model = {f"{prefix}{name}": value for name, value in tensors.items()}
+    model |= {f"{head}{k}": v for k, v in torch_expander().state_dict().items()}
+    model["classifier.weight"] = torch.zeros(10, 32)
+    return {"epoch": 3, "state_dict": model, "optimizer_states": [{"lr": 0.1}]}
+
+
+@pytest.mark.parametrize(
+    "prefix, head",
+    [
+        ("backbone.", "projector."),
+        ("backbone.", "projection_head.layers."),
+        ("module.backbone.", "module.projector."),
+        ("encoder.", "projector."),
+        ("model.encoder.", "head."),
+    ],
+)
+@pytest.mark.parametrize("numbered", [False, True])
+def test_prefixes(tmp_path, prefix, head, numbered):
+    path = tmp_path / "last.ckpt"
+    checkpoint = lightning(prefix, head, numbered=numbered)
+    torch.save(checkpoint, path)
+    found = convert.state_dict(convert.load_resnet(path))
+    names = TorchResNet(**SMALL).state_dict()
+    values = checkpoint["state_dict"].values()
+    for (name, _), value in zip(names.items(), values, strict=False):
+        if not name.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(found.pop(name), value)
+    assert not found
+    head_found = convert.state_dict(convert.load_expander(path))
+    np.testing.assert_array_equal(
+        head_found["6.weight"], checkpoint["state_dict"][f"{head}6.weight"]
+    )
+
+
+def test_the_official_checkpoint_and_its_backbone(tmp_path):
+    backbone = randomised(TorchResNet(**SMALL))
+    torch.save(backbone.state_dict(), tmp_path / "resnet50.pth")
+    model = {f"module.backbone.{k}": v for k, v in backbone.state_dict().items()}
+    torch.save({"epoch": 1, "model": model}, tmp_path / "model.pth")
+    one, other = (
+        convert.state_dict(convert.load_resnet(tmp_path / name))
+        for name in ("resnet50.pth", "model.pth")
+    )
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_torchvisions_classifier_is_left_out():
+    tensors = arrays(TorchResNet(**SMALL)) | {"fc.weight": np.zeros((9, 32))}
+    assert "fc.weight" not in convert.state_dict(convert.load_resnet(tensors))
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_there_and_back_is_exact(tmp_path, depth, suffix):
+    theirs = randomised(TorchResNet(depth, width=8))
+    path = tmp_path / f"first{suffix}"
+    if suffix == ".pth":
+        torch.save(theirs.state_dict(), path)
+    else:
+        convert.write(path, arrays(theirs))
+    convert.write(
+        tmp_path / "back.safetensors", convert.state_dict(convert.load_resnet(path))
+    )
+    back = convert.read(tmp_path / "back.safetensors")
+    expected = {k: v for k, v in arrays(theirs).items() if "num_batches" not in k}
+    assert back.keys() == expected.keys()
+    for name, value in expected.items():
+        assert back[name].dtype == np.float32
+        np.testing.assert_array_equal(back[name], value)
+    # And PyTorch takes it, whole.
+    fresh = TorchResNet(depth, width=8)
+    fresh.load_state_dict({k: torch.tensor(v) for k, v in back.items()}, strict=True)
+
+
+def test_all_of_a_vicreg_there_and_back(tmp_path):
+    def model(seed):
+        rngs = nnx.Rngs(seed)
+        encoder = SmallResNet([4, 8], channels=3, rngs=rngs)
+        return VICReg(encoder, Expander(8, 16, rngs=rngs))
+
+    first, second = model(0), model(1)
+    tensors = convert.state_dict(first)
+    assert {"backbone.conv1.weight", "projector.6.weight"} <= tensors.keys()
+    convert.load_state_dict(second, tensors)
+    for one, other in zip(
+        *(jax.tree.leaves(nnx.state(m)) for m in (first, second)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "biases", [(True, True, False), (True, True, True), (False, False, True)]
+)
+def test_expanders_of_three_libraries(biases):
+    theirs = randomised(torch_expander(biases=biases)).double()
+    tensors = {f"projector.{k}": v for k, v in arrays(theirs).items()}
+    ours = convert.load_expander(tensors, dtype=np.float64)
+    ours.eval()
+    x = np.random.default_rng(0).standard_normal((9, 6))
+    with torch.no_grad():
+        expected = theirs(torch.tensor(x)).numpy()
+        shift = theirs[6].bias.numpy() if biases[2] else 0.0
+    # The randomised weights are float32 exactly, and ours are kept as such.
+    np.testing.assert_allclose(ours(jnp.asarray(x)) + shift, expected, rtol=1e-12)
+
+
+def test_narrow_checkpoints_are_widened(tmp_path):
+    narrow = TorchResNet(**SMALL).bfloat16()
+    torch.save(narrow.state_dict(), tmp_path / "narrow.pth")
+    kernel = convert.load_resnet(tmp_path / "narrow.pth").conv1.kernel[...]
+    assert kernel.dtype == jnp.float32
+    expected = narrow.conv1.weight.detach().float().numpy().transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(kernel, expected)
+
+
+class Opened:
+    """What a hostile checkpoint does when it is unpickled."""
+
+    def __reduce__(self):
+        return (open, ("/tmp/never-opened-by-convert", "w"))
+
+
+class TestErrors:
+    def tensors(self, **changed):
+        return arrays(TorchResNet(**SMALL)) | changed
+
+    def test_missing_and_unexpected_keys_are_named(self):
+        tensors = self.tensors(**{"layer9.weight": np.zeros(2, np.float32)})
+        del tensors["layer3.1.bn2.running_var"]
+        said = "missing `layer3.1.bn2.running_var`, unexpected `layer9.weight`"
+        with pytest.raises(ValueError, match=said):
+            convert.load_resnet(tensors)
+
+    def test_nothing_is_set_when_one_does_not_fit(self):
+        model = convert.load_resnet(self.tensors())
+        before = convert.state_dict(model)
+        wrong = {k: v + 1 for k, v in before.items()}
+        wrong["layer4.1.conv2.weight"] = np.zeros((32, 32, 1, 1), np.float32)
+        said = (
+            r"`layer4.1.conv2.weight` must have shape \(32, 32, 3, 3\), got .* 1, 1\)"
+        )
+        with pytest.raises(ValueError, match=said):
+            convert.load_state_dict(model, wrong)
+        after = convert.state_dict(model)
+        assert all(np.array_equal(before[name], after[name]) for name in before)
+
+    def test_integers_are_no_weights(self):
+        tensors = self.tensors(**{"bn1.weight": np.ones(4, np.int8)})
+        said = "`bn1.weight` must be of floating point, got int8"
+        with pytest.raises(ValueError, match=said):
+            convert.load_resnet(tensors)
+
+    def test_other_depths(self):
+        tensors = self.tensors()
+        gone = {k: v for k, v in tensors.items() if not k.startswith("layer3.1.")}
+        said = r"depth 18, 34, .* got \(2, 2, 1, 2\) basic blocks"
+        with pytest.raises(ValueError, match=said):
+            convert.load_resnet(gone)
+
+    def test_other_stems(self):
+        kernel = np.zeros((4, 3, 5, 5), np.float32)
+        said = r"`conv1.weight` must have shape .*, got \(4, 3, 5, 5\)"
+        with pytest.raises(ValueError, match=said):
+            convert.load_resnet(self.tensors(**{"conv1.weight": kernel}))
+
+    def test_no_resnet(self):
+        said = "must hold a ResNet in PyTorch's names, got `blocks.0.weight`"
+        with pytest.raises(ValueError, match=said):
+            convert.load_resnet({"blocks.0.weight": np.zeros(3)})
+        with pytest.raises(ValueError, match="a ResNet under `encoder.` in"):
+            convert.load_resnet(self.tensors(), prefix="encoder.")
+        with pytest.raises(ValueError, match="must hold an expander in .* and 80 more"):
+            convert.load_expander(self.tensors())
+
+    def test_two_resnets_need_a_prefix(self):
+        tensors = self.tensors()
+        both = {
+            f"{prefix}backbone.{k}": v + i
+            for i, prefix in enumerate(["", "momentum_"])
+            for k, v in tensors.items()
+        }
+        said = "under each of `backbone.`, `momentum_backbone.`"
+        with pytest.raises(ValueError, match=f"`prefix` must say .* {said}"):
+            convert.load_resnet(both)
+        model = convert.load_resnet(both, prefix="momentum_backbone.")
+        expected = tensors["bn1.bias"] + 1
+        np.testing.assert_array_equal(model.bn1.bias[...], expected)
+
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+    @pytest.mark.parametrize("left", [0, 100])
+    def test_damaged_files(self, tmp_path, suffix, left):
+        path = tmp_path / f"torn{suffix}"
+        if suffix == ".pth":
+            torch.save(TorchResNet(**SMALL).state_dict(), path)
+        else:
+            convert.write(path, self.tensors())
+        path.write_bytes(path.read_bytes()[:left])
+        with pytest.raises(ValueError, match=f"`path` must be a whole .*torn{suffix}"):
+            convert.load_resnet(path)
+
+    @pytest.mark.parametrize("save", [torch.save, None])
+    def test_nothing_is_unpickled(self, tmp_path, save):
+        path = tmp_path / "hostile.pth"
+        hostile = {"state_dict": {"conv1.weight": torch.ones(2)}, "more": Opened()}
+        if save:
+            save(hostile, path)
+        else:
+            path.write_bytes(pickle.dumps(Opened(), protocol=2))
+        with pytest.raises(ValueError, match="nothing but tensors and plain"):
+            convert.read(path)
+
+    def test_a_tensor_is_no_state_dict(self, tmp_path):
+        torch.save(torch.ones(3), tmp_path / "one.pth")
+        with pytest.raises(ValueError, match="must hold tensors by name, .* a Tensor"):
+            convert.read(tmp_path / "one.pth")
+
+    def test_missing_file(self, tmp_path):
+        for name in ("none.pth", "none.safetensors"):
+            with pytest.raises(FileNotFoundError):
+                convert.load_resnet(tmp_path / name)
+
+    def test_only_safetensors_are_written(self, tmp_path):
+        with pytest.raises(ValueError, match="`path` must end in .safetensors, got"):
+            convert.write(tmp_path / "weights.pth", {})

@@ -1,0 +1,188 @@
+"""The encoder or the expander of a PyTorch checkpoint, its sizes read off the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
+from flax import nnx
+
+from vicreg_jax.convert.files import read
+from vicreg_jax.convert.names import listed, load_state_dict
+from vicreg_jax.nn import Expander, ResNet
+from vicreg_jax.nn.resnet import DEPTHS, Bottleneck
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
+
+    from vicreg_jax._types import AxisName
+
+Source: TypeAlias = str | Path | Mapping[str, np.ndarray]
+_Tensors: TypeAlias = dict[str, np.ndarray]
+_Network = TypeVar("_Network", bound=nnx.Module)
+
+_FIRST = "layer1.0.conv1.weight"
+# lightly's examples hold torchvision's ResNet as a Sequential of its children, of which
+# the third and the fourth, ReLU and max-pooling, have no tensors.
+_CHILDREN = {"0": "conv1", "1": "bn1"} | {str(3 + i): f"layer{i}" for i in range(1, 5)}
+_FIRST_CHILD = "4.0.conv1.weight"
+
+
+def load_resnet(
+    source: Source,
+    *,
+    prefix: str | None = None,
+    dtype: DTypeLike | None = None,
+    axis_name: AxisName = None,
+) -> ResNet:
+    """Returns the ResNet of a checkpoint; depth, width and stem are read off its keys.
+
+    A 3x3 stem is taken for solo-learn's, which is padded by 2: one padded by 1 has the
+    same keys. The classifier "fc." and all under other prefixes is left out.
+
+    Args:
+        source: a file, see `read`, or its tensors by name.
+        prefix: of the encoder's keys, such as "backbone." or "module.encoder.". None:
+            the only one under which there is a ResNet.
+        dtype: to compute in; see `vicreg_jax.nn.layers.Layers`.
+        axis_name: see `vicreg_jax.nn.layers.Layers`.
+
+    Raises:
+        ValueError: there is no ResNet, more than one, or one of no depth in `DEPTHS`;
+            or keys are missing, unexpected or of another shape, and the error says
+            which.
+    """
+    tensors = _tensors(source)
+    found = _part(tensors, prefix, _is_resnet, "a ResNet")
+    if _FIRST not in found:
+        found = {_named_child(name): value for name, value in found.items()}
+    found = {k: v for k, v in found.items() if not k.startswith("fc.")}
+    sizes = _architecture(found)
+    return _filled(partial(ResNet, **sizes, dtype=dtype, axis_name=axis_name), found)
+
+
+def load_expander(
+    source: Source,
+    *,
+    prefix: str | None = None,
+    dtype: DTypeLike | None = None,
+    axis_name: AxisName = None,
+) -> Expander:
+    """Returns the expander, or projector, of a checkpoint: three linear layers.
+
+    lightly's has no biases before its batch norms, for which zeros are the same. Its
+    last layer has one, as has solo-learn's: it shifts all embeddings alike, which no
+    term of the loss sees, and is left out.
+
+    Args:
+        source: a file, see `read`, or its tensors by name.
+        prefix: of the expander's keys, such as "projector.". None: the only one under
+            which linear layers and batch norms alternate.
+        dtype: to compute in; see `vicreg_jax.nn.layers.Layers`.
+        axis_name: see `vicreg_jax.nn.layers.Layers`.
+
+    Raises:
+        ValueError: there is no expander, or more than one; or keys are missing,
+            unexpected or of another shape, and the error says which.
+    """
+    found = _part(_tensors(source), prefix, _is_expander, "an expander")
+    width, inputs = found["0.weight"].shape
+    found.pop("6.bias", None)
+    for bias in ("0.bias", "3.bias"):
+        found.setdefault(bias, np.zeros(width, np.float32))
+    build = partial(Expander, inputs, width, dtype=dtype, axis_name=axis_name)
+    return _filled(build, found)
+
+
+def _tensors(source: Source) -> _Tensors:
+    tensors = dict(source) if isinstance(source, Mapping) else read(source)
+    return {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
+
+
+def _part(
+    tensors: _Tensors, prefix: str | None, is_it: Callable[[_Tensors], bool], what: str
+) -> _Tensors:
+    """Returns the tensors of one part of a checkpoint, without their prefix."""
+    names = [name.split(".") for name in tensors]
+    starts = {
+        "".join(f"{part}." for part in name[:depth])
+        for name in names
+        for depth in range(len(name))
+    }
+    given = starts if prefix is None else {prefix}
+    parts = {start: _under(tensors, start) for start in given}
+    parts = {start: part for start, part in parts.items() if is_it(part)}
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    if parts:
+        raise ValueError(
+            f"`prefix` must say which is meant, there is {what} under each of "
+            f"{listed(parts)}"
+        )
+    where = "" if prefix is None else f" under `{prefix}`"
+    raise ValueError(
+        f"`source` must hold {what}{where} in PyTorch's names, got {listed(tensors)}"
+    )
+
+
+def _under(tensors: _Tensors, prefix: str) -> _Tensors:
+    return {
+        k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
+    }
+
+
+def _is_resnet(part: _Tensors) -> bool:
+    return _FIRST in part or _FIRST_CHILD in part
+
+
+def _is_expander(part: _Tensors) -> bool:
+    return (
+        "0.weight" in part and part["0.weight"].ndim == 2 and "1.running_mean" in part
+    )
+
+
+def _named_child(name: str) -> str:
+    child, dot, rest = name.partition(".")
+    return _CHILDREN.get(child, child) + dot + rest
+
+
+def _architecture(tensors: _Tensors) -> dict[str, Any]:
+    """Returns the arguments of `ResNet` that make these keys."""
+    paths = [name.split(".") for name in tensors]
+    blocks = tuple(
+        len({path[1] for path in paths if path[0] == f"layer{stage}" and path[1:]})
+        for stage in range(1, 5)
+    )
+    deep = "layer1.0.conv3.weight" in tensors
+    depths = [
+        depth
+        for depth, (block, sizes) in DEPTHS.items()
+        if sizes == blocks and (block is Bottleneck) == deep
+    ]
+    if not depths:
+        raise ValueError(
+            f"`source` must hold a ResNet of depth {', '.join(map(str, DEPTHS))}, got "
+            f"{blocks} {'bottleneck' if deep else 'basic'} blocks"
+        )
+    stem = tensors["conv1.weight"].shape if "conv1.weight" in tensors else None
+    if stem is None or len(stem) != 4 or stem[2:] not in ((7, 7), (3, 3)):
+        raise ValueError(
+            "`conv1.weight` must have shape (width, channels, 7, 7) or, for small "
+            f"images, (width, channels, 3, 3), got {stem}"
+        )
+    return {
+        "depth": depths[0],
+        "width": stem[0],
+        "channels": stem[1],
+        "small_images": stem[2] == 3,
+    }
+
+
+def _filled(build: Callable[..., _Network], tensors: _Tensors) -> _Network:
+    # Shapes alone: what would be drawn here is overwritten anyway.
+    model = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    load_state_dict(model, tensors)
+    return model

@@ -1,0 +1,113 @@
+"""A network's parameters and statistics in PyTorch's names and layout, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+# The official expander is a Sequential that counts its batch norms and ReLUs.
+_PARTS = {
+    "encoder": "backbone",
+    "expander": "projector",
+    "linear1": "0",
+    "norm1": "1",
+    "linear2": "3",
+    "norm2": "4",
+    "linear3": "6",
+}
+# Kernels are (height, width, in, out) here and (out, in, height, width) there; linear
+# ones (in, out) here and (out, in) there.
+_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
+_TO_FLAX = {4: (2, 3, 1, 0), 2: (1, 0)}
+_MOST_KEYS = 20
+
+
+def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
+    """Returns a network's parameters and statistics as PyTorch has them.
+
+    A `ResNet` gets torchvision's names, an `Expander` those of the official projector,
+    a `VICReg` both, under "backbone." and "projector.". In PyTorch they load with
+    ``strict=True`` where ``fc`` is an ``Identity``.
+
+    Args:
+        model: one of `vicreg_jax.nn`.
+    """
+    return {
+        name: _transposed(np.asarray(variable), _TO_TORCH)
+        for name, _, variable in _variables(model)
+    }
+
+
+def load_state_dict(model: nnx.Module, tensors: Mapping[str, np.ndarray]) -> None:
+    """Sets a network's parameters and statistics: the inverse of `state_dict`.
+
+    Args:
+        model: one of `vicreg_jax.nn`, changed in place; it keeps its dtypes.
+        tensors: by PyTorch's names. Their "num_batches_tracked" have no use here.
+
+    Raises:
+        ValueError: keys are missing, unexpected, of another shape or not of floating
+            point. The network is as it was.
+    """
+    wanted = {name: (path, variable) for name, path, variable in _variables(model)}
+    given = {k for k in tensors if not k.endswith("num_batches_tracked")}
+    if given != wanted.keys():
+        raise ValueError(
+            "`tensors` must have the keys of the network: "
+            f"missing {listed(wanted.keys() - given)}, "
+            f"unexpected {listed(given - wanted.keys())}"
+        )
+    state = {
+        path: variable.replace(_fitting(name, tensors[name], variable))
+        for name, (path, variable) in wanted.items()
+    }
+    nnx.update(model, nnx.from_flat_state(state))
+
+
+def listed(keys: Iterable[str]) -> str:
+    """Returns keys to print in an error, sorted and not without end."""
+    names = sorted(keys)
+    rest = len(names) - _MOST_KEYS
+    first = ", ".join(f"`{name}`" for name in names[:_MOST_KEYS])
+    return (first or "none") + (f" and {rest} more" if rest > 0 else "")
+
+
+def _variables(model: nnx.Module) -> Iterator[tuple[str, tuple, Any]]:
+    """Yields PyTorch's name, the path and the variable of all that is saved."""
+    state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
+    for path, variable in nnx.to_flat_state(state):
+        *parts, leaf = map(str, path)
+        yield (
+            ".".join([*(_PARTS.get(p, p) for p in parts), _LEAVES[leaf]]),
+            path,
+            variable,
+        )
+
+
+def _fitting(name: str, tensor: np.ndarray, variable: Any) -> jnp.ndarray:
+    """Returns a tensor in our layout and dtype, or says why it can't be."""
+    value = np.asarray(tensor)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"`{name}` must be of floating point, got {value.dtype}")
+    ours = _transposed(value, _TO_FLAX)
+    if ours.shape != variable.shape:
+        order = _TO_TORCH.get(len(variable.shape), range(len(variable.shape)))
+        expected = tuple(variable.shape[axis] for axis in order)
+        raise ValueError(f"`{name}` must have shape {expected}, got {value.shape}")
+    return jnp.asarray(ours, variable.dtype)
+
+
+def _transposed(value: np.ndarray, orders: dict[int, tuple[int, ...]]) -> np.ndarray:
+    order = orders.get(value.ndim)
+    return value if order is None else value.transpose(order)

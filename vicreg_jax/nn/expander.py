@@ -1,0 +1,72 @@
+"""What stands on the encoder while it is pretrained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+from flax import nnx
+
+from vicreg_jax.nn.layers import Layers
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
+    from jaxtyping import Array, Float
+
+    from vicreg_jax._types import AxisName
+
+
+class Expander(nnx.Module):
+    """Linear-BN-ReLU, Linear-BN-ReLU, Linear without bias (the paper, section 4.2).
+
+    The first two have a bias, which the batch norm after them takes out again, as in
+    facebookresearch/vicreg.
+
+    Args:
+        inputs: width of the features.
+        width: of both hidden layers and of the embeddings.
+        dtype: to compute in and of the embeddings, such as ``jnp.bfloat16``; see
+            `Layers`.
+        axis_name: of the devices that share batch statistics; see `Layers`.
+        rngs: seeds the parameters.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        *,
+        dtype: DTypeLike | None = None,
+        axis_name: AxisName = None,
+        rngs: nnx.Rngs,
+    ):
+        make = Layers(rngs, dtype, axis_name)
+        self.linear1 = make.linear(inputs, width)
+        self.norm1 = make.norm(width)
+        self.linear2 = make.linear(width, width)
+        self.norm2 = make.norm(width)
+        self.linear3 = make.linear(width, width, bias=False)
+
+    def __call__(
+        self, features: Float[Array, "batch features"]
+    ) -> Float[Array, "batch dim"]:
+        """Returns the embeddings that the loss sees."""
+        x = jax.nn.relu(self.norm1(self.linear1(features)))
+        return self.linear3(jax.nn.relu(self.norm2(self.linear2(x))))
+
+
+class VICReg(nnx.Module):
+    """Encoder and expander: images in, embeddings out.
+
+    The expander serves the loss alone; what is kept after pretraining is the encoder.
+    """
+
+    def __init__(self, encoder: nnx.Module, expander: nnx.Module):
+        self.encoder = encoder
+        self.expander = expander
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch dim"]:
+        """Returns one embedding an image."""
+        return self.expander(self.encoder(images))

@@ -1,0 +1,179 @@
+"""ResNet in Flax NNX, with torchvision's layout, names and numbers; features out.
+
+He et al., arXiv:1512.03385, in the form that torchvision and facebookresearch/vicreg
+train: a bottleneck's stride sits on its 3x3 convolution, and padding is symmetric,
+which "SAME" is not where the stride is 2. Attributes bear torchvision's names (conv1,
+bn1, layer1.0.conv1, downsample.0): `vicreg_jax.convert` relies on them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vicreg_jax.nn.layers import Layers, mean_of_positions
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
+    from jaxtyping import Array, Float
+
+    from vicreg_jax._types import AxisName
+
+
+class Block(nnx.Module):
+    """What is added to a shortcut, and the shortcut. See its two kinds below."""
+
+    expansion: ClassVar[int]
+
+    def __init__(self, make: Layers, inputs: int, outputs: int, stride: int):
+        self.downsample = (
+            nnx.List([make.conv(inputs, outputs, 1, stride), make.norm(outputs)])
+            if (inputs, stride) != (outputs, 1)
+            else None
+        )
+
+    def residual(self, x: jax.Array) -> jax.Array:
+        """Returns what is added to the shortcut."""
+        raise NotImplementedError
+
+    def __call__(
+        self, x: Float[Array, "batch height width inputs"]
+    ) -> Float[Array, "batch rows columns outputs"]:
+        """Returns the block's feature maps."""
+        shortcut = x
+        for layer in self.downsample or ():
+            shortcut = layer(shortcut)
+        return jax.nn.relu(self.residual(x) + shortcut)
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions: the block of ResNet-18 and -34."""
+
+    expansion = 1
+
+    def __init__(self, make: Layers, inputs: int, width: int, stride: int):
+        self.conv1 = make.conv(inputs, width, 3, stride)
+        self.bn1 = make.norm(width)
+        self.conv2 = make.conv(width, width, 3)
+        self.bn2 = make.norm(width, zero=make.zero_residual)
+        super().__init__(make, inputs, width, stride)
+
+    def residual(self, x: jax.Array) -> jax.Array:
+        """Returns what is added to the shortcut."""
+        return self.bn2(self.conv2(jax.nn.relu(self.bn1(self.conv1(x)))))
+
+
+class Bottleneck(Block):
+    """1x1, 3x3 and 1x1 convolutions: the block of ResNet-50 and deeper."""
+
+    expansion = 4
+
+    def __init__(self, make: Layers, inputs: int, width: int, stride: int):
+        self.conv1 = make.conv(inputs, width, 1)
+        self.bn1 = make.norm(width)
+        self.conv2 = make.conv(width, width, 3, stride)
+        self.bn2 = make.norm(width)
+        self.conv3 = make.conv(width, 4 * width, 1)
+        self.bn3 = make.norm(4 * width, zero=make.zero_residual)
+        super().__init__(make, inputs, 4 * width, stride)
+
+    def residual(self, x: jax.Array) -> jax.Array:
+        """Returns what is added to the shortcut."""
+        x = jax.nn.relu(self.bn1(self.conv1(x)))
+        return self.bn3(self.conv3(jax.nn.relu(self.bn2(self.conv2(x)))))
+
+
+DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    200: (Bottleneck, (3, 24, 36, 3)),
+}
+
+
+class ResNet(nnx.Module):
+    """ResNet-18, -34, -50 and deeper, without the classifier.
+
+    Args:
+        depth: a key of `DEPTHS`.
+        width: channels of the stem; 128 is what the paper calls "x2".
+        channels: of the images.
+        small_images: a 3x3 stem of stride 1 and no max-pooling, for images of about 32
+            pixels a side. It is padded by 2, not 1, as solo-learn's is.
+        zero_residual: see `Layers`.
+        dtype: to compute in, such as ``jnp.bfloat16``; see `Layers`.
+        axis_name: of the devices that share batch statistics; see `Layers`.
+        rngs: seeds the parameters: He's normal by fan-out.
+
+    Attributes:
+        out_features: width of the features: 2048 for ResNet-50, 512 for -18 and -34.
+
+    Raises:
+        ValueError: there is no such depth, or a width or channels below 1.
+    """
+
+    def __init__(
+        self,
+        depth: int = 50,
+        *,
+        width: int = 64,
+        channels: int = 3,
+        small_images: bool = False,
+        zero_residual: bool = True,
+        dtype: DTypeLike | None = None,
+        axis_name: AxisName = None,
+        rngs: nnx.Rngs,
+    ):
+        if depth not in DEPTHS:
+            raise ValueError(f"`depth` must be one of {list(DEPTHS)}, got {depth!r}")
+        for name, value in {"width": width, "channels": channels}.items():
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
+        make = Layers(rngs, dtype, axis_name, zero_residual)
+        block, sizes = DEPTHS[depth]
+        self.small_images = small_images
+        self.conv1 = (
+            make.conv(channels, width, 3, padding=2)
+            if small_images
+            else make.conv(channels, width, 7, 2)
+        )
+        self.bn1 = make.norm(width)
+        inputs = width
+        stages = []
+        for at, blocks in enumerate(sizes):
+            planes, stride = width * 2**at, 1 if at == 0 else 2
+            first = block(make, inputs, planes, stride)
+            inputs = planes * block.expansion
+            rest = [block(make, inputs, planes, 1) for _ in range(blocks - 1)]
+            stages.append(nnx.List([first, *rest]))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.out_features = inputs
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch features"]:
+        """Returns one feature vector an image, float32 at least."""
+        expected = self.conv1.in_features
+        if images.ndim != 4 or images.shape[-1] != expected:
+            raise ValueError(
+                f"`images` must have shape (batch, height, width, {expected}), "
+                f"got {images.shape}"
+            )
+        x = jax.nn.relu(self.bn1(self.conv1(images)))
+        if not self.small_images:
+            x = jax.lax.reduce_window(
+                x,
+                -jnp.inf,
+                jax.lax.max,
+                window_dimensions=(1, 3, 3, 1),
+                window_strides=(1, 2, 2, 1),
+                padding=((0, 0), (1, 1), (1, 1), (0, 0)),
+            )
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                x = block(x)
+        return mean_of_positions(x)

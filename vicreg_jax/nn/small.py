@@ -1,0 +1,70 @@
+"""An encoder for images of a few dozen pixels a side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import jax
+from flax import nnx
+
+from vicreg_jax.nn.layers import Layers, mean_of_positions
+from vicreg_jax.nn.resnet import BasicBlock
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
+    from jaxtyping import Array, Float
+
+    from vicreg_jax._types import AxisName
+
+
+class SmallResNet(nnx.Module):
+    """A residual encoder for images of a few dozen pixels a side.
+
+    A 3x3 stem, stages of blocks, each at half the resolution of what came before, then
+    the mean over all positions.
+
+    Args:
+        widths: channels of the stem and of each stage; the last is the features' width.
+        blocks: blocks in each stage.
+        stem_stride: 2 halves the resolution at once, 1 keeps it.
+        channels: of the images.
+        dtype: to compute in, such as ``jnp.bfloat16``; see `Layers`.
+        axis_name: of the devices that share batch statistics; see `Layers`.
+        rngs: seeds the parameters.
+
+    Attributes:
+        out_features: width of the features.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (32, 64, 128),
+        *,
+        blocks: int = 1,
+        stem_stride: int = 2,
+        channels: int = 1,
+        dtype: DTypeLike | None = None,
+        axis_name: AxisName = None,
+        rngs: nnx.Rngs,
+    ):
+        make = Layers(rngs, dtype, axis_name)
+        self.conv1 = make.conv(channels, widths[0], 3, stem_stride)
+        self.bn1 = make.norm(widths[0])
+        stages = []
+        for inputs, outputs in pairwise(widths):
+            stages.append(BasicBlock(make, inputs, outputs, 2))
+            for _ in range(blocks - 1):
+                stages.append(BasicBlock(make, outputs, outputs, 1))
+        self.blocks = nnx.List(stages)
+        self.out_features = widths[-1]
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch features"]:
+        """Returns one feature vector an image, float32 at least."""
+        x = jax.nn.relu(self.bn1(self.conv1(images)))
+        for block in self.blocks:
+            x = block(x)
+        return mean_of_positions(x)
