@@ -185,12 +185,18 @@ def invariance_term(
 ) -> Float[Array, ""]:
     """Equation 5, as a mean over columns too; rows that do not count are zero."""
     dtype = statistics_dtype(z1, z2)
-    squares = (z1.astype(dtype) - z2.astype(dtype)) ** 2
+    squares = _squared_differences(z1.astype(dtype), z2.astype(dtype))
     if where is None:
         count = len(z1) * _rows.devices(axes)
     else:
         count = _rows.total(jnp.sum(where, dtype=dtype), axes)
     return _rows.total(jnp.sum(squares), axes) / (count * z1.shape[1])
+
+
+@jax.checkpoint
+def _squared_differences(a, b):
+    """Recomputed for the gradient: kept, the differences take as much as a view."""
+    return (a - b) ** 2
 
 
 def variance_term(

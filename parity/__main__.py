@@ -1,0 +1,94 @@
+"""The command line: `python -m parity`."""
+
+from __future__ import annotations
+
+import sys
+
+import tyro
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from parity import picture, platforms, report, suite
+from parity.checks import Outcome, Task
+from parity.faults import FAULTS
+from parity.options import Options
+from parity.ours import PACKAGE
+
+PASSED, FAILED, BROKEN = 0, 1, 2
+
+
+def main() -> None:
+    """Runs what the command line says and exits with its verdict."""
+    try:
+        options = tyro.cli(Options, prog="python -m parity")
+        platform = platforms.start(options.platform)
+    except (ValueError, RuntimeError) as error:
+        print(f"parity: {error}", file=sys.stderr)
+        sys.exit(BROKEN)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    about = report.surroundings(platform)
+    for name, value in about.items():
+        console.print(f"{name}: {value}", markup=False, highlight=False)
+    ours = FAULTS[options.inject].ours if options.inject else PACKAGE
+    tasks = suite.tasks(options.level, ours, platform)
+    outcomes = run(suite.chosen(tasks, options.filter), console)
+    report.tables(console, outcomes)
+    report.failures(console, outcomes, options.without_filter)
+    if options.json:
+        report.write_json(options.json, outcomes, about)
+    if options.png:
+        picture.draw(options.png, outcomes)
+    code = verdict(outcomes)
+    console.print(conclusion(code, outcomes, options))
+    sys.exit(code)
+
+
+def run(tasks: list[Task], console: Console) -> list[Outcome]:
+    """Returns what became of the tasks, with a progress bar meanwhile."""
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=len(tasks))
+        outcomes = []
+        for task in tasks:
+            progress.update(bar, description=task.name)
+            outcomes.append(suite.run(task))
+            progress.advance(bar)
+    return outcomes
+
+
+def verdict(outcomes: list[Outcome]) -> int:
+    """Returns the exit status: 0 only if something was compared and all passed."""
+    checks = [check for outcome in outcomes for check in outcome.checks]
+    if not all(check.passed for check in checks):
+        return FAILED
+    broken = any(outcome.error for outcome in outcomes)
+    return BROKEN if broken or not checks else PASSED
+
+
+def conclusion(code: int, outcomes: list[Outcome], options: Options) -> str:
+    """Returns the last line."""
+    if options.inject:
+        section = FAULTS[options.inject].section
+        caught = {o.section for o in outcomes if any(not c.passed for c in o.checks)}
+        where = (
+            f"by {', '.join(sorted(caught))}" if caught else f"not even by {section}"
+        )
+        return f"{options.inject} was {'' if caught else 'not '}caught, {where}"
+    if not any(outcome.checks for outcome in outcomes):
+        return "nothing was compared"
+    return ("passed", "FAILED", "something broke")[code]
+
+
+if __name__ == "__main__":
+    main()

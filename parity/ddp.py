@@ -1,0 +1,178 @@
+"""Section 2 again: training on two devices, against PyTorch DDP on two processes.
+
+Theirs: `ddp_process` twice, over Gloo on the loopback, with a gather that autograd sees
+through. Ours: a mesh of two devices, the gradients taken inside `jax.shard_map` and
+averaged, as DDP averages them. From the same weights on the same batches, the
+parameters after all steps differ by no more than rounding in the gradients makes of a
+run (see `training`). The network has no batch norm: DDP keeps that per process.
+"""
+
+from __future__ import annotations
+
+import copy
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import torch
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from parity import ddp_process, processes, training_torch
+from parity.cases import Level
+from parity.checks import Check, NotRun, Task
+from parity.oracle import WEIGHTS
+from parity.ours import Ours, enabled
+from parity.training import disturbance, draw_batches, roundoff, schedule
+from parity.training_torch import MOMENTUM
+from parity.values import UNITS, distance
+
+STEPS, PEAK, INPUTS = 8, 1e-2, 12
+WORLD, SECONDS = 2, 120
+_DRAWS = 8
+# Rows of the global batch, and width: by the n x n product and by the d x d one.
+_SIZES = ((16, 48), (64, 16))
+
+
+def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
+    """Yields the section's tasks, in both of `shard_map`'s modes of checking."""
+    for rows, width in _SIZES:
+        for checked in (True, False):
+            vma = "" if checked else "-no_check_vma"
+            name = f"ddp/sgd-{rows}x{width}-float64{vma}"
+            yield Task(name, partial(check, name, rows, width, checked, ours, platform))
+
+
+def check(
+    task: str, rows: int, width: int, checked: bool, ours: Ours, platform: str
+) -> list[Check]:
+    """Returns the verdict on the parameters after all steps.
+
+    Raises:
+        NotRun: there are no two devices, or no float64 on them.
+    """
+    if platform == "tpu":
+        raise NotRun("a TPU has no float64")
+    if jax.device_count() < WORLD:
+        raise NotRun("needs two devices")
+    theirs, alone, limit = _references(rows, width)
+    got, base, exact = (
+        _flat(p) for p in (_ours(rows, width, checked, ours), theirs, alone)
+    )
+    worst = int(np.argmax(np.abs(got - base)))
+    return [
+        Check(
+            task=task,
+            quantity="parameters",
+            ours=float(got[worst]),
+            theirs=float(base[worst]),
+            exact=float(exact[worst]),
+            unit=UNITS["float64"] * float(np.linalg.norm(exact)),
+            distance=distance(got, base),
+            their_distance=distance(base, exact),
+            limit=limit,
+            peer_distance=distance(base, exact),
+            peer_limit=limit,
+            dtype="float64",
+        )
+    ]
+
+
+def _start(rows: int, width: int) -> torch.nn.Sequential:
+    torch.manual_seed(rows)
+    return ddp_process.perceptron(INPUTS, width)
+
+
+def _setup(rows: int, width: int) -> dict[str, np.ndarray]:
+    named = _start(rows, width).named_parameters()
+    weights = {name: p.detach().numpy() for name, p in named}
+    batches = draw_batches(rows, INPUTS, STEPS)
+    return weights | {"batches": batches, "rates": schedule(PEAK, STEPS)}
+
+
+@cache
+def _references(rows: int, width: int):
+    """Returns parameters by DDP and by one process, and what rounding makes of them."""
+    setup = _setup(rows, width)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ddp_process.save(folder / "setup.npz", setup)
+        commands = [
+            ["parity.ddp_process", str(rank), str(WORLD), name] for rank in range(WORLD)
+        ]
+        processes.run(commands, folder, SECONDS, GLOO_SOCKET_IFNAME=_loopback())
+        with np.load(folder / "parameters.npz") as found:
+            theirs = dict(found)
+    alone = _alone(rows, width)
+    with torch.no_grad():
+        network = _start(rows, width)
+        views = [network(torch.tensor(view)).numpy() for view in setup["batches"][0]]
+    size = roundoff(views, UNITS["float64"], width)
+    runs = [_alone(rows, width, disturbance(size, seed)) for seed in range(_DRAWS)]
+    limit = max(distance(_flat(alone), _flat(run)) for run in runs)
+    return theirs, alone, limit
+
+
+def _loopback() -> str:
+    names = [name for _, name in socket.if_nameindex()]
+    return next(name for name in names if name.startswith("lo"))
+
+
+def _alone(
+    rows: int, width: int, disturb: Callable[[list], list] = list
+) -> dict[str, np.ndarray]:
+    setup, network = _setup(rows, width), copy.deepcopy(_start(rows, width))
+    batches, rates = setup["batches"], setup["rates"]
+    run = training_torch.train(network, batches, "sgd", rates, "float64", disturb)
+    return run.parameters
+
+
+def _ours(rows: int, width: int, checked: bool, ours: Ours) -> dict[str, np.ndarray]:
+    setup = _setup(rows, width)
+    mesh = jax.make_mesh((WORLD,), ("data",), devices=jax.devices()[:WORLD])
+    with enabled("float64"):
+        rates = jax.numpy.asarray(setup.pop("rates"))
+        shares = NamedSharding(mesh, P(None, None, "data"))
+        batches = jax.device_put(setup.pop("batches"), shares)
+        steps = optax.sgd(lambda step: rates[step], momentum=MOMENTUM)
+        train = jax.shard_map(
+            partial(_train, ours, steps),
+            mesh=mesh,
+            in_specs=(P(), shares.spec),
+            out_specs=P(),
+            check_vma=checked,
+        )
+        return jax.device_get(jax.jit(train)(setup, batches))
+
+
+def _train(ours, steps, parameters, batches):
+    def network(p, x):
+        hidden = jax.nn.relu(_linear(x, p["0.weight"], p["0.bias"]))
+        return _linear(hidden, p["2.weight"], p["2.bias"])
+
+    def loss(p, views):
+        z1, z2 = (network(p, view) for view in views)
+        return ours.loss(z1, z2, *WEIGHTS, axis_name="data")
+
+    def step(carry, views):
+        parameters, memory = carry
+        gradients = jax.lax.pmean(jax.grad(loss)(parameters, views), "data")
+        updates, memory = steps.update(gradients, memory, parameters)
+        return (optax.apply_updates(parameters, updates), memory), None
+
+    carry = (parameters, steps.init(parameters))
+    (parameters, _), _ = jax.lax.scan(step, carry, batches)
+    return parameters
+
+
+def _linear(x, weight, bias):
+    return jax.numpy.matmul(x, weight.T, precision="highest") + bias
+
+
+def _flat(parameters: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([parameters[name].ravel() for name in sorted(parameters)])

@@ -1,0 +1,104 @@
+"""One process of a PyTorch DDP run: `python -m parity.ddp_process RANK WORLD FOLDER`.
+
+Reads the run from `setup.npz` in the folder, meets the others there, trains, and if
+its rank is 0 writes `parameters.npz`. It knows nothing of JAX.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed
+
+from parity.torch_reference import torch_terms, weighted_sum
+from parity.training_torch import MOMENTUM
+
+
+class Gather(torch.autograd.Function):
+    """The rows of all processes; its gradient is summed over the processes.
+
+    `torch.distributed.all_gather` alone lets no gradient through. Each process then
+    has the loss of the whole batch, so that the sum is as many times the gradient as
+    there are processes, and the mean that DDP takes of the parameters' is right.
+    """
+
+    @staticmethod
+    def forward(ctx, z):
+        """Returns the rows in the order of the ranks."""
+        parts = [torch.empty_like(z) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, z)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        """Returns what all processes ask of the own rows."""
+        summed = gradients[0].contiguous()
+        distributed.all_reduce(summed)
+        return summed.chunk(distributed.get_world_size())[distributed.get_rank()]
+
+
+def perceptron(inputs: int, width: int) -> torch.nn.Sequential:
+    """Returns Linear, ReLU, Linear, in float64."""
+    return torch.nn.Sequential(
+        torch.nn.Linear(inputs, width),
+        torch.nn.ReLU(),
+        torch.nn.Linear(width, width),
+    ).double()
+
+
+def train(setup: dict[str, np.ndarray], rank: int, world: int) -> torch.nn.Module:
+    """Returns the network after one pass over the batches, a share of each here."""
+    weights = {name: torch.tensor(setup[name]) for name in setup if name[0].isdigit()}
+    width, inputs = weights["0.weight"].shape
+    network = perceptron(inputs, width)
+    network.load_state_dict(weights)
+    parallel = torch.nn.parallel.DistributedDataParallel(network)
+    steps = torch.optim.SGD(parallel.parameters(), lr=1.0, momentum=MOMENTUM)
+    for batch, rate in zip(setup["batches"], setup["rates"], strict=True):
+        steps.param_groups[0]["lr"] = float(rate)
+        views = torch.tensor(batch).chunk(world, dim=1)[rank]
+        # Both views in one call: DDP allows only one before each backward.
+        own = parallel(views.flatten(0, 1)).chunk(2)
+        steps.zero_grad()
+        z1, z2 = (Gather.apply(z) for z in own)
+        weighted_sum(torch_terms(z1, z2)).backward()
+        steps.step()
+    return network
+
+
+def save(path: Path, arrays: dict[str, Any]) -> None:
+    """Writes named arrays."""
+    np.savez(path, **arrays)
+
+
+def main(rank: int, world: int, folder: Path) -> None:
+    """Trains as one of `world` processes."""
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder / 'meeting'}",
+        rank=rank,
+        world_size=world,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    with np.load(folder / "setup.npz") as setup:
+        network = train(dict(setup), rank, world)
+    if rank == 0:
+        found = {k: v.detach().numpy() for k, v in network.named_parameters()}
+        save(folder / "parameters.npz", found)
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    sys.stdout.flush()
+    # Everything is written. Gloo's threads sometimes abort a process that Python takes
+    # down in its usual order ("terminate called without an active exception").
+    os._exit(0)

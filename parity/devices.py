@@ -1,0 +1,120 @@
+"""Section 2: rows spread over devices, in every mode, against one PyTorch process.
+
+Each mode of `modes` runs the loss on the same batch, spread over eight devices, and is
+held to what the whole batch gives: to the oracle, as closely as section 1, and to
+single-process PyTorch. A masked batch has NaN in the rows that do not count, and one
+device without a row that does. With fewer than eight devices only what `vmap` spreads
+over one is run.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import numpy as np
+
+from parity.cases import Case, Level
+from parity.checks import Check, NotRun, Task
+from parity.modes import DEVICES, MODES
+from parity.oracle import WEIGHTS, Bounds, Result, numpy_loss, rounding_bounds
+from parity.ours import Ours, enabled, rounded, wide
+from parity.values import HALF, UNITS, Judged, theirs
+
+# Fewer than half as many rows as columns, fewer than twice as many, and more: on both
+# sides of where one device and where several change from one product to the other.
+_BY_ROWS, _BETWEEN, _BY_COLUMNS = (16, 48), (40, 24), (64, 24)
+_BATCHES = {
+    Level.QUICK: ((*_BY_ROWS, "float32", True),),
+    Level.STANDARD: (
+        (*_BY_ROWS, "float64", False),
+        (*_BETWEEN, "float64", True),
+        (*_BY_COLUMNS, "float64", True),
+        (*_BY_COLUMNS, "float32", False),
+        (*_BY_ROWS, "bfloat16", False),
+        (*_BY_COLUMNS, "float16", False),
+    ),
+    Level.FULL: (
+        (256, 1024, "float32", False),
+        (1024, 256, "float32", False),
+        (256, 1024, "bfloat16", True),
+    ),
+}
+
+
+def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
+    """Yields the section's tasks."""
+    batches = [batch for at in _BATCHES if at <= level for batch in _BATCHES[at]]
+    for n, d, dtype, masked in batches:
+        for mode in MODES:
+            name = f"devices/{mode}-{n}x{d}-{dtype}" + ("-masked" if masked else "")
+            case = Case("normal", n, d, dtype)
+            check = partial(check_mode, name, mode, case, masked, ours, platform)
+            yield Task(name, check)
+
+
+def check_mode(
+    task: str, mode: str, case: Case, masked: bool, ours: Ours, platform: str = "cpu"
+) -> list[Check]:
+    """Returns the verdicts on a mode's value and gradients.
+
+    Raises:
+        NotRun: there are too few devices, or they have no such dtype.
+    """
+    if platform == "tpu" and case.dtype == "float64":
+        raise NotRun("a TPU has no float64")
+    if jax.device_count() < DEVICES and not mode.startswith("vmap"):
+        raise NotRun(f"needs {DEVICES} devices, here are {jax.device_count()}")
+    z1, z2 = (rounded(z, case.dtype) for z in case.views())
+    where = _mask(case) if masked else None
+    rows = np.ones(case.n, bool) if where is None else where
+    compute = "float32" if case.dtype in HALF else None
+    counted = z1[rows], z2[rows]
+    native = _spread_out(theirs(case, *counted, None), rows)
+    peer = _spread_out(theirs(case, *counted, compute), rows) if compute else native
+    exact = numpy_loss(*counted)
+    bound = partial(rounding_bounds, *counted, UNITS[compute or case.dtype])
+    bounds = [bound(by_rows=by_rows, exact=exact) for by_rows in (True, False)]
+    whole = Result(**_spread_out(exact._asdict(), rows))
+    judged = Judged(task, case.dtype, whole, _either(*bounds))
+    got = _outcome(MODES[mode], ours, case, (z1, z2), where)
+    return judged.checks(got, native, peer, bounds[1])
+
+
+def _outcome(mode, ours: Ours, case: Case, views, where) -> dict:
+    def loss(z1, z2, *, where=None, axis_name=None):
+        options = {"where": where, "axis_name": axis_name, "eps": case.eps}
+        return ours.loss(z1, z2, *WEIGHTS, case.gamma, **options)
+
+    if where is not None:
+        views = [np.where(where[:, None], z, np.nan) for z in views]
+    with enabled(case.dtype):
+        z1, z2 = (jax.numpy.asarray(z, case.dtype) for z in views)
+        mask = None if where is None else jax.numpy.asarray(where)
+        value, (dz1, dz2) = mode(z1, z2, mask, loss)
+        return {"total": float(value), "dz1": wide(dz1), "dz2": wide(dz2)}
+
+
+def _mask(case: Case) -> np.ndarray:
+    """Returns rows that count: none of the second device's, most of the others'."""
+    rng = np.random.default_rng(zlib.crc32(case.name.encode()))
+    mask = rng.random(case.n) < 0.8
+    share = case.n // DEVICES
+    mask[share : 2 * share] = False
+    return mask
+
+
+def _spread_out(found: dict, rows: np.ndarray) -> dict:
+    """Returns results of the rows that count as results of all, the others' zero."""
+    spread = dict(found)
+    for name in ("dz1", "dz2"):
+        spread[name] = np.zeros((len(rows), found[name].shape[1]))
+        spread[name][rows] = found[name]
+    return spread
+
+
+def _either(one: Bounds, other: Bounds) -> Bounds:
+    """Returns the larger of two bounds each: which product serves is the mode's."""
+    return Bounds(*np.maximum(one, other).tolist())

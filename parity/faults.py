@@ -1,0 +1,95 @@
+"""This package's loss with a fault in it: proof that the suite can fail.
+
+Each fault is one that implementations of VICReg have had, built around the real loss
+for the time of a run. The first four show in values or gradients of a single device,
+in every dtype; the last two only where rows are spread over mapped axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import vicreg_jax
+from parity.ours import Ours
+
+
+class Fault(NamedTuple):
+    """A fault, and where it must be caught.
+
+    Attributes:
+        ours: the loss that has it.
+        section: of the suite.
+    """
+
+    ours: Ours
+    section: str
+
+
+def _faulty(terms: Callable) -> Ours:
+    """Returns the loss that is the weighted sum of faulty terms."""
+
+    def loss(z1, z2, lambd, mu, nu=1.0, gamma=1.0, **options):
+        return terms(z1, z2, gamma, **options).weighted_sum(lambd, mu, nu)
+
+    return Ours(loss, terms)
+
+
+def _biased_variance(z1, z2, gamma=1.0, *, eps=1e-4, precision="highest", **rows):
+    """Divides the variances by n: what scaling the columns by sqrt(1 - 1/n) does."""
+    terms = vicreg_jax.vicreg_terms(z1, z2, gamma, eps=eps, precision=precision, **rows)
+    shrink = (1 - 1 / len(z1)) ** 0.5
+    wide = [z.astype(terms.variance.dtype) * shrink for z in (z1, z2)]
+    hinges = [vicreg_jax.variance(z, gamma, eps=eps, **rows) for z in wide]
+    return terms._replace(variance=hinges[0] + hinges[1])
+
+
+def _halved_hinge(z1, z2, gamma=1.0, **options):
+    """Averages the hinge over the views where the convention sums it."""
+    terms = vicreg_jax.vicreg_terms(z1, z2, gamma, **options)
+    return terms._replace(variance=terms.variance / 2)
+
+
+def _missing_factor(z1, z2, gamma=1.0, **options):
+    """Has the covariance's value, and half of its gradient: a 2 for a 4."""
+    terms = vicreg_jax.vicreg_terms(z1, z2, gamma, **options)
+    half = terms.covariance / 2
+    return terms._replace(covariance=half + jax.lax.stop_gradient(half))
+
+
+def _wrong_eps(z1, z2, gamma=1.0, *, eps=1e-4, **options):
+    """Adds a tenth of the eps that was asked for."""
+    return vicreg_jax.vicreg_terms(z1, z2, gamma, eps=eps / 10, **options)
+
+
+def _world_size(z1, z2, *args, axis_name=None, **options):
+    """Has gradients that are summed over devices where they should be averaged."""
+    loss = vicreg_jax.vicreg_loss(z1, z2, *args, axis_name=axis_name, **options)
+    if axis_name is None:
+        return loss
+    devices = jax.lax.axis_size(axis_name)
+    return devices * loss - jax.lax.stop_gradient((devices - 1) * loss)
+
+
+def _missing_gather(z1, z2, *args, axis_name=None, **options):
+    """Takes each device's rows for the batch, and averages the losses."""
+    loss = vicreg_jax.vicreg_loss(z1, z2, *args, **options)
+    if axis_name is None:
+        return loss
+    return jnp.asarray(jax.lax.pmean(loss, axis_name))
+
+
+_on_devices = partial(Ours, terms=vicreg_jax.vicreg_terms)
+
+FAULTS = {
+    "biased-variance": Fault(_faulty(_biased_variance), "values"),
+    "halved-hinge": Fault(_faulty(_halved_hinge), "values"),
+    "missing-factor": Fault(_faulty(_missing_factor), "values"),
+    "wrong-eps": Fault(_faulty(_wrong_eps), "values"),
+    "world-size": Fault(_on_devices(_world_size), "devices"),
+    "missing-gather": Fault(_on_devices(_missing_gather), "devices"),
+}

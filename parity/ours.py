@@ -1,0 +1,84 @@
+"""This package's loss, as the suite runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+import vicreg_jax
+from parity.cases import Case
+from parity.oracle import Result
+
+
+class Ours(NamedTuple):
+    """What is put to the test: `vicreg_jax`, or something with a fault in it.
+
+    Attributes:
+        loss: called like `vicreg_jax.vicreg_loss`.
+        terms: called like `vicreg_jax.vicreg_terms`.
+    """
+
+    loss: Callable
+    terms: Callable
+
+
+PACKAGE = Ours(vicreg_jax.vicreg_loss, vicreg_jax.vicreg_terms)
+
+
+def enabled(dtype: str):
+    """Returns a context in which JAX has this dtype, and nothing else is changed."""
+    return jax.enable_x64(True) if dtype == "float64" else nullcontext()
+
+
+def rounded(z, dtype: str) -> np.ndarray:
+    """Returns what is left of `z` in a dtype, in float64: what everybody is given."""
+    return np.asarray(z).astype(jax.numpy.dtype(dtype)).astype(np.float64)
+
+
+def outcome(ours: Ours, case: Case, views, precision: str | None = "highest") -> Result:
+    """Returns terms, total and gradients of a case by our loss.
+
+    Args:
+        ours: the loss.
+        case: whose dtype, convention, gamma and eps count.
+        views: both, as `rounded` leaves them.
+        precision: of the matrix products; None: what JAX does unasked.
+    """
+    with enabled(case.dtype):
+        arrays = [jax.numpy.asarray(z, case.dtype) for z in views]
+        terms, total, gradients = _program(ours, precision)(
+            *arrays, our_weights(case), case.gamma, case.eps
+        )
+        invariance, variance, covariance = map(float, terms)
+        dz1, dz2 = map(wide, gradients)
+        return Result(invariance, variance, covariance, float(total), dz1, dz2)
+
+
+def our_weights(case: Case) -> tuple[float, float, float]:
+    """Returns what `vicreg_jax.conventions` makes of the reference's own weights."""
+    if case.reference == "torch":
+        return case.weights
+    loss = getattr(vicreg_jax.conventions, case.reference)(*case.weights)
+    return loss.lambd, loss.mu, loss.nu
+
+
+@cache
+def _program(ours: Ours, precision: str | None):
+    def everything(z1, z2, weights, gamma, eps):
+        def total(z1, z2):
+            return ours.loss(z1, z2, *weights, gamma, eps=eps, precision=precision)
+
+        terms = ours.terms(z1, z2, gamma, eps=eps, precision=precision)
+        return terms, *jax.value_and_grad(total, argnums=(0, 1))(z1, z2)
+
+    return jax.jit(everything)
+
+
+def wide(array) -> np.ndarray:
+    """Returns an array of any dtype, bfloat16 too, in float64."""
+    return np.asarray(array).astype(np.float64)

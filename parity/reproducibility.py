@@ -1,0 +1,140 @@
+"""Section 4: the same seed twice gives the same bits.
+
+Each task is done twice in this process, and once more in a process of its own, which
+compiles everything anew. Nothing is rounded away: one bit that differs is a failure.
+This section is about the package; a fault that is injected does not reach it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from parity import platforms, processes
+from parity.cases import Case, Level
+from parity.checks import Check, NotRun, Task
+from parity.ddp_process import save
+from parity.ours import PACKAGE, Ours, outcome, rounded
+from parity.training import Experiment
+
+SECONDS = 300
+Arrays = dict[str, np.ndarray]
+
+
+def values() -> Arrays:
+    """Returns terms, totals and gradients by both products, in two dtypes."""
+    found = {}
+    for n, d in ((24, 64), (64, 24)):
+        for dtype in ("float32", "bfloat16"):
+            case = Case("normal", n, d, dtype)
+            views = [rounded(z, dtype) for z in case.views()]
+            for name, value in outcome(PACKAGE, case, views)._asdict().items():
+                found[f"{case.name} {name}"] = np.asarray(value)
+    return found
+
+
+def training() -> Arrays:
+    """Returns what 20 steps of AdamW and of LARS leave behind, in float32."""
+    found = {}
+    for optimizer in ("adamw", "lars"):
+        run = Experiment(24, 16, 64, optimizer, "float32").ours(PACKAGE)
+        named = run.parameters | run.statistics | {"losses": run.losses}
+        found |= {f"{optimizer} {name}": value for name, value in named.items()}
+    return found
+
+
+def pretraining() -> Arrays:
+    """Returns the terms of each step, and the accuracies, of a short job."""
+    try:
+        from rich.console import Console
+
+        from vicreg_jax.pretrain.config import Config
+        from vicreg_jax.pretrain.loop import run
+    except ImportError as missing:
+        raise NotRun(f"needs the extra pretrain: {missing}") from None
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name) / "run"
+        config = Config(data="digits", epochs=1, width=8, expander=64, out=out)
+        accuracies = run(config, Console(file=io.StringIO()))
+        lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        steps = [[line[term] for term in TERMS] for line in lines]
+    probes = [[*by_probe.values()] for by_probe in accuracies.values()]
+    return {"terms": np.array(steps), "accuracies": np.array(probes)}
+
+
+TERMS = ("invariance", "variance", "covariance")
+WORK: dict[str, tuple[Level, Callable[[], Arrays]]] = {
+    "values": (Level.QUICK, values),
+    "training": (Level.QUICK, training),
+    "pretraining": (Level.FULL, pretraining),
+}
+
+
+def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
+    """Yields the section's tasks."""
+    del ours
+    for name, (needed, _) in WORK.items():
+        if needed <= level:
+            yield Task(f"reproducibility/{name}", partial(check, name, platform))
+
+
+def check(name: str, platform: str) -> list[Check]:
+    """Returns the verdicts on a second time here, and on one elsewhere.
+
+    Raises:
+        NotRun: what it takes is not installed.
+    """
+    _, work = WORK[name]
+    first = work()
+    verdicts = [_check(name, "again", work(), first)]
+    if platform != "tpu":  # which serves one process at a time
+        elsewhere = _elsewhere(name, platform)
+        verdicts.append(_check(name, "another process", elsewhere, first))
+    return verdicts
+
+
+def _elsewhere(name: str, platform: str) -> Arrays:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "found.npz"
+        command = ["parity.reproducibility", name, str(path), platform]
+        processes.run([command], Path(folder), SECONDS)
+        with np.load(path) as found:
+            return dict(found)
+
+
+def _check(name: str, quantity: str, got: Arrays, first: Arrays) -> Check:
+    """Returns whether all bits are the same: `theirs` is what came first."""
+    if got.keys() != first.keys():
+        raise RuntimeError(f"other results: {sorted(got.keys() ^ first.keys())}")
+    pairs = [(got[key].ravel(), first[key].ravel()) for key in first]
+    one, other = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    differ = one.view(np.uint64) != other.view(np.uint64)
+    worst = int(np.argmax(differ))
+    return Check(
+        task=f"reproducibility/{name}",
+        quantity=quantity,
+        ours=float(one[worst]),
+        theirs=float(other[worst]),
+        exact=float(other[worst]),
+        unit=1.0,
+        distance=float(np.count_nonzero(differ)),
+        their_distance=0.0,
+        limit=0.0,
+    )
+
+
+def main(name: str, path: str, platform: str) -> None:
+    """Does the work of a task and writes what came of it."""
+    platforms.start(platform)
+    save(Path(path), WORK[name][1]())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

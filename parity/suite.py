@@ -1,0 +1,46 @@
+"""All sections together: what there is to run, what is chosen of it, and running it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from parity import ddp, devices, reproducibility, training, values
+from parity.cases import Level
+from parity.checks import NotRun, Outcome, Task
+from parity.ours import Ours
+
+SECTIONS = {
+    "values": values.tasks,
+    "devices": devices.tasks,
+    "ddp": ddp.tasks,
+    "training": training.tasks,
+    "reproducibility": reproducibility.tasks,
+}
+
+
+def tasks(level: Level, ours: Ours, platform: str = "cpu") -> list[Task]:
+    """Returns every task of a level, section by section."""
+    return [
+        task for section in SECTIONS.values() for task in section(level, ours, platform)
+    ]
+
+
+def chosen(found: Iterable[Task], pattern: str) -> list[Task]:
+    """Returns the tasks whose whole name matches a shell pattern."""
+    return [task for task in found if fnmatchcase(task.name, pattern)]
+
+
+def run(task: Task) -> Outcome:
+    """Runs a task; whatever becomes of it is an outcome."""
+    start = time.perf_counter()
+    try:
+        found = Outcome(task.name, checks=tuple(task.run()))
+    except NotRun as reason:
+        found = Outcome(task.name, not_run=str(reason))
+    except Exception:  # a suite that stops at the first broken task proves little
+        found = Outcome(task.name, error=traceback.format_exc())
+    return replace(found, seconds=time.perf_counter() - start)

@@ -1,0 +1,227 @@
+"""The real PyTorch implementations, where they are installed.
+
+Each project's loss file is loaded from its installed distribution by itself: the
+packages around them import far more than a loss needs. What such a file imports of its
+own package is replaced while it loads, and only then, by the stand-ins below; no
+number comes from a stand-in but where `pytorch_metric_learning` says so. A file is run
+only if it is, to the byte, the one that this suite was written for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+
+
+class Upstream(NamedTuple):
+    """A file of a released package.
+
+    Attributes:
+        package: its distribution's name.
+        version: the release.
+        folder: of the files, in the distribution.
+        files: the loss last, each with its git blob.
+        stand_ins: makes the modules that the files import of their own package.
+        build: from the loaded module and the project's own three weights (and gamma,
+            which quadra alone has) to a loss of two tensors.
+    """
+
+    package: str
+    version: str
+    folder: str
+    files: dict[str, str]
+    stand_ins: Callable[[], dict[str, ModuleType]]
+    build: Callable[..., Callable]
+
+
+class NotLoaded(Exception):
+    """Says why an implementation cannot be compared with."""
+
+
+def load(name: str) -> Callable[..., Callable]:
+    """Returns `loss(a, b, c, gamma) -> (z1, z2) -> total` of one of `UPSTREAMS`.
+
+    Raises:
+        NotLoaded: it is not installed, or it is not the release that is expected.
+    """
+    upstream, module = UPSTREAMS[name], _module(name)
+    return lambda *weights_and_gamma: upstream.build(module, *weights_and_gamma)
+
+
+def status(name: str) -> str:
+    """Returns what there is of an implementation: its release, or why there is none."""
+    try:
+        _module(name)
+    except NotLoaded as reason:
+        return str(reason)
+    return f"{UPSTREAMS[name].version}, run as released"
+
+
+@cache
+def _module(name: str) -> ModuleType:
+    upstream = UPSTREAMS[name]
+    with mock.patch.dict(sys.modules, upstream.stand_ins()):
+        loaded = [_loaded(path) for path in _checked_files(upstream)]
+    return loaded[-1]
+
+
+def _checked_files(upstream: Upstream) -> list[tuple[str, Path]]:
+    try:
+        distribution = importlib.metadata.distribution(upstream.package)
+    except importlib.metadata.PackageNotFoundError:
+        raise NotLoaded("not installed") from None
+    found = []
+    for file, blob in upstream.files.items():
+        name = f"{upstream.folder}/{file}"
+        path = Path(str(distribution.locate_file(name)))
+        if not path.is_file() or git_blob(path.read_bytes()) != blob:
+            raise NotLoaded(
+                f"{distribution.version} is installed, whose {name} is not "
+                f"that of {upstream.version}"
+            )
+        found.append((name, path))
+    return found
+
+
+def git_blob(content: bytes) -> str:
+    """Returns the name by which git knows a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _loaded(name_and_path: tuple[str, Path]) -> ModuleType:
+    name, path = name_and_path
+    dotted = name.removesuffix(".py").replace("/", ".")
+    spec = importlib.util.spec_from_file_location(dotted, path)
+    assert spec and spec.loader
+    module = sys.modules[dotted] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _modules(**contents: dict[str, object]) -> dict[str, ModuleType]:
+    """Returns modules with these contents, and empty ones above them."""
+    made: dict[str, ModuleType] = {}
+    for key, content in contents.items():
+        parts = key.split("__")
+        for depth in range(1, len(parts) + 1):
+            dotted = ".".join(parts[:depth])
+            made.setdefault(dotted, ModuleType(dotted)).__path__ = []
+        vars(made[".".join(parts)]).update(content)
+    return made
+
+
+def _unused(*_, **__):
+    raise AssertionError("a stand-in was called: this needs more than one process")
+
+
+class _MetricLearningBase(torch.nn.Module):
+    """What pytorch-metric-learning's default reducer does, in place of its base class.
+
+    Of each part of the loss the mean over elements, or the part itself where it is
+    reduced already; of the parts the sum.
+    """
+
+    def compute_loss(self, *_) -> dict[str, dict]:
+        raise NotImplementedError("the loss that derives from this has one")
+
+    def forward(self, z1, z2):
+        parts = self.compute_loss(z1, None, None, z2, None)
+        return sum(part["losses"].mean() for part in parts.values())
+
+
+def _metric_learning_stand_ins():
+    common = ModuleType("common_functions")
+    vars(common).update(
+        indices_tuple_not_supported=lambda *_: None,
+        labels_not_supported=lambda *_: None,
+        torch_arange_from_size=lambda z: torch.arange(z.shape[0]),
+    )
+    return _modules(
+        pytorch_metric_learning__utils={"common_functions": common},
+        pytorch_metric_learning__losses__base_metric_loss_function={
+            "BaseMetricLossFunction": _MetricLearningBase
+        },
+    )
+
+
+def _stable_pretraining_stand_ins():
+    alone = {"all_gather": lambda z: (z,)}  # what it returns in a single process
+    names = ("all_reduce", "get_rank", "get_world_size")
+    others = dict.fromkeys(names, _unused)
+    return _modules(
+        loguru={"logger": None},
+        stable_pretraining__losses={},
+        stable_pretraining__utils={**alone, **others},
+    )
+
+
+def _no_gamma(gamma: float) -> None:
+    if gamma != 1:
+        raise ValueError("only quadra has a gamma")
+
+
+def _as_class(module, a, b, c, gamma):
+    _no_gamma(gamma)
+    return module.VICRegLoss(a, b, c)
+
+
+def _as_solo_learn(module, a, b, c, gamma):
+    _no_gamma(gamma)
+    return lambda z1, z2: module.vicreg_loss_func(z1, z2, a, b, c)
+
+
+UPSTREAMS = {
+    "quadra": Upstream(
+        "quadra",
+        "2.9.0",
+        "quadra/losses/ssl",
+        {"vicreg.py": "a4bb60f286db6e367a24d401915bb770ec9bfb69"},
+        dict,
+        lambda module, a, b, c, gamma: module.VICRegLoss(a, b, c, gamma),
+    ),
+    "lightly": Upstream(
+        "lightly",
+        "1.6.0",
+        "lightly/loss",
+        {"vicreg_loss.py": "72ba06b3affd002ff7b07ee11e022d75ec6661cf"},
+        lambda: _modules(lightly__utils__dist={"gather": _unused}),
+        _as_class,
+    ),
+    "solo_learn": Upstream(
+        "solo-learn",
+        "1.0.2",
+        "solo/losses",
+        {"vicreg.py": "44dd72fa49139a57df32cf9dfcaf55f3ff223f46"},
+        dict,
+        _as_solo_learn,
+    ),
+    "pytorch_metric_learning": Upstream(
+        "pytorch-metric-learning",
+        "2.9.0",
+        "pytorch_metric_learning/losses",
+        {"vicreg_loss.py": "ab0b8e80e6052ea5027948bba5bf097484e6c346"},
+        _metric_learning_stand_ins,
+        _as_class,
+    ),
+    "stable_pretraining": Upstream(
+        "stable-pretraining",
+        "0.1.8",
+        "stable_pretraining/losses",
+        {
+            "utils.py": "203c44d3404d58009c53f7bdd1102cd7eb2b6b33",
+            "joint_embedding.py": "0bc41c947f1817d6f33fa6237e1ee8035f2c741e",
+        },
+        _stable_pretraining_stand_ins,
+        _as_class,
+    ),
+}

@@ -1,0 +1,167 @@
+"""Section 1: values and gradients over the catalogue.
+
+Both sides get the same numbers, rounded to the case's dtype, and the oracle takes those
+as exact. "Equal" then means equally right: our distance to the oracle is at most
+`FACTOR` times PyTorch's plus what rounding can do by `oracle.rounding_bounds`, and
+PyTorch's is within its own bound, or it would be another loss.
+
+Half precision: this package computes in float32 there, so it is held to PyTorch raised
+to float32 too, which keeps the verdict as sharp as in float32. PyTorch as it comes,
+which computes in half precision, is run beside it and shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from parity import upstream
+from parity.cases import UPSTREAMS, Case, Level, catalogue
+from parity.checks import FACTOR, Check, NotRun, Task
+from parity.oracle import Bounds, Result, numpy_loss, rounding_bounds
+from parity.ours import Ours, our_weights, outcome, rounded
+from parity.torch_reference import torch_loss, total_and_gradients
+
+HALF = ("bfloat16", "float16")
+UNITS = {
+    "float64": 2.0**-53,
+    "float32": 2.0**-24,
+    "bfloat16": 2.0**-8,
+    "float16": 2.0**-11,
+}
+# What products round their inputs to unless told not to: TF32, which may truncate, and
+# bfloat16. What is left of float64 and of half precision is not rounded any further.
+_DEFAULT_INPUTS = {"gpu": 2.0**-10, "tpu": 2.0**-8}
+
+
+def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
+    """Yields the section's tasks; off the CPU each at two precisions."""
+    precisions = ["highest"] if platform == "cpu" else ["highest", None]
+    for case in catalogue(level):
+        for precision in precisions:
+            name = f"values/{case.name}" + ("" if precision else "-default_precision")
+            check = partial(check_case, name, case, ours, precision, platform)
+            yield Task(name, check)
+
+
+def check_case(
+    task: str,
+    case: Case,
+    ours: Ours,
+    precision: str | None = "highest",
+    platform: str = "cpu",
+) -> list[Check]:
+    """Returns the verdicts on a case's quantities.
+
+    Raises:
+        NotRun: the reference is not installed, or the platform has no such dtype.
+    """
+    if platform == "tpu" and case.dtype == "float64":
+        raise NotRun("a TPU has no float64")
+    z1, z2 = (rounded(z, case.dtype) for z in case.views())
+    native = theirs(case, z1, z2, None)
+    compute = "float32" if case.dtype in HALF else None
+    peer = theirs(case, z1, z2, compute) if compute else native
+    weights = our_weights(case)
+    exact = numpy_loss(z1, z2, weights, case.gamma, case.eps)
+    bound = partial(
+        rounding_bounds, z1, z2, UNITS[compute or case.dtype], weights, case.gamma
+    )
+    bound = partial(bound, case.eps, exact=exact)
+    inputs = 0.0 if precision else _DEFAULT_INPUTS[platform]
+    got = outcome(ours, case, (z1, z2), precision)._asdict()
+    judged = Judged(task, case.dtype, exact, bound(inputs=inputs), case.exact)
+    return judged.checks(got, native, peer, bound(by_rows=False))
+
+
+def theirs(case: Case, z1, z2, compute: str | None) -> dict[str, float | np.ndarray]:
+    """Returns what the case's reference makes of the views, as far as it says."""
+    if case.reference == "torch":
+        settings = (case.weights, case.gamma, case.eps)
+        return torch_loss(z1, z2, *settings, case.dtype, compute)._asdict()
+    if case.reference not in UPSTREAMS:
+        raise ValueError(f"no such reference: {case.reference}")
+    try:
+        build = upstream.load(case.reference)
+    except upstream.NotLoaded as reason:
+        raise NotRun(f"{case.reference}: {reason}") from None
+    loss = build(*case.weights, case.gamma)
+    total, dz1, dz2 = total_and_gradients(loss, z1, z2, case.dtype, compute)
+    return {"total": total, "dz1": dz1, "dz2": dz2}
+
+
+class Judged(NamedTuple):
+    """What the results of one computation are held to.
+
+    Attributes:
+        task: its name.
+        dtype: of the embeddings.
+        exact: the oracle's results.
+        bounds: what rounding may do to ours.
+        representable: whether no number on the way has to be rounded.
+    """
+
+    task: str
+    dtype: str
+    exact: Result
+    bounds: Bounds
+    representable: bool = False
+
+    def checks(self, got, native, peer, peer_bounds: Bounds) -> list[Check]:
+        """Returns a verdict on every quantity that all sides have.
+
+        Args:
+            got: our results by name.
+            native: PyTorch's, in the dtype of the embeddings.
+            peer: PyTorch's, in the arithmetic that ours runs in.
+            peer_bounds: what rounding may do to those.
+        """
+        names = [name for name in native if name in got]
+        return [
+            self._check(name, got[name], native[name], peer[name], peer_bounds)
+            for name in names
+        ]
+
+    def _check(self, name, got, native, peer, peer_bounds) -> Check:
+        got, native, peer = map(np.asarray, (got, native, peer))
+        want = np.asarray(getattr(self.exact, name))
+        worst = np.unravel_index(np.argmax(np.abs(got - want)), want.shape)
+        peer_distance = distance(peer, want)
+        usable = FACTOR * peer_distance if np.isfinite(peer_distance) else 0.0
+        return Check(
+            task=self.task,
+            quantity=name,
+            ours=float(got[worst]),
+            theirs=float(native[worst]),
+            exact=float(want[worst]),
+            unit=UNITS[self.dtype] * float(np.linalg.norm(want)),
+            distance=distance(got, want),
+            their_distance=distance(native, want),
+            limit=usable + self._allowed(self.bounds, name, want),
+            peer_distance=peer_distance,
+            peer_limit=self._allowed(peer_bounds, name, want),
+            size=self.exact.dz1.size,
+            dtype=self.dtype,
+        )
+
+    def _allowed(self, bounds: Bounds, name: str, want: np.ndarray) -> float:
+        """Returns what rounding can do to a quantity, being stored included."""
+        if self.representable:
+            return 0.0
+        if want.ndim == 0:
+            return getattr(bounds, name)
+        info = jax.numpy.finfo(self.dtype)
+        # Rounded to the dtype on the way out: half an eps of each entry, or below the
+        # smallest normal number half a subnormal, doubled for the scaling before it.
+        stored = float(info.eps) * float(np.linalg.norm(want))
+        subnormal = float(info.smallest_subnormal) * want.size**0.5
+        return bounds.gradient + stored + subnormal
+
+
+def distance(got, want) -> float:
+    """Returns the Frobenius norm of the difference."""
+    return float(np.linalg.norm(np.asarray(got) - want))

@@ -1,0 +1,245 @@
+"""The parity suite: it passes, each fault makes it fail, and it says so."""
+
+import importlib.metadata
+import io
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+pytest.importorskip("torch")
+
+from parity import (
+    ddp,
+    devices,
+    picture,
+    processes,
+    report,
+    reproducibility,
+    suite,
+    upstream,
+    values,
+)
+from parity.__main__ import BROKEN, FAILED, PASSED, verdict
+from parity.cases import DISTRIBUTIONS, UPSTREAMS, Case, Level, catalogue
+from parity.checks import Check, NotRun, Outcome, Task
+from parity.faults import FAULTS
+from parity.options import FaultName, Options
+from parity.ours import PACKAGE
+from parity.training import Experiment
+
+ON_ONE = [name for name, fault in FAULTS.items() if fault.section == "values"]
+ON_MANY = [name for name, fault in FAULTS.items() if fault.section == "devices"]
+MAPPED = ("shard_map", "shard_map, inside, no vma", "pmap", "vmap")
+PASSES = Check("values/a", "total", 1.0, 1.0, 1.0, 1e-7, 0.0, 0.0, 1e-6, size=6)
+FAILS = replace(PASSES, ours=2.0, distance=1.0, dtype="float32")
+
+
+def passed(checks):
+    return [check.passed for check in checks]
+
+
+class TestFaults:
+    """Each is caught in its own section, by a case that passes without it."""
+
+    @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+    @pytest.mark.parametrize("n, d", [(24, 64), (64, 24)])
+    def test_on_one_device(self, n, d, dtype):
+        case = Case("normal", n, d, dtype)
+        assert all(passed(values.check_case("values/a", case, PACKAGE)))
+        for name in ON_ONE:
+            faulty = values.check_case("values/a", case, FAULTS[name].ours)
+            assert not all(passed(faulty)), name
+
+    @pytest.mark.parametrize("mode", MAPPED)
+    def test_on_many_devices(self, mode):
+        case = Case("normal", 16, 48)
+
+        def checks(ours):
+            return devices.check_mode("devices/a", mode, case, False, ours)
+
+        assert all(passed(checks(PACKAGE)))
+        for name in ON_MANY:
+            assert not all(passed(checks(FAULTS[name].ours))), name
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("checked", [True, False])
+    def test_beside_ddp(self, checked):
+        def checks(ours):
+            return ddp.check("ddp/a", 16, 48, checked, ours, "cpu")
+
+        assert passed(checks(PACKAGE)) == [True]
+        for name in ON_MANY:
+            assert passed(checks(FAULTS[name].ours)) == [False], name
+
+    @pytest.mark.parametrize("dtype", ["float64", "float32"])
+    def test_in_training(self, dtype):
+        experiment = Experiment(12, 4, 32, "sgd", dtype)
+        with jax.numpy_dtype_promotion("standard"):
+            assert all(passed(experiment.checks(PACKAGE)))
+            assert not all(passed(experiment.checks(FAULTS["halved-hinge"].ours)))
+
+    def test_can_be_chosen_by_name(self):
+        assert set(get_args(FaultName)) == set(FAULTS)
+        assert len(ON_ONE) + len(ON_MANY) == len(FAULTS) == 6
+
+
+class TestCatalogue:
+    def test_names_are_unique_and_levels_grow(self):
+        before = []
+        for level in Level:
+            cases = catalogue(level)
+            names = [case.name for case in cases]
+            assert len(set(names)) == len(names)
+            assert set(before) < set(cases)
+            before = cases
+
+    def test_a_case_is_drawn_from_its_name_alone(self):
+        for name in DISTRIBUTIONS:
+            case = Case(name, 5, 4)
+            np.testing.assert_array_equal(case.views(), case.views())
+
+    def test_task_names_choose_one_task(self):
+        tasks = suite.tasks(Level.FULL, PACKAGE)
+        for task in tasks:
+            assert suite.chosen(tasks, task.name) == [task]
+        assert {task.name.split("/")[0] for task in tasks} == set(suite.SECTIONS)
+
+
+class TestUpstream:
+    @pytest.mark.parametrize("name", UPSTREAMS)
+    def test_installed_code_agrees(self, name):
+        try:
+            checks = values.check_case(
+                "a", Case("normal", 24, 64, "float64", name), PACKAGE
+            )
+        except NotRun as reason:
+            pytest.skip(str(reason))
+        assert all(passed(checks))
+
+    def test_what_is_not_installed_is_not_passed(self, monkeypatch):
+        def missing(name):
+            raise importlib.metadata.PackageNotFoundError(name)
+
+        monkeypatch.setattr(importlib.metadata, "distribution", missing)
+        upstream._module.cache_clear()
+        case = Case("normal", 24, 64, reference="quadra")
+        outcome = suite.run(
+            Task("values/a", lambda: values.check_case("a", case, PACKAGE))
+        )
+        assert outcome.not_run == "quadra: not installed"
+        assert not outcome.checks
+        assert verdict([outcome]) == BROKEN
+
+    def test_git_blob(self):
+        empty = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+        assert upstream.git_blob(b"") == empty
+
+
+class TestVerdict:
+    def test_exit_status(self):
+        good, bad = Outcome("a/b", (PASSES,)), Outcome("a/b", (FAILS,))
+        broken, absent = Outcome("a/b", error="why"), Outcome("a/b", not_run="why")
+        assert verdict([good, absent]) == PASSED
+        assert verdict([good, bad, broken]) == FAILED
+        assert verdict([good, broken]) == BROKEN
+        assert verdict([absent]) == verdict([]) == BROKEN
+
+    def test_not_a_number_fails(self):
+        nan = float("nan")
+        assert not replace(PASSES, distance=nan).passed
+        assert not replace(PASSES, peer_distance=nan, peer_limit=1.0).passed
+
+    def test_a_reference_that_is_another_loss_fails(self):
+        assert not replace(PASSES, peer_distance=2.0, peer_limit=1.0).passed
+
+    def test_a_broken_task_is_an_outcome(self):
+        outcome = suite.run(Task("values/a", lambda: [][0]))
+        assert "IndexError" in outcome.error
+        assert outcome.failed
+
+
+class TestReport:
+    outcomes = [
+        Outcome("values/a", (PASSES, FAILS)),
+        Outcome("values/b", not_run="quadra: not installed"),
+    ]
+
+    def test_failure_names_case_numbers_and_command(self):
+        console = Console(file=io.StringIO(), width=200)
+        report.tables(console, self.outcomes)
+        report.failures(console, self.outcomes, ["--full"])
+        said = console.file.getvalue()
+        for part in ("FAILED values/a", "ours    2.0", "PyTorch 1.0", "exact   1.0"):
+            assert part in said
+        assert "python -m parity --full --filter values/a" in said
+        assert "not run: 1 cases: quadra: not installed" in said
+
+    def test_files(self, tmp_path):
+        json_file, png = tmp_path / "a.json", tmp_path / "a.png"
+        infinite = Outcome("values/c", (replace(FAILS, distance=float("inf")),))
+        report.write_json(json_file, [*self.outcomes, infinite], {"jax": "0"})
+        found = json.loads(json_file.read_text())
+        assert [o["failed"] for o in found["outcomes"]] == [True, False, True]
+        picture.draw(png, [*self.outcomes, infinite])
+        assert png.read_bytes()[1:4] == b"PNG"
+
+    def test_only_one_level(self):
+        with pytest.raises(ValueError, match="only one of"):
+            Options(quick=True, full=True)
+        assert Options(huge=True).level is Level.HUGE
+        assert Options(quick=True, inject="wrong-eps").without_filter == [
+            *("--quick", "--inject", "wrong-eps")
+        ]
+
+
+class TestProcesses:
+    sleep = ["timeit", "-n1", "-r1", "import time; time.sleep(300)"]
+
+    def test_one_failure_ends_all(self, tmp_path):
+        start = time.monotonic()
+        with pytest.raises(RuntimeError, match="No module named"):
+            processes.run([self.sleep, ["no_such_module"]], tmp_path, 100)
+        assert time.monotonic() - start < 60
+
+    def test_time_limit(self, tmp_path):
+        with pytest.raises(TimeoutError, match="did not end in time"):
+            processes.run([self.sleep], tmp_path, 0.2)
+
+
+@pytest.mark.slow
+def test_same_seed_same_bits():
+    assert passed(reproducibility.check("values", "cpu")) == [True, True]
+
+
+@pytest.mark.parametrize(
+    "arguments, status, last",
+    [
+        (["--filter", "values/torch-normal-2x3-*"], PASSED, "passed"),
+        (
+            ["--filter", "values/torch-normal-2x3-*", "--inject", "halved-hinge"],
+            FAILED,
+            "halved-hinge was caught, by values",
+        ),
+        (["--filter", "nothing"], BROKEN, "nothing was compared"),
+    ],
+)
+def test_command_line(arguments, status, last):
+    command = [sys.executable, "-m", "parity", "--quick", "--platform", "cpu"]
+    found = subprocess.run(
+        [*command, *arguments],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert found.returncode == status, found.stderr
+    assert found.stdout.splitlines()[-1] == last
