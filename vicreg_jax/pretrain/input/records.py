@@ -1,0 +1,111 @@
+"""Images in ArrayRecord files: few large files, read anywhere, for pods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from vicreg_jax.pretrain.input import _example
+from vicreg_jax.pretrain.input.decode import UnreadableError, decode
+from vicreg_jax.pretrain.input.files import Files
+from vicreg_jax.pretrain.input.sources import UNLABELLED, Sample
+
+if TYPE_CHECKING:
+    from jaxtyping import Int32
+
+# What TensorFlow Datasets and the scripts around it call them.
+IMAGE_KEYS = ("image", "image/encoded")
+LABEL_KEYS = ("label", "image/class/label")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Encoded images in ArrayRecord files, a tf.train.Example each.
+
+    Attributes:
+        paths: the files, in the order that numbers their records.
+        size: side in pixels to which every image is decoded.
+        channels: 3 for RGB, 1 for grey.
+    """
+
+    paths: tuple[str, ...]
+    size: int
+    channels: int = 3
+    classes: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        return self.size, self.size, self.channels
+
+    @property
+    def labels(self) -> Int32[np.ndarray, " images"]:
+        """The class of every image; asking for them reads every record once."""
+        return self._labels
+
+    @cached_property
+    def _labels(self):
+        labels = [_label(self._example(i)) for i in range(len(self))]
+        return np.array(labels, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            example = self._example(index)
+            image = next((example[key] for key in IMAGE_KEYS if key in example), None)
+            if not isinstance(image, bytes):
+                raise ValueError(f"none of {IMAGE_KEYS} in {sorted(example)}")
+            pixels, aspect = decode(image, size=self.size, channels=self.channels)
+        except (OSError, ValueError) as error:
+            name = self.name(index)
+            raise UnreadableError(f"cannot read {name}: {error}") from error
+        return Sample(pixels, _label(example), aspect)
+
+    def name(self, index: int) -> str:
+        """Returns which record it is."""
+        return f"record {index} of {self.paths[0]}, ..."
+
+    @cached_property
+    def _records(self):
+        return ArrayRecordDataSource(list(self.paths))
+
+    def _example(self, index: int) -> dict[str, bytes | int]:
+        return _example.parse(self._records[index])
+
+    def __getstate__(self):
+        """Leaves the open files behind, which do not travel to other processes."""
+        kept = ("paths", "size", "channels", "classes")
+        return {name: getattr(self, name) for name in kept}
+
+
+def pack(source: Files, out: Path, *, shards: int = 1) -> list[Path]:
+    """Writes the files of `source` as they are into `shards` ArrayRecord files.
+
+    Returns:
+        The files, whose records in turn are the images in their order.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for shard, ids in enumerate(np.array_split(np.arange(len(source)), shards)):
+        path = out / f"images-{shard:05d}-of-{shards:05d}.array_record"
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for index in ids.tolist():
+            image = (source.root / source.paths[index]).read_bytes()
+            label = int(source.labels[index])
+            writer.write(_example.build({"image": image, "label": label}))
+        writer.close()
+        written.append(path)
+    return written
+
+
+def _label(example) -> int:
+    label = next((example[key] for key in LABEL_KEYS if key in example), UNLABELLED)
+    return label if isinstance(label, int) else UNLABELLED
