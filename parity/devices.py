@@ -19,12 +19,11 @@ import numpy as np
 from parity.cases import Case, Level
 from parity.checks import Check, NotRun, Task
 from parity.modes import DEVICES, MODES
-from parity.oracle import WEIGHTS, Bounds, Result, numpy_loss, rounding_bounds
+from parity.oracle import WEIGHTS, Result, numpy_loss, rounding_bounds
 from parity.ours import Ours, enabled, rounded, wide
 from parity.values import HALF, UNITS, Judged, theirs
 
-# Fewer than half as many rows as columns, fewer than twice as many, and more: on both
-# sides of where one device and where several change from one product to the other.
+# Fewer than half as many rows as columns, fewer than twice as many, and more.
 _BY_ROWS, _BETWEEN, _BY_COLUMNS = (16, 48), (40, 24), (64, 24)
 _BATCHES = {
     Level.QUICK: ((*_BY_ROWS, "float32", True),),
@@ -76,11 +75,12 @@ def check_mode(
     peer = _spread_out(theirs(case, *counted, compute), rows) if compute else native
     exact = numpy_loss(*counted)
     bound = partial(rounding_bounds, *counted, UNITS[compute or case.dtype])
-    bounds = [bound(by_rows=by_rows, exact=exact) for by_rows in (True, False)]
+    # Which product serves is decided by all rows, those that do not count included.
+    allowed = bound(by_rows=2 * case.n <= case.d, exact=exact)
     whole = Result(**_spread_out(exact._asdict(), rows))
-    judged = Judged(task, case.dtype, whole, _either(*bounds))
+    judged = Judged(task, case.dtype, whole, allowed)
     got = _outcome(MODES[mode], ours, case, (z1, z2), where)
-    return judged.checks(got, native, peer, bounds[1])
+    return judged.checks(got, native, peer, bound(by_rows=False, exact=exact))
 
 
 def _outcome(mode, ours: Ours, case: Case, views, where) -> dict:
@@ -113,8 +113,3 @@ def _spread_out(found: dict, rows: np.ndarray) -> dict:
         spread[name] = np.zeros((len(rows), found[name].shape[1]))
         spread[name][rows] = found[name]
     return spread
-
-
-def _either(one: Bounds, other: Bounds) -> Bounds:
-    """Returns the larger of two bounds each: which product serves is the mode's."""
-    return Bounds(*np.maximum(one, other).tolist())
