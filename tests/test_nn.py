@@ -96,6 +96,15 @@ def test_he_initialisation_by_fan_out():
     assert jnp.abs(kernel).max() > 4 * deviation
 
 
+def test_linear_layers_start_as_pytorchs():
+    layer = Layers(nnx.Rngs(0)).linear(64, 512)
+    # nn.Linear draws from U(-1 / sqrt(inputs), 1 / sqrt(inputs)).
+    kernel = np.asarray(layer.kernel[...]) * 8
+    assert 0.999 < np.abs(kernel).max() <= 1
+    np.testing.assert_allclose(kernel.std(), 1 / np.sqrt(3), rtol=0.02)
+    np.testing.assert_array_equal(layer.bias[...], 0)
+
+
 @pytest.mark.parametrize("kind, last", [(BasicBlock, "bn2"), (Bottleneck, "bn3")])
 def test_residual_branches_start_at_zero_unless_told_otherwise(kind, last):
     width = 16 // kind.expansion

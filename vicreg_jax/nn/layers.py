@@ -66,9 +66,14 @@ class Layers:
         )
 
     def linear(self, inputs: int, outputs: int, *, bias: bool = True) -> nnx.Linear:
-        """Returns a linear layer."""
+        """Returns a linear layer that starts as PyTorch's, but with biases of zero."""
         return nnx.Linear(
-            inputs, outputs, use_bias=bias, dtype=self.dtype, rngs=self.rngs
+            inputs,
+            outputs,
+            use_bias=bias,
+            dtype=self.dtype,
+            kernel_init=nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+            rngs=self.rngs,
         )
 
     def norm(self, features: int, *, zero: bool = False) -> nnx.BatchNorm:
