@@ -1,0 +1,106 @@
+"""The command line: `python -m benchmarks`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import tyro
+from rich.console import Console
+
+from benchmarks import machine, results
+from benchmarks.contenders import Place
+from benchmarks.options import Options
+from benchmarks.results import Section
+
+
+def main() -> None:
+    """Measures what the command line says, prints it, and writes it down."""
+    options = tyro.cli(Options, prog="python -m benchmarks")
+    threads = machine.start(options.threads or (1 if options.quick else None))
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    about = machine.about(threads)
+    if options.quick:
+        about["QUICK"] = "shows that everything runs; no figure here means anything"
+    for name, value in about.items():
+        console.print(f"{name}: {value}", markup=False, highlight=False)
+    sections = []
+    for name in options.chosen_sections:
+        started = time.monotonic()
+        with console.status(name) as status:
+            section = RUNS[name](options, status.update)
+        results.show(console, section)
+        console.print(f"{name}: {time.monotonic() - started:.0f} s\n", highlight=False)
+        sections.append(section)
+        if options.out:
+            # After each section: what is measured is not lost if a later one fails.
+            write(options.out, about, sections)
+
+
+def write(out: Path, about: dict[str, str], sections: list[Section]) -> None:
+    """Writes JSON, Markdown and plots into a folder."""
+    from benchmarks import plots
+
+    out.mkdir(parents=True, exist_ok=True)
+    results.write_json(out / "results.json", about, sections)
+    caption = "; ".join(
+        f"{name} {value}"
+        for name, value in about.items()
+        if name in ("date", "machine", "threads", "jax", "torch", "QUICK")
+    )
+    names = plots.draw(out, sections, caption)
+    (out / "results.md").write_text(results.markdown(about, sections, names))
+
+
+def _loss(options: Options, progress) -> Section:
+    from benchmarks import loss
+
+    return loss.run(options, Place("cpu", "cpu"), progress)
+
+
+def _memory(options: Options, progress) -> Section:
+    from benchmarks import memory
+
+    return memory.run(options, progress)
+
+
+def _step(options: Options, progress) -> Section:
+    from benchmarks import step
+
+    with jax.default_device(jax.devices("cpu")[0]):
+        return step.run(options, progress)
+
+
+def _startup(options: Options, progress) -> Section:
+    from benchmarks import startup
+
+    return startup.run(options, progress)
+
+
+def _tpu(options: Options, progress) -> Section:
+    from benchmarks import tpu
+
+    return tpu.run(options, progress)
+
+
+def _gpu(options: Options, progress) -> Section:
+    from benchmarks import gpu
+
+    return gpu.run(options, progress)
+
+
+RUNS: dict[str, Callable[[Options, Callable[[str], None]], Section]] = {
+    "loss": _loss,
+    "memory": _memory,
+    "step": _step,
+    "startup": _startup,
+    "tpu": _tpu,
+    "gpu": _gpu,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Who takes part: one list for time and for memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from benchmarks.sizes import DTYPES, Problem
+from benchmarks.timing import Call
+
+OURS, REFERENCE = "ours", "PyTorch reference"
+FLOOR, FLOOR_TORCH = "floor, JAX", "floor, PyTorch"
+FLOORS = (FLOOR, FLOOR_TORCH)
+EAGER = (REFERENCE, "quadra", "lightly", "solo-learn")
+"""Losses in PyTorch that run as they are written, in the dtype they are given."""
+
+
+class NotAvailable(Exception):
+    """Says why a contender cannot take part."""
+
+
+class Place(NamedTuple):
+    """The device that contenders run on, as each framework names it.
+
+    Attributes:
+        jax: "cpu" or "gpu", its first.
+        torch: "cpu" or "cuda"; None: PyTorch cannot take part here.
+    """
+
+    jax: str
+    torch: str | None
+
+
+class Contender(NamedTuple):
+    """A name, and what makes a call that is ready to be timed.
+
+    Attributes:
+        name: in tables and for `--filter`.
+        build: from a problem and a place; raises `NotAvailable`.
+        dtypes: that it has something to say about.
+    """
+
+    name: str
+    build: Callable[[Problem, Place], Call]
+    dtypes: tuple[str, ...] = DTYPES
+
+
+def contenders() -> list[Contender]:
+    """Returns all of them, in the order of the tables."""
+    return [
+        Contender(OURS, partial(_jax, "ours")),
+        Contender(REFERENCE, partial(_torch, "reference")),
+        Contender("PyTorch in float32", partial(_torch, "raised"), ("bfloat16",)),
+        Contender("torch.compile", partial(_torch, "compiled")),
+        Contender("quadra", partial(_torch, "quadra")),
+        Contender("lightly", partial(_torch, "lightly")),
+        Contender("solo-learn", partial(_torch, "solo_learn")),
+        Contender("plain JAX", partial(_jax, "plain")),
+        Contender(FLOOR, partial(_jax, "products")),
+        Contender(FLOOR_TORCH, partial(_torch, "products")),
+    ]
+
+
+# Each framework is imported only where a contender needs it: a process that measures
+# the memory of one has no pages of the other.
+def _jax(which: str, problem: Problem, place: Place) -> Call:
+    from benchmarks import jax_side
+
+    if which == "products":
+        return jax_side.build_products(problem, place.jax)
+    return jax_side.build_loss(getattr(jax_side, which), problem, place.jax)
+
+
+def _torch(which: str, problem: Problem, place: Place) -> Call:
+    from benchmarks import torch_side
+
+    if place.torch is None:
+        raise NotAvailable("PyTorch sees no such device")
+    if which == "products":
+        return torch_side.build_products(problem, place.torch)
+    loss = getattr(torch_side, which, None) or torch_side.released(which)
+    return torch_side.build_loss(loss, problem, place.torch)

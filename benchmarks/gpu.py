@@ -1,0 +1,66 @@
+"""The GPU section: the loss on JAX's default device, if that is a GPU.
+
+Nobody has run this on a GPU yet: none was at hand. What it calls has run on CPUs.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import loss, timing
+from benchmarks.contenders import Place
+from benchmarks.options import Options
+from benchmarks.results import Section, Sheet, not_run
+
+
+def run(options: Options, progress) -> Section:
+    """Measures the loss's table on the GPU, and what the GPU can do at most.
+
+    Args:
+        options: of the command line.
+        progress: called with what is being done.
+    """
+    device = jax.devices()[0]
+    if device.platform != "gpu":
+        return not_run("gpu", "JAX sees no GPU")
+    place = Place("gpu", "cuda" if _torch_sees_one() else None)
+    progress("gpu ceilings")
+    ceilings = _ceilings()
+    found = loss.run(options, place, progress)
+    sheet = Sheet(
+        f"Ceilings of {device.device_kind}",
+        ["what", "reached"],
+        [[what, f"{value:.4g}"] for what, value in ceilings.items()],
+    )
+    sheets = [s._replace(title=f"GPU: {s.title}") for s in found.sheets]
+    return Section("gpu", [ceilings, *found.records], [sheet, *sheets])
+
+
+def _torch_sees_one() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+def _ceilings() -> dict[str, float]:
+    """Returns bytes a second of a copy and FLOPs a second of products."""
+    x = jnp.ones((8192, 8192), jnp.float32)
+    copied = _best(jax.jit(lambda x: x + 1), x)
+    found = {"copy, GB/s, read and written": 2 * x.nbytes / copied / 1e9}
+    for precision in ("default", "highest"):
+        product = _best(jax.jit(partial(jnp.matmul, precision=precision)), x, x)
+        found[f"matmul, TFLOP/s, {precision}"] = 2 * 8192**3 / product / 1e12
+    return found
+
+
+def _best(program, *args) -> float:
+    def call():
+        return jax.block_until_ready(program(*args))
+
+    call()
+    return min(timing.timed(call) for _ in range(20))

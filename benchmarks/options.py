@@ -1,0 +1,101 @@
+"""What the command line can say."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.contenders import Contender, contenders
+from benchmarks.sizes import DTYPES, LOSS_SIZES, MEMORY_SIZES, QUICK_SIZES, Size
+from benchmarks.timing import Budget
+
+SECTIONS = ("loss", "memory", "step", "startup", "tpu", "gpu")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measures speed, memory and traffic of this package and of others, side by side.
+
+    With no argument everything is measured: about 20 minutes on two free cores. Leave
+    the machine alone meanwhile.
+    """
+
+    sections: str = ",".join(SECTIONS)
+    """What to measure, with commas between."""
+    out: Path | None = None
+    """Folder for results.json, results.md and the plots. None: nothing is written."""
+    filter: str = ""
+    """Only these sizes (2048x8192), dtypes and contenders (parts of names), with commas
+    between: "2048x8192,float32,ours,floor"."""
+    quick: bool = False
+    """Small sizes and few rounds: shows that everything runs, and no more than that."""
+    seconds: float = 1.5
+    """For each contender at each size of the loss, about; three calls at least."""
+    threads: int | None = None
+    """Threads of both frameworks. None: one for each core; with --quick, one."""
+
+    def __post_init__(self):
+        """Refuses what could not run."""
+        for section in self.chosen_sections:
+            if section not in SECTIONS:
+                raise ValueError(
+                    f"`sections` must be of {', '.join(SECTIONS)}, got {section!r}"
+                )
+        if not self.seconds > 0:
+            raise ValueError(f"`seconds` must be above 0, got {self.seconds}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"`threads` must be at least 1, got {self.threads}")
+
+    @property
+    def chosen_sections(self) -> list[str]:
+        """Sections in the order of the command line."""
+        return _words(self.sections)
+
+    @property
+    def budget(self) -> Budget:
+        """How long to measure the loss."""
+        if self.quick:
+            return Budget(seconds=0.01, turn=0.002, rounds=2)
+        return Budget(seconds=self.seconds)
+
+    def loss_sizes(self) -> list[Size]:
+        """Sizes for times."""
+        return self._sizes(LOSS_SIZES)
+
+    def memory_sizes(self) -> list[Size]:
+        """Sizes for peak memory."""
+        return self._sizes(MEMORY_SIZES)[-1 if self.quick else 0 :]
+
+    def dtypes(self) -> list[str]:
+        """Dtypes of the views."""
+        named = [word for word in _words(self.filter) if word in DTYPES]
+        return named or list(DTYPES)
+
+    def contenders(self, dtype: str) -> list[Contender]:
+        """Contenders for a dtype."""
+        words = [
+            word.lower()
+            for word in _words(self.filter)
+            if word not in DTYPES and not _is_size(word)
+        ]
+        return [
+            contender
+            for contender in contenders()
+            if dtype in contender.dtypes
+            and (not words or any(word in contender.name.lower() for word in words))
+        ]
+
+    def _sizes(self, sizes) -> list[Size]:
+        named = [word for word in _words(self.filter) if _is_size(word)]
+        if named:
+            return [Size(*map(int, word.split("x"))) for word in named]
+        return list(QUICK_SIZES if self.quick else sizes)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _is_size(word: str) -> bool:
+    return re.fullmatch(r"\d+x\d+", word) is not None

@@ -1,0 +1,97 @@
+"""What is measured: sizes, dtypes, and the goals that some of them have."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+DTYPES = ("float32", "bfloat16")
+WEIGHTS = (25.0, 25.0, 1.0)
+"""Of invariance, variance (views summed) and covariance."""
+
+
+class Size(NamedTuple):
+    """Rows and columns of a view."""
+
+    n: int
+    d: int
+
+    def __str__(self) -> str:
+        return f"{self.n}x{self.d}"
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the batch x batch product is the smaller form."""
+        return 2 * self.n <= self.d
+
+    @property
+    def work(self) -> int:
+        """Multiplications of one d x d product: what plain implementations pay."""
+        return self.n * self.d * self.d
+
+
+class Problem(NamedTuple):
+    """One set of inputs."""
+
+    size: Size
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.size} {self.dtype}"
+
+    def views(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns both views in float32: half signal, half noise of their own.
+
+        Spreads lie on both sides of the hinge, so that no gradient is trivially zero.
+        """
+        rng = np.random.default_rng(0)
+        shared, first, second = (
+            rng.standard_normal(self.size, np.float32) for _ in range(3)
+        )
+        scale = rng.uniform(0.4, 1.2, self.size.d).astype(np.float32)
+        return scale * (shared + 0.5 * first), scale * (shared + 0.5 * second)
+
+
+class Goal(NamedTuple):
+    """What is wanted of a size, in float32 on two cores.
+
+    Attributes:
+        faster: at least this many times as fast as the PyTorch reference.
+        over_floor: at most this many times the floor's time.
+    """
+
+    faster: float
+    over_floor: float
+
+
+LOSS_SIZES = tuple(
+    Size(n, d)
+    for n, d in (
+        (256, 256),
+        (256, 2048),
+        (512, 2048),
+        (4096, 512),
+        (2048, 2048),
+        (256, 8192),
+        (1024, 4096),
+        (65536, 512),
+        (2048, 8192),
+    )
+)
+"""By work, so that what a size will take is known from the one before it."""
+# Three of one width, for the growth with n, and the paper's own.
+MEMORY_SIZES = (Size(256, 4096), Size(1024, 4096), Size(4096, 4096), Size(2048, 8192))
+QUICK_SIZES = (Size(32, 128),)
+
+GOALS = {
+    Size(256, 2048): Goal(20, 1.4),
+    Size(512, 2048): Goal(9, 1.25),
+    Size(4096, 512): Goal(1.9, 1.3),
+    Size(2048, 2048): Goal(1.7, 1.25),
+    Size(256, 8192): Goal(60, 1.6),
+    Size(1024, 4096): Goal(9, 1.25),
+    Size(2048, 8192): Goal(7, 1.25),
+}
+MEMORY_GOAL = (Size(2048, 8192), 2.0)
+"""Peak beyond inputs and gradients, in float32 views."""

@@ -1,0 +1,132 @@
+"""Times of several contenders, taken in turns, and what may be concluded from them.
+
+A machine drifts: it heats up, it has neighbours. So contenders take turns in rounds, in
+an order drawn anew for each, and a ratio is the median of the rounds' own ratios,
+which drift leaves alone, not the ratio of two medians.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+Call = Callable[[], Any]
+"""Runs once, to completion."""
+Times = dict[int, float]
+"""Seconds a call, by round: slow contenders sit some rounds out."""
+
+
+class Spread(NamedTuple):
+    """Median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+    @classmethod
+    def of(cls, samples: Iterable[float]) -> Spread:
+        """Returns the spread of samples; of a single one, all three are that one."""
+        values = list(samples)
+        if len(values) < 2:
+            values *= 2
+            return cls(values[0], *values, rounds=1)
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high, len(values))
+
+
+class Budget(NamedTuple):
+    """How long to measure.
+
+    Attributes:
+        seconds: for each contender at each size, about.
+        turn: for the calls that a contender makes when its turn has come.
+        rounds: at most.
+        slow: seconds a call, from which on two rounds have to do.
+    """
+
+    seconds: float = 1.5
+    turn: float = 0.1
+    rounds: int = 12
+    slow: float = 20.0
+
+    def stride(self, estimate: float) -> int:
+        """Returns how many rounds lie from turn to turn of a contender.
+
+        It divides the strides of slower contenders, as far as each has three turns:
+        whatever two are compared, the slower one's rounds are rounds of the faster.
+
+        Args:
+            estimate: seconds a call.
+        """
+        if estimate > self.slow:
+            return max(1, self.rounds // 2)
+        affordable = self.seconds / max(estimate, self.turn)
+        wanted = max(3.0, affordable)
+        stride = 1
+        while stride < 4 and self.rounds / (2 * stride) >= wanted:
+            stride *= 2
+        return stride
+
+
+def warmed_up(call: Call) -> tuple[Any, float]:
+    """Returns what a compiled call returns, and about how long it takes.
+
+    What is short is called twice, since a first call can be an outlier.
+    """
+    started = time.perf_counter()
+    result = call()
+    first = time.perf_counter() - started
+    return result, first if first > 1 else timed(call)
+
+
+def interleaved(
+    calls: Mapping[str, Call], estimates: Mapping[str, float], budget: Budget
+) -> dict[str, Times]:
+    """Returns the times of calls that are warm.
+
+    Args:
+        calls: by name of the contender.
+        estimates: seconds a call, by name.
+        budget: how long to measure.
+    """
+    strides = {name: budget.stride(estimates[name]) for name in calls}
+    rng = random.Random(0)
+    times: dict[str, Times] = {name: {} for name in calls}
+    for at in range(budget.rounds):
+        order = [name for name in calls if at % strides[name] == 0]
+        rng.shuffle(order)
+        for name in order:
+            times[name][at] = turn(calls[name], budget.turn)
+    return times
+
+
+def turn(call: Call, seconds: float) -> float:
+    """Returns the median time of the calls that fit into so many seconds.
+
+    A first call is not counted if it is short: it pays for what the contender before
+    it left in the caches, and for that one's threads, which spin for a while.
+    """
+    first = timed(call)
+    if first > seconds:
+        return first
+    times = []
+    while sum(times) < seconds:
+        times.append(timed(call))
+    return statistics.median(times)
+
+
+def timed(call: Call) -> float:
+    """Returns the seconds that one call takes."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def ratio(ours: Times, theirs: Times) -> Spread | None:
+    """Returns the spread of `ours / theirs` over the rounds that both were in."""
+    both = sorted(ours.keys() & theirs.keys())
+    return Spread.of(ours[at] / theirs[at] for at in both) if both else None

@@ -1,0 +1,107 @@
+"""The contenders in PyTorch: reference, compiled, released packages, bare products."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+
+from benchmarks.contenders import NotAvailable
+from benchmarks.sizes import WEIGHTS, Problem
+from benchmarks.timing import Call
+from parity import upstream
+from parity.torch_reference import torch_terms, weighted_sum
+
+
+def reference(z1, z2):
+    """Algorithm 1 of the paper, as the parity suite has it."""
+    return weighted_sum(torch_terms(z1, z2), WEIGHTS)
+
+
+def raised(z1, z2):
+    """The reference on float32 copies of the views: the accuracy that ours has."""
+    return reference(z1.float(), z2.float())
+
+
+def compiled(z1, z2):
+    """Replaced by `torch.compile` of the reference before it is called."""
+    raise NotImplementedError
+
+
+def released(name: str) -> Callable:
+    """Returns the loss of an installed package, weighed to be the same number.
+
+    Raises:
+        NotAvailable: it is not installed, or is another release than is known.
+    """
+    lambd, mu, nu = WEIGHTS
+    # lightly takes the mean of the two views' variance terms where others add them.
+    weights = (lambd, 2 * mu, nu) if name == "lightly" else WEIGHTS
+    try:
+        return upstream.load(name)(*weights, 1.0)
+    except upstream.NotLoaded as reason:
+        raise NotAvailable(str(reason)) from None
+
+
+def build_loss(loss: Callable, problem: Problem, device: str) -> Call:
+    """Returns a call for value and gradient; it returns the value.
+
+    Raises:
+        NotAvailable: it needs what is not here.
+    """
+    views = [z.requires_grad_() for z in _tensors(problem, device)]
+    made = loss is compiled
+    if made:
+        loss = _compile()
+    # The reference makes a mask of its own, which has to be where the views are.
+    mask_there = nullcontext() if device == "cpu" else torch.device(device)
+
+    def call():
+        with mask_there:
+            value = loss(*views)
+            gradients = torch.autograd.grad(value, views)
+        _finish(device)
+        del gradients
+        return value.detach()
+
+    if made:
+        try:
+            call()
+        except RuntimeError as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise NotAvailable(f"failed: {lines[0][:120]}") from None
+    return call
+
+
+def build_products(problem: Problem, device: str) -> Call:
+    """Returns a call for the bare products, in float32; it returns nothing."""
+    views = _tensors(problem._replace(dtype="float32"), device)
+
+    @torch.no_grad()
+    def call():
+        held = []
+        for z in views:
+            held.append((z @ z.T) @ z if problem.size.by_rows else z @ (z.T @ z))
+        _finish(device)
+
+    return call
+
+
+def _compile() -> Callable:
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise NotAvailable("no C++ compiler")
+    # Otherwise a second size is compiled for any size, and is slower for it.
+    torch.compiler.reset()
+    return torch.compile(reference, dynamic=False)
+
+
+def _tensors(problem: Problem, device: str) -> list[torch.Tensor]:
+    dtype = getattr(torch, problem.dtype)
+    return [torch.from_numpy(z).to(device, dtype) for z in problem.views()]
+
+
+def _finish(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,164 @@
+"""The benchmarks: their statistics, their measure of memory, and that they run."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import jax_side, peak, results, timing
+from benchmarks.options import Options
+from benchmarks.sizes import LOSS_SIZES, MEMORY_SIZES, Problem, Size
+from benchmarks.timing import Budget, Spread
+
+MIB = 2**20
+proc = pytest.mark.skipif(
+    sys.platform != "linux" or not peak.available(), reason="no peak to set back"
+)
+
+
+@pytest.mark.parametrize(
+    "samples, expected",
+    [
+        ([3.0], (3, 3, 3, 1)),
+        ([1.0, 3.0], (2, 1.5, 2.5, 2)),
+        ([5.0, 1.0, 4.0, 2.0, 3.0], (3, 2, 4, 5)),
+    ],
+)
+def test_spread(samples, expected):
+    assert Spread.of(samples) == expected
+
+
+def test_a_ratio_survives_drift():
+    """A machine that gets ten times slower meanwhile does not change the ratio."""
+    ours = {at: 1.0 * (10 if at >= 3 else 1) for at in range(8)}
+    theirs = {at: 4.0 * (10 if at >= 3 else 1) for at in range(0, 8, 2)}
+    found = timing.ratio(theirs, ours)
+    assert found == (4, 4, 4, 4)
+    assert timing.ratio({0: 1.0}, {1: 1.0}) is None
+
+
+@pytest.mark.parametrize(
+    "estimate, turns", [(1e-3, 12), (0.1, 12), (0.3, 6), (2.0, 3), (19.0, 3), (21.0, 2)]
+)
+def test_slow_contenders_have_few_turns(estimate, turns):
+    budget = Budget(seconds=1.5, rounds=12)
+    assert len(range(0, budget.rounds, budget.stride(estimate))) == turns
+
+
+def test_rounds_of_the_slow_are_rounds_of_the_fast():
+    budget = Budget(seconds=0.02, turn=0.002, rounds=8)
+    calls = {"fast": lambda: None, "slow": lambda: time.sleep(0.01)}
+    times = timing.interleaved(calls, {"fast": 0.0, "slow": 0.01}, budget)
+    assert list(times["fast"]) == list(range(8))
+    assert list(times["slow"]) == [0, 2, 4, 6]
+    assert min(times["slow"].values()) >= 0.01
+
+
+def test_a_short_first_call_is_not_counted():
+    waits = iter([0.02] + [0.0] * 10**6)
+    assert timing.turn(lambda: time.sleep(next(waits)), 0.05) < 0.02
+
+
+@proc
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_known_allocation_is_seen(kept):
+    """Also if it is freed before the call returns, which a look afterwards misses."""
+
+    def call():
+        block = np.ones(64 * MIB // 8)
+        return block if kept else None
+
+    _, found = peak.of(call)
+    assert 63 * MIB <= found <= 66 * MIB
+
+
+@proc
+def test_an_earlier_peak_is_not_seen():
+    peak.of(lambda: np.ones(64 * MIB // 8).sum())
+    _, found = peak.of(lambda: None)
+    assert found <= MIB
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12)])
+def test_the_floor_is_what_the_gradient_needs(shape):
+    """Both forms of the products are the same matrix: the smaller one is chosen."""
+    size = Size(*shape)
+    z1, z2 = Problem(size, "float32").views()
+    by_rows, by_columns = (
+        jax_side.products(z1, z2, by_rows=form) for form in (True, False)
+    )
+    for one, other in zip(by_rows, by_columns, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
+    assert size.by_rows == (shape[0] < shape[1])
+
+
+def test_the_contenders_are_one_loss():
+    torch = pytest.importorskip("torch")
+    from benchmarks import torch_side
+
+    views = Problem(Size(12, 40), "float32").views()
+    expected = float(torch_side.reference(*map(torch.from_numpy, views)))
+    for loss in (jax_side.ours, jax_side.plain):
+        assert float(jax.jit(loss)(*views)) == pytest.approx(expected, rel=1e-5)
+    for name in ("quadra", "lightly", "solo_learn"):
+        try:
+            loss = torch_side.released(name)
+        except torch_side.NotAvailable:
+            continue
+        found = float(loss(*map(torch.from_numpy, views)))
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("given", ["sections", "seconds", "threads"])
+def test_options_that_are_none(given):
+    bad = {"sections": "los", "seconds": 0.0, "threads": 0}
+    with pytest.raises(ValueError, match=f"`{given}` must be .*got"):
+        Options(**{given: bad[given]})
+
+
+def test_filter():
+    options = Options(filter="2048x8192,float32,Ours,floor")
+    names = [contender.name for contender in options.contenders("float32")]
+    assert options.loss_sizes() == options.memory_sizes() == [Size(2048, 8192)]
+    assert options.dtypes() == ["float32"]
+    assert names == ["ours", "floor, JAX", "floor, PyTorch"]
+    assert Options().loss_sizes() == list(LOSS_SIZES)
+    assert Options().memory_sizes() == list(MEMORY_SIZES)
+
+
+def test_markdown():
+    sheet = results.Sheet("Title", ["a", "b"], [["x|y", "1"]], ["a note"])
+    section = results.Section("loss", [], [sheet])
+    text = results.markdown({"date": "today"}, [section], ["plot.png"])
+    assert "date: today" in text
+    assert "| a | b |\n| :-- | --: |\n| x/y | 1 |\n\n- a note" in text
+    assert "![plot](plot.png)" in text
+
+
+@pytest.mark.slow
+def test_quick(tmp_path):
+    """The command runs, and leaves figures, tables and plots."""
+    pytest.importorskip("torch")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--out", str(tmp_path)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert {"date", "machine", "threads", "jax"} <= found["about"].keys()
+    for section in ("loss", "step", "startup"):
+        assert found["records"][section]
+    for record in found["records"]["loss"]:
+        assert record["seconds"]["ours"]["median"] > 0
+        assert record["over_floor"]["median"] > 0
+        values = record["values"].values()
+        assert max(values) == pytest.approx(min(values), rel=5e-2)
+    assert "QUICK" in (tmp_path / "results.md").read_text()
+    assert (tmp_path / "ratio_to_floor.png").stat().st_size > 10_000
