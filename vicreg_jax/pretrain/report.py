@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,12 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from sklearn.manifold import TSNE
 
+from vicreg_jax.pretrain.metrics import read
+
 if TYPE_CHECKING:
-    from vicreg_jax.probe import Accuracies, Labelled
+    from vicreg_jax.probe import Accuracies
+
+_MAPPED = 2000  # points, of which more would hide one another
 
 
 def table(accuracies: Accuracies, title: str) -> Table:
@@ -22,26 +27,36 @@ def table(accuracies: Accuracies, title: str) -> Table:
     return result
 
 
-def draw(
-    path: Path,
-    history: list[dict[str, float]],
-    accuracies: Accuracies,
-    held_out: Labelled,
-) -> None:
-    """Writes the picture of a run as a PNG file.
+def redraw(folder: Path) -> Accuracies:
+    """Draws the picture of a finished run again, and returns its accuracies.
+
+    Raises:
+        ValueError: there is no finished run.
+    """
+    if not (folder / "probes.json").exists():
+        raise ValueError(f"`run` must be the folder of a finished run, got {folder}")
+    accuracies = json.loads((folder / "probes.json").read_text())
+    draw(folder, accuracies)
+    return accuracies
+
+
+def draw(folder: Path, accuracies: Accuracies) -> None:
+    """Writes report.png, from metrics.jsonl, evaluations.jsonl and features.npz.
 
     Args:
-        path: of the file.
-        history: a line a step, with the three terms.
-        accuracies: 0 to 1, by features and by probe.
-        held_out: features to map to two dimensions, at least 6.
+        folder: of the run.
+        accuracies: 0 to 1, by features and by probe; none where images have no labels.
     """
     figure = Figure(figsize=(16, 5), layout="constrained")
-    terms, bars, plane = figure.subplots(1, 3)
-    _draw_terms(terms, history)
-    _draw_probes(bars, accuracies)
-    _draw_map(plane, held_out)
-    figure.savefig(path, dpi=110)
+    terms, middle, plane = figure.subplots(1, 3)
+    _draw_terms(terms, read(folder / "metrics.jsonl"))
+    if accuracies:
+        _draw_probes(middle, accuracies)
+        _draw_map(plane, np.load(folder / "features.npz"))
+    else:
+        _draw_health(middle, read(folder / "evaluations.jsonl"))
+        plane.set_axis_off()
+    figure.savefig(folder / "report.png", dpi=110)
 
 
 def _draw_terms(axes, history):
@@ -67,9 +82,16 @@ def _draw_probes(axes, accuracies):
     axes.legend(loc="upper center", ncols=len(accuracies), fontsize=8)
 
 
+def _draw_health(axes, looks):
+    steps = [line["step"] for line in looks]
+    axes.plot(steps, [line["effective_rank"] for line in looks])
+    axes.set(title="Effective rank of the embeddings", xlabel="step")
+
+
 def _draw_map(axes, held_out):
-    neighbours = min(30.0, (len(held_out.labels) - 1) / 3)
-    plane = TSNE(perplexity=neighbours, random_state=0).fit_transform(held_out.features)
-    classes = axes.scatter(*plane.T, c=held_out.labels, cmap="tab10", s=8)
+    features, labels = held_out["features"][:_MAPPED], held_out["labels"][:_MAPPED]
+    neighbours = min(30.0, (len(labels) - 1) / 3)
+    plane = TSNE(perplexity=neighbours, random_state=0).fit_transform(features)
+    classes = axes.scatter(*plane.T, c=labels, cmap="tab10", s=8)
     axes.legend(*classes.legend_elements(), title="class", fontsize=7, loc="best")
     axes.set(title="Held-out features, t-SNE", xticks=[], yticks=[])

@@ -1,54 +1,191 @@
-"""One training step: two views, three terms, one update."""
+"""The programs that a run compiles: one update, and the frozen network."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
+import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from vicreg_jax import VICRegLoss, VICRegTerms
-from vicreg_jax.augment import DigitViews
+from vicreg_jax import VICRegTerms, vicreg_terms
+from vicreg_jax.pretrain import mesh as meshes
+from vicreg_jax.pretrain.config import Config
+from vicreg_jax.pretrain.model import (
+    build,
+    draw_views,
+    optimizer,
+    plain_view,
+    schedule,
+)
+from vicreg_jax.pretrain.state import Metrics, State
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PRNGKeyArray
+    from jaxtyping import Array, Float, UInt8
 
-    from vicreg_jax.nn import VICReg
-
-
-class Metrics(NamedTuple):
-    """What a step reports, scalars on the device."""
-
-    loss: Float[Array, ""]
-    terms: VICRegTerms
+    Images = UInt8[Array, "batch height width channels"]
+    Aspect = Float[Array, " batch"]
 
 
-@nnx.jit(static_argnames="views")
-def train_step(
-    model: VICReg,
-    optimizer: nnx.Optimizer,
-    loss: VICRegLoss,
-    images: Float[Array, "batch height width channels"],
-    key: PRNGKeyArray,
-    *,
-    views: DigitViews,
-) -> Metrics:
-    """Updates `model` and `optimizer` in place and returns what the step saw."""
-    first, second = (views(k, images) for k in jax.random.split(key))
+@dataclass(frozen=True)
+class Programs:
+    """The programs of a run.
 
-    def objective(model):
+    Attributes:
+        config: the run's.
+        mesh: the devices; all axes hold rows.
+        steps_per_epoch: which the learning rate depends on.
+    """
+
+    config: Config
+    mesh: Mesh
+    steps_per_epoch: int
+
+    def start(self) -> State:
+        """Returns the state before the first step."""
+        return jax.jit(self._start, out_shardings=meshes.whole(self.mesh))()
+
+    @cached_property
+    def train(self):
+        """``(state, images, aspect) -> (state, metrics)``, one update.
+
+        The old state is given up; the metrics are `Metrics`.
+        """
+        return jax.jit(
+            self._train, donate_argnums=0, out_shardings=meshes.whole(self.mesh)
+        )
+
+    @cached_property
+    def embed(self):
+        """``(state, images, aspect) -> embeddings`` of one view, as in training."""
+        return jax.jit(self._embed, out_shardings=meshes.whole(self.mesh))
+
+    @cached_property
+    def encode(self):
+        """``(state, images, aspect, labels, where) -> (features, labels, where)``.
+
+        Frozen features, and beside them what arrived, all on every device.
+        """
+        return jax.jit(self._encode, out_shardings=meshes.whole(self.mesh))
+
+    @cached_property
+    def rate(self) -> optax.Schedule:
+        """The learning rate by step."""
+        return schedule(self.config, self.steps_per_epoch)
+
+    def network(self, state: State):
+        """Returns the network with the parameters of `state`."""
+        return nnx.merge(self._graph, state.params, state.stats)
+
+    @cached_property
+    def _graph(self):
+        model = nnx.eval_shape(lambda: build(self.config))
+        model.train()
+        return nnx.graphdef(model)
+
+    @cached_property
+    def _optimizer(self):
+        return optimizer(self.config, self.rate)
+
+    def _start(self) -> State:
+        _, params, stats = nnx.split(build(self.config), nnx.Param, nnx.BatchStat)
+        params = nnx.to_pure_dict(params)
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            stats=nnx.to_pure_dict(stats),
+            optimizer=self._optimizer.init(params),
+        )
+
+    def _train(self, state: State, images: Images, aspect: Aspect):
+        key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+        pair = draw_views(self.config, key, images, aspect)
+
+        def objective(params):
+            embeddings, stats = self._embeddings(params, state.stats, pair)
+            terms = self._terms(*embeddings)
+            loss = terms.weighted_sum(self.config.lambd, self.config.mu, self.config.nu)
+            return loss, (terms, stats, _std(embeddings))
+
+        (loss, (terms, stats, std)), gradients = jax.value_and_grad(
+            objective, has_aux=True
+        )(state.params)
+        updates, moments = self._optimizer.update(
+            gradients, state.optimizer, state.params
+        )
+        metrics = Metrics(
+            loss,
+            *terms,
+            std=std,
+            learning_rate=jnp.asarray(self.rate(state.step)),
+            gradient_norm=optax.tree.norm(gradients),
+        )
+        params: Any = optax.apply_updates(state.params, updates)
+        return State(state.step + 1, params, stats, moments), metrics
+
+    def _embeddings(self, params, stats, pair):
+        """Returns the embeddings of both views, and the new statistics.
+
+        Parts of a batch are recomputed for the gradient, so that only one at a time
+        keeps its activations; the embeddings of all of them meet in the loss.
+        """
+
+        @jax.checkpoint
+        def part(stats, views):
+            return self._both(params, stats, views)
+
+        parts = self.config.accumulate
+        if parts == 1:
+            stats, embeddings = self._both(params, stats, pair)
+            return embeddings, stats
+        by_part = NamedSharding(self.mesh, P(None, self.mesh.axis_names))
+        # Neighbouring rows go to different parts, so that each device keeps its rows.
+        views = (v.reshape(-1, parts, *v.shape[1:]).swapaxes(0, 1) for v in pair)
+        views = tuple(jax.lax.with_sharding_constraint(v, by_part) for v in views)
+        stats, embeddings = jax.lax.scan(part, stats, views)
+        joined = (z.swapaxes(0, 1).reshape(-1, z.shape[-1]) for z in embeddings)
+        return tuple(joined), stats
+
+    def _both(self, params, stats, views):
+        model = nnx.merge(self._graph, params, stats)
         # Two passes, so that batch norm sees each view by itself, as the paper does.
-        terms = loss.terms(model(first), model(second))
-        return terms.weighted_sum(loss.lambd, loss.mu, loss.nu), terms
+        embeddings = tuple(model(view) for view in views)
+        return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), embeddings
 
-    (value, terms), gradients = nnx.value_and_grad(objective, has_aux=True)(model)
-    optimizer.update(model, gradients)
-    return Metrics(value, terms)
+    def _terms(self, first, second) -> VICRegTerms:
+        """Returns the terms of the whole batch.
+
+        Along one axis the compiler finds the exchanges of `jit` by itself. With two
+        each device takes a block of the products, for which they need their names.
+        """
+        names = self.mesh.axis_names
+        if len(names) == 1:
+            return vicreg_terms(first, second)
+        return jax.shard_map(
+            partial(vicreg_terms, axis_name=names),
+            mesh=self.mesh,
+            in_specs=P(names),
+            out_specs=P(),
+        )(first, second)
+
+    def _embed(self, state: State, images: Images, aspect: Aspect):
+        key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+        view, _ = draw_views(self.config, key, images, aspect)
+        return self.network(state)(view)
+
+    def _encode(self, state: State, images: Images, aspect: Aspect, labels, where):
+        model = self.network(state)
+        model.eval()
+        seen = plain_view(self.config, images, aspect)
+        return model.encoder(seen), labels, where
 
 
-@nnx.jit
-def encode(
-    model: VICReg, images: Float[Array, "batch height width channels"]
-) -> Float[Array, "batch features"]:
-    """Returns the frozen features of images as they are."""
-    return model.encoder(images)
+def _std(embeddings):
+    """Returns the mean standard deviation of the columns, of both views."""
+    both = [jnp.std(z, axis=0, dtype=jnp.float32, ddof=1).mean() for z in embeddings]
+    return sum(both) / 2

@@ -1,0 +1,80 @@
+"""One run in two processes of two devices each, on one machine."""
+
+import contextlib
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+from processes import checkpoints, end, start, started, wait_for
+
+from vicreg_jax.pretrain import metrics
+
+pytestmark = pytest.mark.slow
+HEARTBEAT = 20  # seconds
+
+
+def pair(out):
+    """Starts both processes of the run."""
+    with contextlib.closing(socket.socket()) as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    flags = ["--distributed", "--num-processes", "2", "--heartbeat", str(HEARTBEAT)]
+    flags += ["--coordinator", address, "--process-id"]
+    return [start(out, *flags, str(process), devices=2) for process in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same run in one process with four devices."""
+    out = tmp_path_factory.mktemp("alone")
+    with started(start(out, devices=4)) as (process,):
+        status, said = end(process)
+    assert status == 0, said
+    return metrics.read(out / "metrics.jsonl")
+
+
+def agrees(out, alone):
+    """Compares what two processes wrote with what one did."""
+    lines = metrics.read(out / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [line["step"] for line in alone]
+    assert [line["order"] for line in lines] == [line["order"] for line in alone]
+    for name in ("loss", "invariance", "variance", "covariance", "std"):
+        ours, theirs = ([line[name] for line in run] for run in (lines, alone))
+        # Rounding grows from step to step, as training does.
+        np.testing.assert_allclose(ours[:5], theirs[:5], rtol=1e-5)
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3)
+
+
+def test_two_processes_are_one_run(alone, tmp_path):
+    with started(*pair(tmp_path)) as processes:
+        ended = [end(process) for process in processes]
+    assert [status for status, _ in ended] == [0, 0], ended
+    agrees(tmp_path, alone)
+    assert (tmp_path / "report.png").exists()
+
+
+def test_the_end_of_one_is_the_end_of_both_until_they_go_on(alone, tmp_path):
+    with started(*pair(tmp_path)) as processes:
+        wait_for(lambda: checkpoints(tmp_path), *processes)
+        processes[1].send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        status, said = end(processes[0])
+        # A heartbeat missed, and what it takes to say so on a busy machine.
+        assert time.monotonic() - killed < 3 * HEARTBEAT + 30
+    assert status not in (0, 75), said
+    with started(*pair(tmp_path)) as processes:
+        ended = [end(process) for process in processes]
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert "Going on after step" in ended[0][1]
+    agrees(tmp_path, alone)
+
+
+def test_told_to_stop_both_save(tmp_path):
+    with started(*pair(tmp_path)) as processes:
+        wait_for(lambda: checkpoints(tmp_path), *processes)
+        processes[1].send_signal(signal.SIGTERM)
+        ended = [end(process) for process in processes]
+    assert [status for status, _ in ended] == [75, 75], ended
+    assert len(metrics.read(tmp_path / "metrics.jsonl")) == checkpoints(tmp_path)[-1]

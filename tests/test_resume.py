@@ -1,0 +1,87 @@
+"""Runs that are killed or told to stop, and go on: the end is the same, bit by bit."""
+
+import hashlib
+import random
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from processes import checkpoints, end, start, started, wait_for
+
+from vicreg_jax.pretrain import metrics
+from vicreg_jax.pretrain.export import newest
+
+pytestmark = pytest.mark.slow
+STEPS = 3 * (1437 // 128)
+
+
+def checksum(out):
+    """Returns one number of all bits of the final state: network and optimiser."""
+    with jax.numpy_dtype_promotion("standard"):
+        _, state = newest(out)
+    assert state.step == STEPS
+    bits = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        bits.update(np.asarray(leaf).tobytes())
+    return bits.hexdigest()
+
+
+def seen(out):
+    """Returns what the log says of each step, but for speeds."""
+    lines = metrics.read(out / "metrics.jsonl")
+    return [
+        {k: v for k, v in line.items() if k not in ("images_per_second", "waiting")}
+        for line in lines
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupts."""
+    out = tmp_path_factory.mktemp("whole")
+    with started(start(out)) as (process,):
+        status, said = end(process)
+    assert status == 0, said
+    assert [line["step"] for line in seen(out)] == list(range(STEPS))
+    return out
+
+
+def test_killed_at_any_moment_it_goes_on(whole, tmp_path, unchecked_signatures):
+    moments = random.Random()
+    for first in (0, 12):
+        with started(start(tmp_path)) as (process,):
+            wait_for(lambda first=first: max(checkpoints(tmp_path), default=0) > first)
+            # From here on anything may be going on: a step, a save, a line half done.
+            time.sleep(moments.uniform(0, 0.3))
+            process.send_signal(signal.SIGKILL)
+            status, _ = end(process)
+        if status == 0:
+            break  # faster than the signal
+        assert status == -signal.SIGKILL
+    with started(start(tmp_path)) as (process,):
+        status, said = end(process)
+    assert status == 0, said
+    assert "Going on after step" in said
+    assert seen(tmp_path) == seen(whole)
+    assert checksum(tmp_path) == checksum(whole)
+
+
+def test_told_to_stop_it_saves_first(whole, tmp_path, unchecked_signatures):
+    with started(start(tmp_path)) as (process,):
+        wait_for(lambda: checkpoints(tmp_path), process)
+        process.send_signal(signal.SIGTERM)
+        status, said = end(process)
+    assert status == 75, said
+    stopped = checkpoints(tmp_path)[-1]
+    assert f"saved after step {stopped}; the same command goes on" in said
+    assert len(seen(tmp_path)) == stopped < STEPS
+    with started(start(tmp_path, "--epochs", "4")) as (process,):
+        status, said = end(process)
+    assert status == 2 and "`epochs` must be 3 as in the run" in said
+    with started(start(tmp_path)) as (process,):
+        status, said = end(process)
+    assert status == 0 and f"Going on after step {stopped}" in said
+    assert seen(tmp_path) == seen(whole)
+    assert checksum(tmp_path) == checksum(whole)

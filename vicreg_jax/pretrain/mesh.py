@@ -1,0 +1,74 @@
+"""Which devices share a run, and how its arrays lie on them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+
+def axes(mesh: str | None, devices: int) -> dict[str, int]:
+    """Returns the devices along each axis by its name.
+
+    Args:
+        mesh: such as "data=8" or "data=4,more=2"; None: all along "data".
+        devices: how many there are.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    if mesh is None:
+        return {"data": devices}
+    parts = [re.fullmatch(r"(\w+)=(\d+)", part) for part in mesh.split(",")]
+    sizes = {part[1]: int(part[2]) for part in parts if part}
+    if len(sizes) != len(parts) or not all(sizes.values()):
+        raise ValueError(
+            f'`mesh` must be such as "data=8" or "data=4,more=2", got {mesh!r}'
+        )
+    return sizes
+
+
+def make_mesh(mesh: str | None = None) -> Mesh:
+    """Returns the mesh called `mesh`, see `axes`, of the first devices that it needs.
+
+    Raises:
+        ValueError: there are fewer devices, or some of another process would be left.
+    """
+    devices = jax.devices()
+    sizes = axes(mesh, len(devices))
+    wanted = math.prod(sizes.values())
+    if wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
+        raise ValueError(f"`mesh` must use the {len(devices)} devices, got {mesh!r}")
+    return jax.make_mesh(
+        tuple(sizes.values()),
+        tuple(sizes),
+        axis_types=(AxisType.Auto,) * len(sizes),
+        devices=devices[:wanted],
+    )
+
+
+def by_rows(mesh: Mesh) -> NamedSharding:
+    """Returns how a batch lies: its rows spread over all axes."""
+    return NamedSharding(mesh, P(mesh.axis_names))
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """Returns how parameters lie: all of them on each device."""
+    return NamedSharding(mesh, P())
+
+
+def check_batch(batch: int, accumulate: int, devices: int) -> None:
+    """Refuses a batch that does not spread evenly.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if batch % (devices * accumulate):
+        parts = f" times `accumulate`, {accumulate}" if accumulate > 1 else ""
+        raise ValueError(
+            f"`batch` must be a multiple of the {devices} devices{parts}, got {batch}; "
+            "`mesh` may name fewer"
+        )

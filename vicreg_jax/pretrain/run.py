@@ -1,0 +1,101 @@
+"""A run from its images to its report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grain
+import jax
+import numpy as np
+
+from vicreg_jax.pretrain import data, evaluation, folder, report
+from vicreg_jax.pretrain import mesh as meshes
+from vicreg_jax.pretrain.checkpoints import Checkpoints
+from vicreg_jax.pretrain.input import batches, to_device
+from vicreg_jax.pretrain.loop import Loop
+from vicreg_jax.pretrain.metrics import Log
+from vicreg_jax.pretrain.step import Programs
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vicreg_jax.pretrain.config import Config, Launch
+    from vicreg_jax.probe import Accuracies
+
+
+def run(config: Config, launch: Launch, console: Console) -> Accuracies:
+    """Pretrains and probes, or goes on doing so where an earlier process stopped.
+
+    Returns:
+        Accuracies, 0 to 1, by features (raw pixels, untrained, VICReg) and by probe;
+        none where images have no labels.
+
+    Raises:
+        ValueError: the run cannot be, or the folder holds another.
+        FileExistsError: the folder holds a finished run.
+        FloatingPointError: the loss is no longer finite.
+        Interrupted: as asked; the same call goes on.
+    """
+    mesh = meshes.make_mesh(launch.mesh)
+    meshes.check_batch(config.batch, config.accumulate, mesh.size)
+    images = data.load(config)
+    host = batches(
+        images.train,
+        batch=config.batch,
+        seed=config.seed,
+        shard=grain.sharding.ShardByJaxProcess(),
+        workers=launch.workers,
+        unreadable=config.unreadable,
+    )
+    programs = Programs(config, mesh, host.order.steps_per_epoch)
+    with folder.claim(config, launch) as out:
+        state = _pretrain(programs, launch, images, host, out, console)
+        verdict = evaluation.judge(programs, state, images, workers=launch.workers)
+        if jax.process_index() == 0:
+            _conclude(out, verdict)
+    if host.unreadable:
+        names = ", ".join(sorted(host.unreadable)[:20])
+        console.print(f"{len(host.unreadable)} images could not be read: {names}")
+    console.print(f"Everything is in {out}")
+    return verdict.accuracies if verdict else {}
+
+
+def _pretrain(programs, launch, images, host, out, console):
+    """Returns the state after the last step."""
+    device = to_device(host, meshes.by_rows(programs.mesh))
+    checkpoints = Checkpoints(out / "checkpoints", warn=console.print)
+    state, first = programs.start(), 0
+    restored = checkpoints.restore(state)
+    if restored is not None:
+        state, first = restored.state, restored.step
+        device.set_state(restored.extra["input"])
+        console.print(f"Going on after step {first} of the run in {out}")
+    log = Log(
+        out,
+        steps_per_epoch=programs.steps_per_epoch,
+        batch=programs.config.batch,
+        first=first,
+        waited=lambda: device.waited,
+        tensorboard=launch.tensorboard,
+    )
+    started = time.monotonic()
+    loop = Loop(programs, launch, images, host, device, log, checkpoints, console)
+    try:
+        state = loop.run(state, first)
+    finally:
+        log.close()
+        checkpoints.close()
+        host.close()
+    console.print(f"Pretrained in {time.monotonic() - started:.0f} s")
+    return state
+
+
+def _conclude(out: Path, verdict: evaluation.Verdict | None) -> None:
+    """Writes what is drawn, draws it, and last what marks the run as finished."""
+    if verdict is not None:
+        np.savez(out / "features.npz", **verdict.held_out._asdict())
+    accuracies = verdict.accuracies if verdict else {}
+    report.draw(out, accuracies)
+    folder.write_json(out / "probes.json", accuracies)
