@@ -131,13 +131,16 @@ def test_forward_mode_and_second_derivatives(x64, n, d, way):
     chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("way", ["auto", "explicit", "shard_map", "two axes"])
+@pytest.mark.parametrize(
+    "way", ["auto", "explicit", "explicit features", "shard_map", "two axes"]
+)
 def test_every_public_function(x64, way):
     z1, z2 = map(jnp.asarray, draw(16, 96))
     where = jnp.asarray(padding(16))
     axes = {"shard_map": "data", "two axes": ("data", "model")}.get(way)
-    kind = AxisType.Explicit if way == "explicit" else AxisType.Auto
+    kind = AxisType.Explicit if way.startswith("explicit") else AxisType.Auto
     on = modes.mesh((4, 2), ("data", "model"), kind)
+    spec = P("data", "model") if "features" in way else P(axes or "data")
 
     def everything(z1, z2, where, axis_name=axes):
         loss = vj.VICRegLoss(25.0, 25.0, axis_name=axis_name)
@@ -153,13 +156,41 @@ def test_every_public_function(x64, way):
 
     spreading = everything
     if axes:
-        # Every device has the same diagnostics; that they are is not in their type.
-        spreading = jax.shard_map(
-            everything, mesh=on, in_specs=P(axes), out_specs=P(), check_vma=False
-        )
-    rows = modes.spread(on, P(axes or "data"), z1, z2, where)
+        spreading = jax.shard_map(everything, mesh=on, in_specs=P(axes), out_specs=P())
+    rows = modes.spread(on, spec, z1, z2, where)
     got = jax.jit(spreading)(*rows)
     chex.assert_trees_all_close(got, everything(z1, z2, where, None), rtol=1e-10)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("n, d", [(16, 96), (72, 24)])
+def test_gradient_rule_with_a_term_of_each_device(x64, check_vma, n, d):
+    """Inside the map: average the local term first, the gradients afterwards."""
+    x, _ = draw(n, 7)
+    w = jnp.asarray(np.random.default_rng(1).standard_normal((7, d)))
+
+    def objective(w, x, axis_name=None):
+        z = x @ w
+        local = jnp.mean(jnp.sum(z**2, axis=1))
+        if axis_name:
+            local = jax.lax.pmean(local, axis_name)
+        return vj.vicreg_loss(z, z + 1, 25.0, 25.0, axis_name=axis_name) + local
+
+    def own(w, x):
+        gradient = jax.grad(partial(objective, axis_name="data"))(w, x)
+        return jax.lax.pmean(gradient, "data")
+
+    shard_map = partial(
+        jax.shard_map,
+        mesh=modes.mesh(),
+        in_specs=(P(), P("data")),
+        out_specs=P(),
+        check_vma=check_vma,
+    )
+    outside = jax.grad(shard_map(partial(objective, axis_name="data")))
+    want = jax.grad(objective)(w, jnp.asarray(x))
+    for got in (jax.jit(shard_map(own))(w, x), jax.jit(outside)(w, x)):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-13)
 
 
 def test_rows_must_spread_evenly():

@@ -52,6 +52,8 @@ def test_collapse_shows():
     got = vj.diagnostics(z)
     assert got.collapsed == 1 and got.std_mean == 0
     np.testing.assert_allclose(got.effective_rank, 1, rtol=1e-3)
+    zeros = vj.diagnostics(jnp.zeros((16, 8)))
+    np.testing.assert_allclose(zeros.effective_rank, 1, rtol=1e-3)
     assert vj.diagnostics(z.at[:, 0].set(jnp.arange(16.0))).collapsed == 7 / 8
 
 

@@ -117,6 +117,17 @@ def test_schedules_do_not_retrace():
         chex.assert_tree_all_finite(gradient)
 
 
+@both_forms
+def test_without_rank_promotion(n, d):
+    """Some switch it off for the whole program, to find their own mistakes."""
+    z = tuple(jnp.array(z, jnp.float32) for z in draw(n, d))
+    with jax.numpy_rank_promotion("raise"):
+        where = jnp.arange(n) < 4
+        value, _ = jax.value_and_grad(loss, argnums=(0, 1))(*z, where=where)
+        assert jnp.isfinite(value)
+        vj.diagnostics(z[0])
+
+
 def test_traced_weights_have_gradients(x64):
     z1, z2 = views(8, 5)
     terms = vj.vicreg_terms(z1, z2)

@@ -197,6 +197,9 @@ class TestWhere:
         want = [vj.invariance(z1, z2), vj.variance(z1), vj.covariance(z1)]
         np.testing.assert_allclose(got, want, rtol=1e-12)
 
-    def test_nan_with_one_row(self, n, d):
-        z = jnp.ones((n, d))
-        assert jnp.isnan(vj.vicreg_loss(z, z, 25, 25, where=jnp.arange(n) < 1))
+    @pytest.mark.parametrize("rows", [0, 1])
+    def test_nan_with_less_than_two_rows(self, n, d, rows):
+        z, where = jnp.ones((n, d)), jnp.arange(n) < rows
+        assert jnp.isnan(vj.vicreg_loss(z, z, 25, 25, where=where))
+        assert jnp.isnan(vj.variance(z, where=where))
+        assert jnp.isnan(vj.covariance(z, where=where))

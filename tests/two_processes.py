@@ -14,16 +14,18 @@ from jax.sharding import PartitionSpec as P
 import vicreg_jax as vj
 from parity.oracle import numpy_loss
 
-address, process = sys.argv[1], int(sys.argv[2])
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 4)
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.config.update("jax_enable_x64", True)
-jax.distributed.initialize(address, num_processes=2, process_id=process)
-assert jax.device_count() == 8 and len(jax.local_devices()) == 4
+
+def start(address, process):
+    """Joins the other process, and brings four devices along."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 4)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_x64", True)
+    jax.distributed.initialize(address, num_processes=2, process_id=process)
+    assert jax.device_count() == 8 and len(jax.local_devices()) == 4
 
 
-def check(n, d, axis_type, mapped, padded):
+def check(process, n, d, axis_type, mapped, padded):
     """Compares the own half of the gradients, and the value, with the oracle."""
     rng = np.random.default_rng([n, d])
     z1, z2 = rng.standard_normal((2, n, d)) * rng.uniform(0.3, 2, d) + 0.3
@@ -60,9 +62,16 @@ def check(n, d, axis_type, mapped, padded):
             )
 
 
-for n, d in ((16, 96), (72, 24)):
-    for padded in (False, True):
-        check(n, d, AxisType.Auto, mapped=False, padded=padded)
-        check(n, d, AxisType.Explicit, mapped=False, padded=padded)
-        check(n, d, AxisType.Auto, mapped=True, padded=padded)
-print("the same number")
+def main():
+    """Checks every shape in every way."""
+    address, process = sys.argv[1], int(sys.argv[2])
+    start(address, process)
+    for n, d in ((16, 96), (72, 24)):
+        for padded in (False, True):
+            check(process, n, d, AxisType.Auto, mapped=False, padded=padded)
+            check(process, n, d, AxisType.Explicit, mapped=False, padded=padded)
+            check(process, n, d, AxisType.Auto, mapped=True, padded=padded)
+
+
+if __name__ == "__main__":
+    main()

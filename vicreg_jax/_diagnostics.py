@@ -90,14 +90,15 @@ def diagnostics(
 
 @partial(jax.jit, inline=True, static_argnames="axes")
 def _diagnostics(z, where, collapsed_std, *, axes) -> Diagnostics:
-    z = _rows.gathered(without(z, where), axes).astype(statistics_dtype(z))
+    z = _rows.replicated(_rows.gathered(without(z, where), axes))
+    z = z.astype(statistics_dtype(z))
     where = None if where is None else _rows.gathered(where, axes)
     rows = len(z) if where is None else jnp.sum(where, dtype=z.dtype)
     second = moments(z, where, (), z.dtype, "highest")
     std = jnp.sqrt(second.variances)
     collapsed_std = jax.lax.convert_element_type(collapsed_std, z.dtype)
     trace, squares = jnp.sum(second.variances), jnp.sum(second.variances**2)
-    return Diagnostics(
+    found = Diagnostics(
         std_mean=jnp.mean(std),
         std_min=jnp.min(std),
         collapsed=jnp.mean(std < collapsed_std, dtype=z.dtype),
@@ -105,9 +106,12 @@ def _diagnostics(z, where, collapsed_std, *, axes) -> Diagnostics:
         covariance=covariance_term(second),
         covariance_floor=jnp.maximum(trace**2 / (rows - 1) - squares, 0) / std.size,
     )
+    # All devices have the same by now; their mean says so to `shard_map`.
+    return jax.tree.map(lambda a: _rows.total(a, axes) / _rows.devices(axes), found)
 
 
 def _rankme(z):
     singular = jnp.linalg.svd(z, compute_uv=False)
-    shares = singular / jnp.sum(singular) + 1e-7
+    largest = jnp.maximum(jnp.sum(singular), jnp.finfo(z.dtype).tiny)  # all may be 0
+    shares = singular / largest + 1e-7
     return jnp.exp(-jnp.sum(shares * jnp.log(shares)))

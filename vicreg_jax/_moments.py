@@ -81,7 +81,8 @@ def _moments_jvp(axes, dtype, precision, primals, tangents):
 
 def _moments_and_slopes(z, where, axes, dtype, precision) -> tuple[Moments, _Slopes]:
     rows, count = _counted(z, where, axes, dtype)
-    dof = count - 1
+    # With no row at all, too, what follows is NaN.
+    dof = jnp.maximum(count - 1, 0)
     mean = _rows.total(jnp.sum(z, axis=0, dtype=dtype), axes) / count
     x = _centred(z, where, mean)
     variances = _rows.total(jnp.sum(x**2, axis=0), axes) / dof
@@ -98,7 +99,7 @@ def _moments_and_slopes(z, where, axes, dtype, precision) -> tuple[Moments, _Slo
         # Done before the sums over devices arrive: otherwise the compiler fuses it with
         # what follows, and all gathered rows wait in memory until then.
         slope = barrier(_rows.matmul(block, right, precision, like=left))
-        slope = _rows.scattered(slope, split.left) - x * variances
+        slope = _rows.scattered(slope, split.left) - x * variances[None]
     else:
         product = _rows.total(_rows.matmul(x.T, x, precision), axes) / dof
         covariances = jnp.where(jnp.eye(len(product), dtype=bool), 0, product)
@@ -109,7 +110,7 @@ def _moments_and_slopes(z, where, axes, dtype, precision) -> tuple[Moments, _Slo
 
 
 def _centred(z, where, mean):
-    x = z.astype(mean.dtype) - mean
+    x = z.astype(mean.dtype) - mean[None]
     return x if where is None else jnp.where(where[:, None], x, 0)
 
 

@@ -62,6 +62,13 @@ def gathered(z: Shaped[Array, "rows ..."], axes: Axes) -> Shaped[Array, "all ...
     return z
 
 
+def replicated(z: Shaped[Array, "rows dim"]) -> Shaped[Array, "rows dim"]:
+    """Returns `z` whole on each device of an Explicit mesh, its features too."""
+    if _explicit(z):
+        return jax.sharding.reshard(z, NamedSharding(jax.typeof(z).sharding.mesh, P()))
+    return z
+
+
 def scattered(x: Shaped[Array, "all dim"], axes: Axes) -> Shaped[Array, "rows dim"]:
     """Returns the own rows of a sum over devices; `gathered`, transposed."""
     for axis in reversed(axes):

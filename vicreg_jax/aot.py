@@ -138,7 +138,7 @@ def report_of(lowered: Lowered) -> Report:
     return Report(
         temporaries=memory.temp_size_in_bytes,
         arguments=memory.argument_size_in_bytes,
-        flops=costs["flops"],
+        flops=costs.get("flops", 0.0),  # a program that only moves has none
         moved=moved,
         collectives=collectives,
         program=program,
