@@ -68,6 +68,9 @@ def vicreg_loss(
     The first six arguments are those of quadra's PyTorch ``vicreg_loss``, and so is
     the number. Other implementations halve some of the terms: see `conventions`.
 
+    Accurate to the rounding of its dtype of statistics, with one exception: where
+    ``dim >= 2 * batch`` and a few columns outweigh all others, see `covariance`.
+
     Args:
         z1: embeddings of one view, shape ``(batch, dim)``, float16, bfloat16, float32
             or float64; the expander's output, not normalised.

@@ -120,16 +120,16 @@ def covariance(
     """The covariance term of one view: what its columns still say of each other.
 
     ``c(Z) = sum_{i != j} C_ij^2 / dim`` with the sample covariance ``C``, over
-    ``n - 1``. Only the smaller of the two products is formed: where
-    ``dim >= 2 * batch``, the ``batch x batch`` one.
+    ``n - 1``. Where ``dim >= 2 * batch`` it comes from the ``batch x batch`` product,
+    else from the ``dim x dim`` one.
 
     Accuracy: the ``dim x dim`` form loses nothing by cancellation. The
-    ``batch x batch`` form is exact to a small multiple of ``u * sum_ij C_ij^2 / dim``,
-    diagonal included, with ``u`` the unit roundoff (6e-8 in float32). At equal
-    variances that sum is at most twice the result, so no digits are lost. Where ``k``
-    independent columns outweigh all others it is about ``batch / k`` times the result,
-    and where a single one does there is no bound: rescale such columns, or pass
-    float64.
+    ``batch x batch`` form subtracts the diagonal of ``C`` from all of it: its error is
+    that of summing ``sum_ij C_ij^2 / dim``, the diagonal included, and so is that of
+    the gradient. At equal variances the diagonal is at most half of the sum, which
+    costs one bit. The more a few columns outweigh all others, the more it costs; where
+    one does by a factor of 100 or more, few digits are left in float32, or none:
+    rescale such columns, or pass float64.
 
     Args:
         z: embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
