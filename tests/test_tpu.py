@@ -64,6 +64,11 @@ def moved(report):
     return sum(report.moved.values())
 
 
+def own_rows(n, d):
+    """Bytes of a chip's own rows of both views, of 256, with their gradients, twice."""
+    return 8 * n * d * 4 // 256
+
+
 @pytest.mark.parametrize("way", ["auto", "explicit", "shard_map"])
 @pytest.mark.parametrize("dtype, most", [(jnp.float32, 130), (jnp.bfloat16, 66)])
 def test_budget_on_one_axis(way, dtype, most):
@@ -117,7 +122,8 @@ def test_grows_as_the_sizes_say(chips, shape, dtype):
     assert products <= found.flops <= products + 4 * 2 * n * d + 40 * n * d / 256
     assert moved(found) <= 2 * n * d * jnp.dtype(dtype).itemsize + MIB
     in_vector_memory = 2 * n * d * 4 <= 128 * MIB and chips == "v5e:16x16"
-    assert found.temporaries <= (0 if in_vector_memory else n * d * 4) + 2 * MIB
+    gathered = 0 if in_vector_memory else n * d * 4
+    assert found.temporaries <= gathered + own_rows(n, d)
 
 
 @pytest.mark.parametrize("chips", ["v5e:16x16", "v6e:16x16", "v5p:8x8x4"])
@@ -127,7 +133,7 @@ def test_more_rows_than_columns_move_only_the_product(chips, way):
     found = compiled(way, jnp.bfloat16, (65536, 512), chips)
     assert set(found.moved) == {"all-reduce"}
     assert moved(found) <= 2 * 512 * 512 * 4 + MIB
-    assert found.temporaries <= 4 * MIB
+    assert found.temporaries <= 2 * 512 * 512 * 4 + own_rows(65536, 512)
     products = 4 * 2 * 65536 * 512 * 512 / 256
     assert found.flops <= 1.1 * products
 
