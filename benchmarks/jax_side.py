@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import vicreg_jax
 from benchmarks.sizes import WEIGHTS, Problem
 from benchmarks.timing import Call
+from parity.plain_jax import jax_loss
 
 
 def ours(z1, z2):
@@ -21,17 +22,7 @@ def ours(z1, z2):
 
 def plain(z1, z2):
     """The paper's equations as they stand, d x d, in float32 like ours."""
-    z1, z2 = (z.astype(jnp.float32) for z in (z1, z2))
-    v = c = 0.0
-    for z in (z1, z2):
-        n, d = z.shape
-        x = z - z.mean(axis=0)
-        product = jnp.matmul(x.T, x, precision="highest") / (n - 1)
-        std = jnp.sqrt(jnp.var(z, axis=0, ddof=1) + 1e-4)
-        v += jnp.mean(jax.nn.relu(1 - std))
-        c += jnp.sum(jnp.where(jnp.eye(d, dtype=bool), 0, product) ** 2) / d
-    s = jnp.mean((z1 - z2) ** 2)
-    return WEIGHTS[0] * s + WEIGHTS[1] * v + WEIGHTS[2] * c
+    return jax_loss(z1.astype(jnp.float32), z2.astype(jnp.float32), *WEIGHTS)
 
 
 def with_gradient(loss: Callable) -> Callable:

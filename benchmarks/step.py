@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -9,9 +10,10 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.options import Options
-from benchmarks.recipe import Recipe
 from benchmarks.results import Section, Sheet, not_run, spread
 from benchmarks.timing import Budget, Call, Spread, Times
+from vicreg_jax.pretrain import recipes
+from vicreg_jax.pretrain.config import Config
 
 OURS, TORCH = "ours", "PyTorch"
 WHOLE = "ours, with augmentation"
@@ -38,12 +40,14 @@ def run(options: Options, progress) -> Section:
     budget = options.budget if options.quick else Budget(6, turn=0.3, rounds=16)
     progress("step")
     times = timing.interleaved(calls, estimates, budget)
-    records = _records(times, batch=_recipe(options.quick).batch)
+    records = _records(times, batch=_config(options.quick).batch)
     return Section("step", records, [_sheet(records, missing)])
 
 
-def _recipe(quick: bool) -> Recipe:
-    return Recipe(batch=16, width=4, expander=64) if quick else Recipe()
+def _config(quick: bool) -> Config:
+    config = recipes.mnist()
+    small = {"batch": 16, "width": 4, "expander": 64}
+    return dataclasses.replace(config, **small) if quick else config
 
 
 def _builders(quick: bool) -> tuple[dict[str, Callable[[], Call]], list[str]]:
@@ -54,17 +58,17 @@ def _builders(quick: bool) -> tuple[dict[str, Callable[[], Call]], list[str]]:
         from benchmarks import step_jax
     except ImportError as error:
         return {}, [f"needs `pip install vicreg_jax[pretrain]`: {error}"]
-    recipe = _recipe(quick)
+    config = _config(quick)
     rng = np.random.default_rng(0)
     # What they show does not matter to time.
     first, second = rng.random(
-        (2, recipe.batch, recipe.side, recipe.side, 1), np.float32
+        (2, config.batch, config.size, config.size, 1), np.float32
     )
     for loss in step_jax.LOSSES:
         name = _name(OURS, loss)
-        builders[name] = partial(step_jax.build, recipe, (first, second), loss)
+        builders[name] = partial(step_jax.build, config, (first, second), loss)
     if not quick:  # compiling the augmentation takes longest
-        builders[WHOLE] = partial(step_jax.build_whole, recipe, first)
+        builders[WHOLE] = partial(step_jax.build_whole, config, first)
     try:
         from benchmarks import step_torch
     except ImportError as error:
@@ -72,7 +76,7 @@ def _builders(quick: bool) -> tuple[dict[str, Callable[[], Call]], list[str]]:
     else:
         for loss in step_torch.LOSSES:
             name = _name(TORCH, loss)
-            builders[name] = partial(step_torch.build, recipe, (first, second), loss)
+            builders[name] = partial(step_torch.build, config, (first, second), loss)
     return builders, missing
 
 

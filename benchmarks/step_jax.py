@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks.recipe import Recipe
 from benchmarks.sizes import WEIGHTS
 from benchmarks.timing import Call
 from vicreg_jax import VICRegLoss
-from vicreg_jax.augment import DigitViews
-from vicreg_jax.nn import Expander, SmallResNet, VICReg
-from vicreg_jax.optim import adamw
+from vicreg_jax.pretrain.config import Config
+from vicreg_jax.pretrain.model import build as build_model
+from vicreg_jax.pretrain.model import optimizer as make_optimizer
+from vicreg_jax.pretrain.model import schedule
+
+_EPOCH = 31  # steps, on which no time depends
 
 
 def mean_of_squares(z1, z2):
@@ -29,15 +31,15 @@ LOSSES: dict[str, Callable] = {
 }
 
 
-def build(recipe: Recipe, views: tuple[np.ndarray, np.ndarray], loss: str) -> Call:
+def build(config: Config, views: tuple[np.ndarray, np.ndarray], loss: str) -> Call:
     """Returns a step on two views that are ready made, as a call.
 
     Args:
-        recipe: network and optimiser.
+        config: network and optimiser.
         views: two batches of images.
         loss: a key of `LOSSES`.
     """
-    model, optimizer = _model_and_optimizer(recipe)
+    model, optimizer = _model_and_optimizer(config)
     first, second = map(jnp.asarray, views)
 
     @nnx.jit
@@ -51,14 +53,14 @@ def build(recipe: Recipe, views: tuple[np.ndarray, np.ndarray], loss: str) -> Ca
     return call
 
 
-def build_whole(recipe: Recipe, images: np.ndarray) -> Call:
+def build_whole(config: Config, images: np.ndarray) -> Call:
     """Returns a step that draws both views too, as a call."""
-    model, optimizer = _model_and_optimizer(recipe)
-    batch, key, views = jnp.asarray(images), jax.random.key(0), DigitViews()
+    model, optimizer = _model_and_optimizer(config)
+    batch, key = jnp.asarray(images), jax.random.key(0)
 
     @nnx.jit
     def step(model, optimizer, images, key):
-        first, second = (views(k, images) for k in jax.random.split(key))
+        first, second = config.views.pair(key, images)
         return _update(model, optimizer, LOSSES["loss"], first, second)
 
     def call():
@@ -78,10 +80,8 @@ def _update(model, optimizer, loss, first, second):
     return value
 
 
-def _model_and_optimizer(recipe: Recipe):
-    rngs = nnx.Rngs(0)
-    encoder = SmallResNet(recipe.widths, rngs=rngs)
-    model = VICReg(encoder, Expander(recipe.widths[-1], recipe.expander, rngs=rngs))
+def _model_and_optimizer(config: Config):
+    model = build_model(config)
     model.train()
-    tx = adamw(lambda step: recipe.learning_rate, weight_decay=recipe.weight_decay)
+    tx = make_optimizer(config, schedule(config, _EPOCH))
     return model, nnx.Optimizer(model, tx, wrt=nnx.Param)

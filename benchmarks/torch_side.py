@@ -13,6 +13,7 @@ from benchmarks.sizes import WEIGHTS, Problem
 from benchmarks.timing import Call
 from parity import upstream
 from parity.torch_reference import torch_terms, weighted_sum
+from vicreg_jax import conventions
 
 
 def reference(z1, z2):
@@ -36,9 +37,10 @@ def released(name: str) -> Callable:
     Raises:
         NotAvailable: it is not installed, or is another release than is known.
     """
-    lambd, mu, nu = WEIGHTS
-    # lightly takes the mean of the two views' variance terms where others add them.
-    weights = (lambd, 2 * mu, nu) if name == "lightly" else WEIGHTS
+    # What a weight of 1 of theirs is of ours.
+    one = getattr(conventions, name)(1.0, 1.0, 1.0)
+    shares = (one.lambd, one.mu, one.nu)
+    weights = [ours / share for ours, share in zip(WEIGHTS, shares, strict=True)]
     try:
         return upstream.load(name)(*weights, 1.0)
     except upstream.NotLoaded as reason:

@@ -28,7 +28,14 @@ from parity.cases import Level
 from parity.checks import Check, NotRun, Task
 from parity.oracle import WEIGHTS
 from parity.ours import Ours, enabled
-from parity.training import disturbance, draw_batches, roundoff, schedule
+from parity.training import (
+    compared,
+    disturbance,
+    draw_batches,
+    flat,
+    roundoff,
+    schedule,
+)
 from parity.training_torch import MOMENTUM
 from parity.values import UNITS, distance
 
@@ -61,26 +68,8 @@ def check(
     if jax.device_count() < WORLD:
         raise NotRun("needs two devices")
     theirs, alone, limit = _references(rows, width)
-    got, base, exact = (
-        _flat(p) for p in (_ours(rows, width, checked, ours), theirs, alone)
-    )
-    worst = int(np.argmax(np.abs(got - base)))
-    return [
-        Check(
-            task=task,
-            quantity="parameters",
-            ours=float(got[worst]),
-            theirs=float(base[worst]),
-            exact=float(exact[worst]),
-            unit=UNITS["float64"] * float(np.linalg.norm(exact)),
-            distance=distance(got, base),
-            their_distance=distance(base, exact),
-            limit=limit,
-            peer_distance=distance(base, exact),
-            peer_limit=limit,
-            dtype="float64",
-        )
-    ]
+    parts = _ours(rows, width, checked, ours), theirs, alone
+    return [compared(task, "parameters", parts, limit, "float64", peer_limit=limit)]
 
 
 def _start(rows: int, width: int) -> torch.nn.Sequential:
@@ -114,7 +103,7 @@ def _references(rows: int, width: int):
         views = [network(torch.tensor(view)).numpy() for view in setup["batches"][0]]
     size = roundoff(views, UNITS["float64"], width)
     runs = [_alone(rows, width, disturbance(size, seed)) for seed in range(_DRAWS)]
-    limit = max(distance(_flat(alone), _flat(run)) for run in runs)
+    limit = max(distance(flat(alone), flat(run)) for run in runs)
     return theirs, alone, limit
 
 
@@ -172,7 +161,3 @@ def _train(ours, steps, parameters, batches):
 
 def _linear(x, weight, bias):
     return jax.numpy.matmul(x, weight.T, precision="highest") + bias
-
-
-def _flat(parameters: dict[str, np.ndarray]) -> np.ndarray:
-    return np.concatenate([parameters[name].ravel() for name in sorted(parameters)])

@@ -8,7 +8,6 @@ its own rows: what comes back is a gradient of parameters, as in training.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from functools import partial
 from math import prod
@@ -33,13 +32,6 @@ def mesh(shape=(DEVICES,), names=("data",), axis_type=AxisType.Auto) -> Mesh:
     types = (axis_type,) * len(names)
     devices = jax.devices()[: prod(shape)]
     return jax.make_mesh(shape, names, axis_types=types, devices=devices)
-
-
-def free_address() -> str:
-    """Returns an address on this machine alone where processes can meet."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def spread(on: Mesh, spec: P, z1, z2, where):

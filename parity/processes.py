@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,8 +12,15 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[1]
 
 
+def free_address() -> str:
+    """Returns an address on this machine alone where processes can meet."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
 def run(commands: list[list[str]], folder: Path, seconds: float, **environment) -> None:
-    """Runs modules of this suite at the same time, until the last one is done.
+    """Runs modules of this project at the same time, until the last one is done.
 
     Args:
         commands: module and arguments of each.

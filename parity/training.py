@@ -19,6 +19,7 @@ correction makes of the learning rate.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -121,7 +122,10 @@ class Experiment:
             limits += distances(exact, self.theirs(dtype="float64", rates=rates))
         limits[-1] += _roundings(self.embeddings(), UNITS[self.dtype]).total
         runs = (self.ours(ours), base, exact)
-        return [self._check(i, runs, limit) for i, limit in enumerate(limits)]
+        return [
+            compared(self.name, quantity, parts, limit, self.dtype)
+            for quantity, *parts, limit in zip(Run._fields, *runs, limits, strict=True)
+        ]
 
     def embeddings(self) -> list[np.ndarray]:
         """Returns both views of the first batch as the untrained expander sees them."""
@@ -141,22 +145,6 @@ class Experiment:
         size = roundoff(self.embeddings(), UNITS[self.dtype], self.width)
         runs = [self.theirs(disturb=disturbance(size, i)) for i in range(_DRAWS)]
         return np.max([distances(base, run) for run in runs], axis=0)
-
-    def _check(self, index: int, runs: tuple[Run, Run, Run], limit: float) -> Check:
-        got, base, exact = (_flat(run[index]) for run in runs)
-        worst = int(np.argmax(np.abs(got - base)))
-        return Check(
-            task=self.name,
-            quantity=Run._fields[index],
-            ours=float(got[worst]),
-            theirs=float(base[worst]),
-            exact=float(exact[worst]),
-            unit=UNITS[self.dtype] * float(np.linalg.norm(exact)),
-            distance=distance(got, base),
-            their_distance=distance(base, exact),
-            limit=float(limit),
-            dtype=self.dtype,
-        )
 
 
 def draw_batches(rows: int, inputs: int, steps: int = STEPS) -> np.ndarray:
@@ -182,13 +170,40 @@ def _as_float32(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float32).astype(np.float64)
 
 
+def compared(
+    task: str, quantity: str, parts, limit: float, dtype: str, peer_limit=math.inf
+) -> Check:
+    """Returns the verdict on one part of three runs: ours, PyTorch's and the exact one.
+
+    Ours is held to PyTorch's, and PyTorch's to the exact one by `peer_limit`.
+    """
+    got, base, exact = map(flat, parts)
+    worst = int(np.argmax(np.abs(got - base)))
+    theirs = distance(base, exact)
+    return Check(
+        task=task,
+        quantity=quantity,
+        ours=float(got[worst]),
+        theirs=float(base[worst]),
+        exact=float(exact[worst]),
+        unit=UNITS[dtype] * float(np.linalg.norm(exact)),
+        distance=distance(got, base),
+        their_distance=theirs,
+        limit=float(limit),
+        peer_distance=theirs,
+        peer_limit=peer_limit,
+        dtype=dtype,
+    )
+
+
 def distances(first: Run, second: Run) -> np.ndarray:
     """Returns how far apart two runs are: parameters, statistics, losses."""
     pairs = zip(first, second, strict=True)
-    return np.array([distance(_flat(one), _flat(other)) for one, other in pairs])
+    return np.array([distance(flat(one), flat(other)) for one, other in pairs])
 
 
-def _flat(part) -> np.ndarray:
+def flat(part) -> np.ndarray:
+    """Returns all numbers of a part of a run, in the order of their names."""
     if isinstance(part, np.ndarray):
         return part
     return np.concatenate([np.zeros(0), *(part[key].ravel() for key in sorted(part))])

@@ -33,6 +33,13 @@ def x64():
 
 
 @pytest.fixture
+def relaxed_promotion():
+    """Lets Flax, Optax and dm-pix mix dtypes, as they do for everybody else."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
 def unchecked_signatures():
     """Lets ill-typed arguments reach the package's own checks."""
     jaxtyping.config.update("jaxtyping_disable", True)

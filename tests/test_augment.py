@@ -49,13 +49,6 @@ def photograph(request, photographs):
     return photographs[request.param]
 
 
-@pytest.fixture
-def relaxed_promotion():
-    """Lets dm-pix add a bool to a float."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def floats(pixels):
     return jnp.asarray(pixels, jnp.float32) / 255
 

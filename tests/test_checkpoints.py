@@ -5,7 +5,6 @@ import itertools
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
+from parity.processes import free_address
 from vicreg_jax.pretrain.checkpoints import Checkpoints
 from vicreg_jax.pretrain.checkpoints.digest import digests
 
@@ -536,9 +536,7 @@ print("whole")
 
 @pytest.mark.slow
 def test_two_processes(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = free_address()
     processes = [start(ONE_OF_TWO, address, tmp_path, process) for process in (0, 1)]
     for process in processes:
         out, errors = process.communicate(timeout=120)

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import pytest
 
 from vicreg_jax import aot
@@ -10,17 +9,11 @@ from vicreg_jax.pretrain import recipes
 from vicreg_jax.pretrain.compile_only import compile_only, memory, table
 
 pytestmark = [
+    pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures"),
     pytest.mark.slow,
     pytest.mark.skipif(not aot.available(), reason="libtpu is not installed"),
 ]
 GIB = 2**30
-
-
-@pytest.fixture(autouse=True)
-def relaxed_promotion(unchecked_signatures):
-    """Lets Flax and Optax do what they do: their schedules mix dtypes."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def small(**changes):

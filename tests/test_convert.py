@@ -166,13 +166,6 @@ def test_features_are_pytorchs(depth, options):
     assert ours_rounding <= max(3 * rounding, 8 * 2**-24 * size)
 
 
-@pytest.fixture
-def relaxed_promotion():
-    """Lets Flax's batch norm decide that float64 and float32 make float64."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64", "relaxed_promotion")
 def test_training_is_pytorchs():

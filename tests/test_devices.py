@@ -1,9 +1,6 @@
 """The same number on any number of devices."""
 
 import os
-import subprocess
-import sys
-import textwrap
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from reference import WEIGHTS, numpy_loss, rounding_bounds
 from test_values import draw
 
 import vicreg_jax as vj
-from parity import modes
+from parity import modes, processes
 
 # Fewer rows than columns, at the switch of the product, just above it, as many, more.
 SHAPES = [(16, 96), (32, 64), (32, 62), (64, 64), (72, 24)]
@@ -207,26 +204,10 @@ def test_rows_must_spread_evenly():
 
 
 @pytest.mark.slow
-def test_two_processes():
+def test_two_processes(tmp_path):
     """Four devices each, rows brought by each process, compared with the oracle."""
-    program = Path(__file__).with_name("two_processes.py")
-    with_address = [sys.executable, str(program), modes.free_address()]
-    path = os.pathsep.join([str(program.parents[1]), os.environ.get("PYTHONPATH", "")])
-    running = [
-        subprocess.Popen(
-            [*with_address, str(process)],
-            env=os.environ | {"PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=180)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    ended = [process.returncode for process in running]
-    assert ended == [0, 0], textwrap.indent("\n".join(said), "  ")
+    address = processes.free_address()
+    commands = [["two_processes", address, str(process)] for process in range(2)]
+    here = Path(__file__).parent
+    path = f"{here}{os.pathsep}{here.parent}"
+    processes.run(commands, tmp_path, seconds=180, PYTHONPATH=path)

@@ -1,14 +1,13 @@
 """One run in two processes of two devices each, on one machine."""
 
-import contextlib
 import signal
-import socket
 import time
 
 import numpy as np
 import pytest
 from processes import checkpoints, end, start, started, wait_for
 
+from parity.processes import free_address
 from vicreg_jax.pretrain import metrics
 
 pytestmark = pytest.mark.slow
@@ -17,11 +16,8 @@ HEARTBEAT = 20  # seconds
 
 def pair(out):
     """Starts both processes of the run."""
-    with contextlib.closing(socket.socket()) as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
     flags = ["--distributed", "--num-processes", "2", "--heartbeat", str(HEARTBEAT)]
-    flags += ["--coordinator", address, "--process-id"]
+    flags += ["--coordinator", free_address(), "--process-id"]
     return [start(out, *flags, str(process), devices=2) for process in (0, 1)]
 
 

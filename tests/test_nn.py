@@ -116,13 +116,6 @@ def test_residual_branches_start_at_zero_unless_told_otherwise(kind, last):
         assert jnp.array_equal(block(x), x) == zero
 
 
-@pytest.fixture
-def relaxed_promotion():
-    """Lets Flax's batch norm decide that bfloat16 and float32 make float32."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def built(network, dtype):
     rngs = nnx.Rngs(0)
     if network == "resnet":

@@ -36,13 +36,6 @@ from vicreg_jax.probe import Labelled, knn_probe, linear_probe, probes
 QUIET = Console(file=io.StringIO())
 
 
-@pytest.fixture
-def relaxed_promotion(unchecked_signatures):
-    """Lets Flax and Optax do what they do: their schedules mix dtypes."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def tiny(**changes):
     """Returns a run of a few seconds."""
     small = {"width": 4, "expander": 16, "epochs": 1}
@@ -50,7 +43,7 @@ def tiny(**changes):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("relaxed_promotion")
+@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
 def test_a_run_learns_and_writes_everything_down(tmp_path, monkeypatch):
     out = tmp_path / "run"
     config = dataclasses.replace(recipes.digits(), epochs=8)
@@ -100,7 +93,7 @@ def exported(out):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("relaxed_promotion")
+@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
 def test_a_run_stops_before_it_saves_what_is_not_finite(tmp_path):
     config = tiny(learning_rate=1e30, epochs=2)
     with pytest.raises(FloatingPointError, match="is no longer finite at step [1-9]"):
@@ -334,7 +327,7 @@ def compiled(config, mesh):
     return Programs(config, make_mesh(mesh), steps_per_epoch=9)
 
 
-@pytest.mark.usefixtures("relaxed_promotion")
+@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
 class TestStep:
     images = np.random.default_rng(0).integers(0, 255, (16, 8, 8, 1), np.uint8)
 
@@ -418,7 +411,7 @@ class TestHealth:
         assert "covariance 6.50 (3.00 at least, with 2048 images a batch)" in said
 
 
-@pytest.mark.usefixtures("relaxed_promotion")
+@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
 class TestViews:
     images = jnp.zeros((3, 12, 12, 1)).at[:, 4:8, 5:7].set(1.0)
 
@@ -448,7 +441,7 @@ def test_schedule_rises_then_falls_to_a_thousandth():
     np.testing.assert_allclose(rates, [0, 1, 2, (2 + 0.002) / 2, 0.002], rtol=1e-5)
 
 
-@pytest.mark.usefixtures("relaxed_promotion")
+@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
 def test_only_matrices_decay():
     params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
     tx = adamw(lambda _: 1.0, weight_decay=0.1)

@@ -93,7 +93,7 @@ def _diagnostics(z, where, collapsed_std, *, axes) -> Diagnostics:
     z = _rows.replicated(_rows.gathered(without(z, where), axes))
     z = z.astype(statistics_dtype(z))
     where = None if where is None else _rows.gathered(where, axes)
-    rows = len(z) if where is None else jnp.sum(where, dtype=z.dtype)
+    rows = _rows.counted(z, where, (), z.dtype)
     second = moments(z, where, (), z.dtype, "highest")
     std = jnp.sqrt(second.variances)
     collapsed_std = jax.lax.convert_element_type(collapsed_std, z.dtype)

@@ -80,13 +80,13 @@ def _moments_jvp(axes, dtype, precision, primals, tangents):
 
 
 def _moments_and_slopes(z, where, axes, dtype, precision) -> tuple[Moments, _Slopes]:
-    rows, count = _counted(z, where, axes, dtype)
+    count = _rows.counted(z, where, axes, dtype)
     # With no row at all, too, what follows is NaN.
     dof = jnp.maximum(count - 1, 0)
     mean = _rows.total(jnp.sum(z, axis=0, dtype=dtype), axes) / count
     x = _centred(z, where, mean)
     variances = _rows.total(jnp.sum(x**2, axis=0), axes) / dof
-    if _by_rows(rows, z.shape[1]):
+    if _by_rows(len(z) * _rows.devices(axes), z.shape[1]):
 
         def along(some_axes):
             return _gathered(z, where, mean, x, some_axes)
@@ -128,14 +128,6 @@ def _gathered(z, where, mean, x, axes):
         return x
     mask = None if where is None else _rows.gathered(where, axes)
     return barrier(_centred(raw, mask, barrier(mean)))
-
-
-def _counted(z, where, axes, dtype):
-    """Returns how many rows there are, and how many of them count."""
-    rows = len(z) * _rows.devices(axes)
-    if where is None:
-        return rows, rows
-    return rows, _rows.total(jnp.sum(where, dtype=dtype), axes)
 
 
 def _by_rows(rows: int, dim: int) -> bool:

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 if TYPE_CHECKING:
     from jax.lax import PrecisionLike
     from jax.typing import DTypeLike
-    from jaxtyping import Array, Shaped
+    from jaxtyping import Array, Bool, Shaped
 
 Axes = tuple[str, ...]
 
@@ -45,6 +45,18 @@ def devices(axes: Axes) -> int:
 def total(x: Shaped[Array, "*shape"], axes: Axes) -> Shaped[Array, "*shape"]:
     """Returns the sum of what each device has summed over its own rows."""
     return jax.lax.psum(x, axes) if axes else x
+
+
+def counted(
+    z: Shaped[Array, "rows dim"],
+    where: Bool[Array, " rows"] | None,
+    axes: Axes,
+    dtype: DTypeLike,
+) -> int | Shaped[Array, ""]:
+    """Returns how many rows of all devices count."""
+    if where is None:
+        return len(z) * devices(axes)
+    return total(jnp.sum(where, dtype=dtype), axes)
 
 
 def gathered(z: Shaped[Array, "rows ..."], axes: Axes) -> Shaped[Array, "all ..."]:

@@ -186,11 +186,8 @@ def invariance_term(
     """Equation 5, as a mean over columns too; rows that do not count are zero."""
     dtype = statistics_dtype(z1, z2)
     squares = _squared_differences(z1.astype(dtype), z2.astype(dtype))
-    if where is None:
-        count = len(z1) * _rows.devices(axes)
-    else:
-        count = _rows.total(jnp.sum(where, dtype=dtype), axes)
-    return _rows.total(jnp.sum(squares), axes) / (count * z1.shape[1])
+    entries = _rows.counted(z1, where, axes, dtype) * z1.shape[1]
+    return _rows.total(jnp.sum(squares), axes) / entries
 
 
 @jax.checkpoint

@@ -90,9 +90,14 @@ def read_config(folder: Path) -> Config:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Writes JSON as `write_whole` does."""
+    write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
     """Writes a file that is there in whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(text)
     os.replace(partial, path)
 
 

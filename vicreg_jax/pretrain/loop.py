@@ -70,7 +70,6 @@ class Loop:
         """
         steps = self.programs.config.epochs * self.host.order.steps_per_epoch
         hash_row = self.host.order.rows.start
-        saved = first
         with _Bar(self.console, first, steps) as show, Interruption() as interruption:
             train: Callable = self.programs.train
             for step in range(first, steps):
@@ -86,11 +85,11 @@ class Loop:
                     show(done, self.log.write(leave=1))
                 if self._look_is_due(done):
                     self._look(state, batch, done)
-                if stop or done == steps or done % self._between_checkpoints() == 0:
-                    show(done, self._save(state, done, wait=stop or done == steps))
-                    saved = done
+                last = stop or done == steps
+                if last or self.checkpoints.due(done):
+                    show(done, self._save(state, done, wait=last))
                 if stop and done < steps:
-                    raise Interrupted(f"saved after step {saved}")
+                    raise Interrupted(f"saved after step {done}")
         return state
 
     def _compiled(self, state, batch):
@@ -114,9 +113,6 @@ class Loop:
             done, state, {"input": self.device.get_state()}, wait=wait
         )
         return line
-
-    def _between_checkpoints(self) -> int:
-        return self.launch.checkpoint_every or self.host.order.steps_per_epoch
 
     def _look_is_due(self, done: int) -> bool:
         every = self.launch.probe_every * self.host.order.steps_per_epoch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from vicreg_jax.pretrain.folder import write_whole
 
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.state import Metrics
@@ -189,6 +190,4 @@ def _of_all_processes(orders: list[int]) -> list[int]:
 def _keep(path: Path, wanted: Callable[[Line], bool]) -> None:
     """Takes out the lines that are not `wanted`, in one go."""
     lines = [line for line in read(path) if wanted(line)]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    os.replace(partial, path)
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))

@@ -65,7 +65,11 @@ def run(config: Config, launch: Launch, console: Console) -> Accuracies:
 def _pretrain(programs, launch, images, host, out, console):
     """Returns the state after the last step."""
     device = to_device(host, meshes.by_rows(programs.mesh))
-    checkpoints = Checkpoints(out / "checkpoints", warn=console.print)
+    checkpoints = Checkpoints(
+        out / "checkpoints",
+        every=launch.checkpoint_every or programs.steps_per_epoch,
+        warn=console.print,
+    )
     state, first = programs.start(), 0
     restored = checkpoints.restore(state)
     if restored is not None:
