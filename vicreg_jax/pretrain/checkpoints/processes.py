@@ -42,11 +42,6 @@ def from_first(action: Callable[[], tuple[int, int]]) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def wait_for_all(name: str) -> None:
-    """Returns when every process has come here."""
-    multihost_utils.sync_global_devices(name)
-
-
 def all_of(here: bool) -> bool:
     """Whether it is so in every process."""
     return bool(np.all(multihost_utils.process_allgather(np.array(here))))

@@ -17,6 +17,7 @@ from vicreg_jax.pretrain.checkpoints.digest import digests
 from vicreg_jax.pretrain.checkpoints.leaves import loaded, named, stored
 from vicreg_jax.pretrain.checkpoints.manifest import Damaged, build, seal
 from vicreg_jax.pretrain.checkpoints.read import read, read_manifest
+from vicreg_jax.pretrain.distributed import wait_for_all
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class Checkpoints:
             OSError: If the save before could not be written.
         """
         self.wait()
-        processes.wait_for_all("vicreg_jax checkpoints: restore")
+        wait_for_all("restore")
         leaves = named("like", like)
         for checkpoint in folders.found(self._folder):
             try:
