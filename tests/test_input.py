@@ -188,7 +188,7 @@ class TestSources:
     def test_elpv(self):
         pytest.importorskip("elpv_dataset")
         source = open_source("elpv", size=32, channels=1)
-        np.testing.assert_array_equal(np.bincount(source.labels), [1508, 295, 106, 715])
+        np.testing.assert_array_equal(np.bincount(source.labels), [1803, 821])
         assert source[2623].image.shape == (32, 32, 1)
         assert source[2623].image.std() > 5
 
@@ -208,21 +208,43 @@ class TestSources:
         with pytest.raises(ValueError, match=r"each of the 5 images, got shape \(4,\)"):
             open_source(tmp_path / "bad.npz")
 
-    def test_cifar(self, tmp_path):
-        rng = np.random.default_rng(0)
-        pixels = rng.integers(0, 256, (10, 3, 32, 32), np.uint8)
-        for i in range(1, 6):
-            rows = slice(2 * i - 2, 2 * i)
-            part = {b"data": pixels[rows].reshape(2, -1), b"labels": [i, i + 1]}
-            with (tmp_path / f"data_batch_{i}").open("wb") as file:
-                pickle.dump(part, file, protocol=2)
+    def test_cifar10(self, tmp_path):
+        pixels = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), np.uint8)
+        names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+        for i, name in enumerate(names):
+            part = pixels[2 * i : 2 * i + 2].reshape(2, -1)
+            self.pickled(tmp_path / name, {b"data": part, b"labels": [i, i + 1]})
+        self.pickled(tmp_path / "batches.meta", {b"label_names": [b"cat"]})
         source = open_source(tmp_path)
-        assert len(source) == 10 and source[9].label == 6
+        assert len(source) == 10 and source[9].label == 5
         np.testing.assert_array_equal(source[4].image, pixels[4].transpose(1, 2, 0))
-        with (tmp_path / "data_batch_1").open("wb") as file:
-            pickle.dump(print, file)
-        with pytest.raises(pickle.UnpicklingError, match="arrays only, got .*print"):
-            open_source(tmp_path)
+        others = open_source(tmp_path / "test_batch")
+        assert list(others.labels) == [5, 6]
+        np.testing.assert_array_equal(others[1].image, pixels[11].transpose(1, 2, 0))
+        with pytest.raises(FileNotFoundError, match="got .*test_batches"):
+            open_source(tmp_path / "test_batches")
+        for content, said in ((pickle.dumps(print), "not .*print"), (b"\x80", "")):
+            (tmp_path / "data_batch_1").write_bytes(content)
+            with pytest.raises(
+                ValueError, match=f"CIFAR's own files, got .*1: .*{said}"
+            ):
+                open_source(tmp_path)
+
+    def test_cifar100(self, tmp_path):
+        pixels = np.random.default_rng(0).integers(0, 256, (5, 3072), np.uint8)
+        for name, rows in (("train", slice(3)), ("test", slice(3, 5))):
+            part = {b"data": pixels[rows], b"fine_labels": [7, 99, 3, 1, 2][rows]}
+            self.pickled(
+                tmp_path / name, part | {b"coarse_labels": [0, 1, 2, 0, 1][rows]}
+            )
+        self.pickled(tmp_path / "meta", {b"fine_label_names": [b"apple"]})
+        source = open_source(tmp_path)
+        assert list(source.labels) == [7, 99, 3] and len(source.classes) == 100
+        assert len(open_source(tmp_path / "test")) == 2
+
+    @staticmethod
+    def pickled(path, content):
+        path.write_bytes(pickle.dumps(content, protocol=2))
 
     def test_refuses_what_is_not_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="`data` must be mnist.*got cats"):

@@ -99,6 +99,34 @@ def test_optax_lars_is_another_under_a_schedule():
     assert abs(seen[0] / seen[1] - 1) > 0.2
 
 
+@pytest.mark.usefixtures("x64")
+def test_clipped_trust_is_never_above_the_schedule():
+    """Written out in float64 NumPy: the rate of a layer is the smaller of two."""
+    rng = np.random.default_rng(1)
+    start = {"large": 30 * rng.standard_normal((4, 3)), "small": np.eye(3) * 1e-3}
+    gradients = rng.standard_normal((STEPS, 3))
+    tx = lars(
+        paper_schedule(**PAPER), weight_decay=0.1, trust_coefficient=0.1, clip=True
+    )
+    params, memory = jax.tree.map(jnp.asarray, start), tx.init(start)
+    expected, velocity = dict(start), dict.fromkeys(start, 0.0)
+    clipped = 0
+    for rate, gradient in zip(RATES, gradients, strict=True):
+        updates, memory = tx.update(
+            {n: p * 0 + gradient for n, p in params.items()}, memory, params
+        )
+        params = optax.apply_updates(params, updates)
+        for name, p in expected.items():
+            step = gradient + 0.1 * p
+            alone = 0.1 * np.linalg.norm(p) / np.linalg.norm(step)
+            clipped += alone > rate
+            share = min(alone, rate) / rate if rate else 1.0
+            velocity[name] = 0.9 * velocity[name] + share * step
+            expected[name] = p - rate * velocity[name]
+            np.testing.assert_allclose(params[name], expected[name], rtol=1e-11)
+    assert 5 < clipped < 2 * STEPS - 5
+
+
 def test_lars_leaves_vectors_alone():
     model = Expander(4, 8, rngs=nnx.Rngs(0))
     params = nnx.state(model, nnx.Param)

@@ -31,7 +31,13 @@ from vicreg_jax.pretrain.report import redraw, table
 from vicreg_jax.pretrain.run import run
 from vicreg_jax.pretrain.state import Metrics
 from vicreg_jax.pretrain.step import Programs
-from vicreg_jax.probe import Labelled, knn_probe, linear_probe, probes
+from vicreg_jax.probe import (
+    Labelled,
+    detection_probe,
+    knn_probe,
+    linear_probe,
+    probes,
+)
 
 QUIET = Console(file=io.StringIO())
 
@@ -474,6 +480,17 @@ class TestProbes:
     def test_a_share_without_a_label_for_each_class_is_left_out(self):
         few = self.clusters(0.05, samples=120)
         assert list(probes(few, few)) == ["linear 10%", "linear 100%", "k-NN"]
+
+    def test_detection_does_not_depend_on_the_threshold(self):
+        rng = np.random.default_rng(0)
+        labels = (rng.random(500) < 0.1).astype(int)  # a rare defect
+        features = rng.standard_normal((500, 3)) + 2 * labels[:, None]
+        half = [Labelled(features[i::2], labels[i::2]) for i in (0, 1)]
+        # One column in the direction of the defect: ranked as that column ranks.
+        assert 0.95 < detection_probe(*half) <= 1
+        assert probes(*half)["ROC AUC"] == detection_probe(*half)
+        noise = [part._replace(features=rng.standard_normal((250, 3))) for part in half]
+        assert abs(detection_probe(*noise) - 0.5) < 0.2
 
     def test_table_is_in_percent(self):
         console = Console(file=io.StringIO(), width=80)

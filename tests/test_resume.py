@@ -68,6 +68,24 @@ def test_killed_at_any_moment_it_goes_on(whole, tmp_path, unchecked_signatures):
     assert checksum(tmp_path) == checksum(whole)
 
 
+def test_goes_on_with_other_devices(whole, tmp_path):
+    """Each step sees the same images, and rounding is all that differs."""
+    with started(start(tmp_path, devices=4)) as (process,):
+        wait_for(lambda: checkpoints(tmp_path), process)
+        process.send_signal(signal.SIGTERM)
+        status, said = end(process)
+    assert status == 75, said
+    with started(start(tmp_path, devices=2)) as (process,):
+        status, said = end(process)
+    assert status == 0 and "Going on after step" in said, said
+    ours, theirs = seen(tmp_path), seen(whole)
+    assert [line["order"] for line in ours] == [line["order"] for line in theirs]
+    for name in ("loss", "invariance", "variance", "covariance", "std"):
+        np.testing.assert_allclose(
+            [line[name] for line in ours], [line[name] for line in theirs], rtol=2e-3
+        )
+
+
 def test_told_to_stop_it_saves_first(whole, tmp_path, unchecked_signatures):
     with started(start(tmp_path)) as (process,):
         wait_for(lambda: checkpoints(tmp_path), process)

@@ -82,25 +82,62 @@ def paper_base_lr(*, batch: int, epochs: int) -> float:
     return next((rate for most, rate in _BASE_LR.items() if batch <= most), 0.3)
 
 
-def lars(schedule: Schedule, *, weight_decay: float) -> GradientTransformation:
+def lars(
+    schedule: Schedule,
+    *,
+    weight_decay: float,
+    trust_coefficient: float = 0.001,
+    clip: bool = False,
+) -> GradientTransformation:
     """LARS as facebookresearch/vicreg runs it (You et al., arXiv:1708.03888).
 
-    Weight decay, then the layer's trust ratio (0.001 of the parameter's norm over the
-    step's; 1 where either is zero), then momentum (0.9), and the learning rate last.
-    `optax.lars` has it before the momentum, which then keeps the rates of the past: not
-    the same under a schedule. Biases and batch norms, which have one dimension, get
-    neither decay nor trust.
+    Weight decay, then the layer's trust ratio (the coefficient times the parameter's
+    norm over the step's; 1 where either is zero), then momentum (0.9), and the learning
+    rate last. `optax.lars` has it before the momentum, which then keeps the rates of
+    the past: not the same under a schedule. Biases and batch norms, which have one
+    dimension, get neither decay nor trust.
 
     Args:
         schedule: learning rate by step.
         weight_decay: added to the gradient, times the parameter; the paper's is 1e-6.
+        trust_coefficient: the paper's code has 0.001.
+        clip: divide the trust ratio by the learning rate, and let it be 1 at most, as
+            solo-learn does with ``clip_lr``: a layer's learning rate is then what LARS
+            gives alone, and never above that of the schedule.
     """
+    trust = (
+        _clipped_trust_ratio(schedule, trust_coefficient)
+        if clip
+        else optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
+    )
     return optax.chain(
         optax.masked(optax.add_decayed_weights(weight_decay), _not_vectors),
-        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), _not_vectors),
+        optax.masked(trust, _not_vectors),
         optax.trace(0.9),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def _clipped_trust_ratio(
+    schedule: Schedule, coefficient: float
+) -> GradientTransformation:
+    def init(params):
+        del params
+        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params):
+        rate = schedule(state.count)
+
+        def scaled(step, param):
+            size, length = optax.tree.norm(param), optax.tree.norm(step)
+            trust = jnp.minimum(coefficient * size / (length * rate), 1)
+            usable = (size > 0) & (length > 0)
+            return step * jnp.where(usable, trust, 1).astype(step.dtype)
+
+        count = optax.safe_increment(state.count)
+        return jax.tree.map(scaled, updates, params), state._replace(count=count)
+
+    return optax.GradientTransformation(init, update)
 
 
 def adamw(schedule: Schedule, *, weight_decay: float) -> GradientTransformation:

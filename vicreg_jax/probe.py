@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Labelled(NamedTuple):
 
 
 Accuracies: TypeAlias = dict[str, dict[str, float]]
-"""Top-1 accuracies, 0 to 1, by features and by probe."""
+"""Top-1 accuracies, 0 to 1, by features and by probe; see `probes`."""
 
 
 def linear_probe(
@@ -47,9 +48,21 @@ def linear_probe(
             *train, train_size=share, stratify=train.labels, random_state=seed
         )
         train = Labelled(np.asarray(features), np.asarray(labels))
-    # C is for the whole loss, which grows with the samples: few labels regularise more.
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.02, max_iter=500))
-    return float(probe.fit(*train).score(*test))
+    return float(_linear(train).score(*test))
+
+
+def detection_probe(train: Labelled, test: Labelled) -> float:
+    """Returns how well a linear classifier ranks two classes: the area under its ROC.
+
+    Half where it knows nothing, 1 where every sample of class 1 is above all others;
+    unlike accuracy, it does not depend on how rare a defect is.
+
+    Args:
+        train: what it is fitted to, of classes 0 and 1.
+        test: what it is judged on.
+    """
+    scores = _linear(train).decision_function(test.features)
+    return float(roc_auc_score(test.labels, scores))
 
 
 def knn_probe(train: Labelled, test: Labelled, *, neighbours: int = 10) -> float:
@@ -69,7 +82,8 @@ def knn_probe(train: Labelled, test: Labelled, *, neighbours: int = 10) -> float
 def probes(train: Labelled, test: Labelled, *, seed: int = 0) -> dict[str, float]:
     """Returns the accuracy of linear probes on 1%, 10% and all labels, and of k-NN.
 
-    A share that leaves a class without a label is left out.
+    A share that leaves a class without a label is left out. Of two classes there is the
+    area under the ROC curve, too.
     """
     smallest = np.bincount(train.labels).min()
     shares = {"linear 1%": 0.01, "linear 10%": 0.1, "linear 100%": 1.0}
@@ -78,4 +92,13 @@ def probes(train: Labelled, test: Labelled, *, seed: int = 0) -> dict[str, float
         for name, share in shares.items()
         if share * smallest >= 1
     }
-    return accuracies | {"k-NN": knn_probe(train, test)}
+    accuracies["k-NN"] = knn_probe(train, test)
+    if set(train.labels) == {0, 1}:
+        accuracies["ROC AUC"] = detection_probe(train, test)
+    return accuracies
+
+
+def _linear(train: Labelled) -> Pipeline:
+    # C is for the whole loss, which grows with the samples: few labels regularise more.
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.02, max_iter=500))
+    return probe.fit(*train)

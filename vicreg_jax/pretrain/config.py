@@ -50,6 +50,10 @@ class Config:
     """AdamW, or LARS as the paper's code runs it."""
     learning_rate: float | None = 6e-3
     """Peak learning rate. None: the paper's for the batch and the epochs."""
+    trust_coefficient: float = 1e-3
+    """Of LARS: step over size of a layer at a learning rate of 1."""
+    clip_trust: bool = False
+    """Let LARS's rate of a layer be at most the learning rate, as solo-learn does."""
     weight_decay: float = 1e-4
     """Weight decay of kernels; batch norms and biases have none."""
     warmup: float | None = 0.1

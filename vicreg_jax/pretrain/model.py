@@ -95,8 +95,14 @@ def schedule(config: Config, steps_per_epoch: int) -> Schedule:
 
 def optimizer(config: Config, rate: Schedule) -> GradientTransformation:
     """Returns the optimiser at the learning rates of `rate`."""
-    make = lars if config.optimizer == "lars" else adamw
-    return make(rate, weight_decay=config.weight_decay)
+    if config.optimizer == "adamw":
+        return adamw(rate, weight_decay=config.weight_decay)
+    return lars(
+        rate,
+        weight_decay=config.weight_decay,
+        trust_coefficient=config.trust_coefficient,
+        clip=config.clip_trust,
+    )
 
 
 def _unit(images):

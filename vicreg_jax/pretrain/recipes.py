@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from vicreg_jax.augment import ImageViews
 from vicreg_jax.pretrain.config import Config
@@ -48,8 +47,10 @@ def elpv() -> Config:
 def cifar() -> Config:
     """CIFAR-10 or -100 with a ResNet-18, for 1000 epochs, as in solo-learn.
 
-    vicreg-pretrain cifar --data cifar-10-batches-py, the folder in which the Python
-    version of the data set arrives. Not run here: it wants a GPU.
+    vicreg-pretrain cifar --data DIR --test-data DIR/test_batch, where DIR is
+    cifar-10-batches-py, the folder in which the Python version of the data set arrives;
+    or cifar-100-python and its file test. Not run here: it wants a GPU. solo-learn
+    reports 92.1% on CIFAR-10, 68.5% on CIFAR-100, by its online linear classifier.
     """
     views = ImageViews(
         size=32,
@@ -69,7 +70,13 @@ def cifar() -> Config:
         small_images=True,
         expander=2048,
         dtype="bfloat16",
-        **_PAPER,
+        optimizer="lars",
+        learning_rate=0.3,
+        trust_coefficient=0.02,
+        clip_trust=True,
+        weight_decay=1e-4,
+        warmup=None,
+        epochs=1000,
         batch=256,
     )
 
@@ -80,7 +87,8 @@ def imagenet() -> Config:
     vicreg-pretrain imagenet --data imagenet/train --test-data imagenet/val, on 64 v5e
     chips or eight large GPUs; see docs/pods.md. Not run here: compiled for v5e:8x8. The
     paper reports 73.2% top-1 with a linear classifier; after 100 epochs (--epochs 100)
-    68.6%.
+    68.6%. Its equations weigh as these defaults do; its authors' code has half the
+    variance: --mu 12.5.
     """
     return Config(
         data="imagenet/train",
@@ -92,19 +100,16 @@ def imagenet() -> Config:
         width=64,
         expander=8192,
         dtype="bfloat16",
-        **_PAPER,
+        optimizer="lars",
+        learning_rate=None,
+        weight_decay=1e-6,
+        warmup=None,
+        epochs=1000,
         batch=2048,
         probe_images=50_000,
     )
 
 
-_PAPER: dict[str, Any] = {
-    "optimizer": "lars",
-    "learning_rate": None,
-    "weight_decay": 1e-6,
-    "warmup": None,
-    "epochs": 1000,
-}
 RECIPES: dict[str, Callable[[], Config]] = {
     recipe.__name__: recipe for recipe in (mnist, digits, elpv, cifar, imagenet)
 }

