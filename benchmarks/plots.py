@@ -90,7 +90,7 @@ def _time(records: list[dict]) -> Figure:
             )
         _name_sizes(axes, here)
         axes.set(yscale="log", ylabel="seconds", xlabel="columns (rows below)")
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -128,6 +128,7 @@ def _memory(records: list[dict]) -> Figure:
             axes.plot(rows, peaks, color=colour, marker=marker, label=name)
     axes.set(xscale="log", yscale="log", ylabel="MiB")
     axes.set_xlabel(f"rows, at {common} columns")
+    _tick(axes, (r["n"] for r in records if r["d"] == common))
     axes.legend(fontsize=8)
     return figure
 
@@ -146,9 +147,7 @@ def _traffic(records: list[dict]) -> Figure:
             chips, moved = zip(*sorted(points), strict=True)
             axes.plot(chips, moved, marker="o", label=way)
         axes.set(xscale="log", yscale="log", xlabel="chips")
-        ticks = sorted({at for points in lines.values() for at, _ in points})
-        axes.set_xticks(ticks, map(str, ticks))
-        axes.set_xticks([], minor=True)
+        _tick(axes, (at for points in lines.values() for at, _ in points))
         axes.set_ylabel("MiB moved for each chip")
         axes.legend(fontsize=8)
     figure.suptitle(f"{common[0]}x{common[1]}, float32: compiled, not run")
@@ -172,6 +171,13 @@ def _commonest(values: Iterable) -> Any:
 
 def _columns_rows(record: dict) -> tuple[int, int]:
     return record["d"], record["n"]
+
+
+def _tick(axes, values: Iterable[int]) -> None:
+    """Names just these values along a logarithmic axis."""
+    ticks = sorted(set(values))
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xticks([], minor=True)
 
 
 def _name_sizes(axes, records: list[dict]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from vicreg_jax.nn import Expander
-from vicreg_jax.optim import lars, paper_base_lr, paper_schedule, warmup_cosine
+from vicreg_jax.optim import adamw, lars, paper_base_lr, paper_schedule, warmup_cosine
 
 STEPS, EPOCH_STEPS = 60, 3
 
@@ -162,3 +162,20 @@ def test_base_learning_rate(batch, epochs, rate):
 def test_a_run_must_outlast_its_warm_up():
     with pytest.raises(ValueError, match="`epochs` must be above 10, .*, got 10"):
         paper_schedule(0.3, batch=256, epochs=10, epoch_steps=5)
+
+
+def test_schedule_rises_then_falls_to_a_thousandth():
+    schedule = warmup_cosine(2.0, steps=100, warmup_steps=10)
+    rates = [float(schedule(step)) for step in (0, 5, 10, 55, 100)]
+    np.testing.assert_allclose(rates, [0, 1, 2, (2 + 0.002) / 2, 0.002], rtol=1e-5)
+
+
+@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
+def test_only_matrices_decay():
+    params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
+    tx = adamw(lambda _: 1.0, weight_decay=0.1)
+    updates, _ = tx.update(
+        jax.tree.map(jnp.zeros_like, params), tx.init(params), params
+    )
+    np.testing.assert_allclose(updates["kernel"], -0.1, rtol=1e-6)
+    np.testing.assert_array_equal(updates["scale"], 0)

@@ -1,0 +1,200 @@
+"""Saving processes that are killed, that find no room, and that are two."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from checkpointing import restore, sharding
+
+from parity.processes import free_address
+
+# Where one of its reads fails, Orbax forgets the others: coroutines that are never
+# awaited, and reads of TensorStore's that end after the event loop they report to.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def start(program, *arguments, **environment):
+    environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", **environment}
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+SAVES_FOREVER = """
+import itertools, sys
+from pathlib import Path
+import jax.numpy as jnp
+import numpy as np
+from vicreg_jax.pretrain.checkpoints import Checkpoints
+
+def state(step):
+    rng = np.random.default_rng(step)
+    shapes = [(4, 300), (7,), (), (300, 400)]
+    return {str(s): jnp.asarray(rng.standard_normal(s), jnp.float32) for s in shapes}
+
+told = []
+checkpoints = Checkpoints(Path(sys.argv[1]), keep=2, warn=told.append)
+restored = checkpoints.restore(state(0))
+step = 0
+if restored:
+    step = restored.step
+    for name, want in state(step).items():
+        assert np.asarray(restored.state[name]).tobytes() == np.asarray(want).tobytes()
+    assert restored.extra == {"step": step}
+print(step, len(told), flush=True)
+for step in itertools.count(step + 1):
+    checkpoints.save(step, state(step), {"step": step})
+    print("saving", flush=True)
+    if step % 3 == 0:
+        checkpoints.wait()
+"""
+
+
+@pytest.mark.slow
+def test_kill_at_random_moments(tmp_path):
+    """Each process checks what the one killed before it left."""
+    choose, steps, cut_off = random.Random(0), [], 0
+    for _ in range(16):
+        process = start(SAVES_FOREVER, tmp_path)
+        step, told = map(int, process.stdout.readline().split() or (-1, 0))
+        process.stdout.readline()  # the first save is under way
+        time.sleep(choose.uniform(0.0, 0.4))
+        process.kill()
+        _, errors = process.communicate()
+        assert process.returncode == -9, errors
+        cut_off += told
+        steps.append(step)
+    print("steps", steps, "saves cut off", cut_off)
+    assert steps == sorted(steps)
+    assert steps[-1] > 3
+    assert cut_off
+
+
+FILLS = """
+import os, resource, sys
+from pathlib import Path
+import jax, jax.numpy as jnp
+from vicreg_jax.pretrain.checkpoints import Checkpoints
+
+small = {"x": jax.random.normal(jax.random.key(0), (1000,))}
+large = {"x": jax.random.normal(jax.random.key(0), (1_000_000,))}
+with Checkpoints(Path(sys.argv[1])) as checkpoints:
+    checkpoints.save(1, small, {}, wait=True)
+    if sys.argv[2] == "limit":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    before = sorted(Path(sys.argv[1]).rglob("*"))
+    for wait in (True, False):
+        try:
+            checkpoints.save(2, large, {}, wait=wait)
+            checkpoints.save(3, small, {})
+        except OSError as error:
+            print(error)
+    assert sorted(Path(sys.argv[1]).rglob("*")) == before
+    restored = checkpoints.restore(small)
+    assert restored.step == 1 and (restored.state["x"] == small["x"]).all()
+    checkpoints.save(3, small, {}, wait=True)
+    assert checkpoints.restore(small).step == 3
+"""
+
+
+def assert_fills(folder, how, reason):
+    process = start(FILLS, folder, how)
+    out, errors = process.communicate()
+    assert process.returncode == 0, errors
+    said = f"step 2 could not be written to {folder} "
+    assert out.count(said) == 2, out
+    assert out.count(f"(those before it are left as they were): {reason}\n") == 2, out
+
+
+@pytest.mark.slow
+def test_files_that_may_not_grow(tmp_path):
+    assert_fills(tmp_path, "limit", "File too large")
+
+
+@pytest.mark.slow
+def test_full_disk(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path]
+    if not shutil.which("mount") or subprocess.run(mount, check=False).returncode:
+        pytest.skip("a small file system to fill cannot be mounted here")
+    try:
+        assert_fills(tmp_path, "disk", "No space left on device")
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+ONE_OF_TWO = """
+import sys
+from pathlib import Path
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+address, folder, process = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(address, num_processes=2, process_id=process)
+from vicreg_jax.pretrain.checkpoints import Checkpoints
+
+mesh = jax.make_mesh((8,), ("data",))
+
+def state(step):
+    x = np.random.default_rng(step).standard_normal((8, 6)).astype(np.float32)
+    put = lambda *spec: jax.make_array_from_callback(
+        x.shape, NamedSharding(mesh, P(*spec)), lambda index: x[index]
+    )
+    key = jax.jit(jax.random.key, out_shardings=NamedSharding(mesh, P()))(step)
+    return {"rows": put("data"), "all": put(), "host": x, "key": key}
+
+told = []
+with Checkpoints(folder, warn=told.append) as checkpoints:
+    for step in (1, 2, 2):
+        checkpoints.save(step, state(step), {"at": step})
+    try:
+        checkpoints.save(3, state(3), {"process": process})
+    except ValueError as error:
+        print(error)
+    restored = checkpoints.restore(state(0))
+    assert restored.step == 2 and not told
+    same = lambda a, b: (jax.random.key_data(a) == jax.random.key_data(b)).all()
+    want = state(2)
+    assert same(restored.state.pop("key"), want.pop("key"))
+    assert all((restored.state[name] == x).all() for name, x in want.items())
+    if process == 0:
+        (folder / "00000002-1" / "manifest" / "metadata").unlink()
+    restored = checkpoints.restore(state(0))
+    assert restored.step == 1 and len(told) == 1, told
+    checkpoints.save(2, state(2), {"at": 2})
+print("whole")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path):
+    address = free_address()
+    processes = [start(ONE_OF_TWO, address, tmp_path, process) for process in (0, 1)]
+    for process in processes:
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert "`extra`, like every NumPy array, must be the same" in out
+        assert "whole" in out
+    x = np.random.default_rng(2).standard_normal((8, 6)).astype(np.float32)
+    for rows in (sharding(4, "data"), sharding(2, None, "data")):
+        struct = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)
+        like = {"rows": struct, "all": struct, "host": x, "key": jax.random.key(0)}
+        restored, warnings = restore(tmp_path, like)
+        assert (restored.step, warnings) == (2, [])
+        for name in ("rows", "all", "host"):
+            np.testing.assert_array_equal(restored.state[name], x)

@@ -1,0 +1,208 @@
+"""Batches: shards, damage, taking them up again, and the way to the devices."""
+
+import itertools
+import json
+import time
+
+import grain
+import jax
+import numpy as np
+import pytest
+from grain.experimental import assert_equal_output_after_checkpoint
+from jax.sharding import NamedSharding, PartitionSpec
+from photographs import numbered, write_photographs
+
+from vicreg_jax.pretrain.input import (
+    UnreadableError,
+    batches,
+    folder,
+    to_device,
+)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """See `write_photographs`."""
+    return write_photographs(tmp_path)
+
+
+def shard(index, count):
+    return grain.sharding.ShardOptions(shard_index=index, shard_count=count)
+
+
+def first_batches(steps, source, **options):
+    reading = batches(source, **options)
+    out = list(itertools.islice(reading, steps))
+    reading.close()
+    return out
+
+
+def assert_batches_equal(left, right):
+    for a, b in zip(left, right, strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+            assert x.dtype == y.dtype
+
+
+class TestBatches:
+    def test_hold_the_images_of_their_ids(self):
+        for batch in first_batches(7, numbered(30), batch=8, seed=1):
+            np.testing.assert_array_equal(batch.images[:, 0, 0, 0], batch.ids)
+            np.testing.assert_array_equal(batch.labels, batch.ids)
+            assert batch.where.all() and set(batch.aspect) == {1.5}
+            dtypes = [array.dtype.name for array in batch]
+            assert dtypes == ["uint8", "int64", "int32", "bool", "float32"]
+
+    def test_padding_is_masked(self):
+        options = dict(batch=8, epochs=1, drop_remainder=False, shuffle=False)
+        last = first_batches(9, numbered(19), **options)[-1]
+        np.testing.assert_array_equal(last.where, [True] * 3 + [False] * 5)
+        np.testing.assert_array_equal(last.ids, [16, 17, 18] + [-1] * 5)
+        np.testing.assert_array_equal(last.labels, last.ids)
+        assert not last.images[3:].any()
+
+    @pytest.mark.parametrize("drop_remainder", [True, False])
+    def test_can_be_taken_up_anywhere(self, photographs, drop_remainder):
+        source = folder(photographs, size=8)
+        options = dict(batch=5, epochs=2, seed=3, drop_remainder=drop_remainder)
+        assert_equal_output_after_checkpoint(batches(source, **options))
+
+    @pytest.mark.slow
+    def test_worker_processes_and_threads_change_nothing(self, photographs):
+        (photographs / "china" / "2.png").write_bytes(b"damaged")
+        source = folder(photographs, size=8)
+        expected = batches(source, batch=4, threads=1)
+        plain = list(itertools.islice(expected, 7))
+        working = batches(source, batch=4, workers=2)
+        assert_batches_equal(itertools.islice(working, 7), plain)
+        assert working.unreadable == expected.unreadable == {source.name(2)}
+        # Taken up by another number of workers in the middle of an epoch.
+        working.set_state(batches(source, batch=4).get_state() | {"step": 5})
+        assert_batches_equal([next(working)], plain[5:6])
+        working.close()
+        fatal = batches(source, batch=4, workers=1, unreadable="fatal")
+        with pytest.raises(Exception, match="cannot read .*2.png"):
+            list(itertools.islice(fatal, 3))
+        fatal.close()
+
+    @pytest.mark.parametrize("count", [2, 4, 8])
+    def test_shards_make_one_batch_damaged_images_and_all(self, photographs, count):
+        for name in ("china/3.jpg", "flower/0.png", "flower/1.jpg"):
+            (photographs / name).write_bytes(b"damaged")
+        source = folder(photographs, size=8)
+        whole = first_batches(5, source, batch=8, seed=2)
+        parts = [
+            first_batches(5, source, batch=8, seed=2, shard=shard(i, count))
+            for i in range(count)
+        ]
+        joined = [
+            [np.concatenate(arrays) for arrays in zip(*rows, strict=True)]
+            for rows in zip(*parts, strict=True)
+        ]
+        assert_batches_equal(joined, whole)
+
+    def test_a_damaged_image_moves_no_other(self, photographs):
+        source = folder(photographs, size=8)
+        before = first_batches(6, source, batch=4)
+        for name in ("china/3.jpg", "china/4.png"):
+            (photographs / name).write_bytes(b"damaged")
+        reading = batches(source, batch=4)
+        after = list(itertools.islice(reading, 6))
+        for old, new in zip(before, after, strict=True):
+            # In order: china/3.jpg, china/4.png, china/deep/5.jpg.
+            expected = np.where((old.ids == 3) | (old.ids == 4), 5, old.ids)
+            np.testing.assert_array_equal(new.ids, expected)
+            assert new.where.all()
+        assert reading.unreadable == {source.name(3), source.name(4)}
+
+    def test_a_damaged_image_is_not_judged(self, photographs):
+        (photographs / "china" / "3.jpg").write_bytes(b"damaged")
+        source = folder(photographs, size=8)
+        options = dict(batch=12, shuffle=False, drop_remainder=False)
+        reading = batches(source, **options)
+        batch = next(reading)
+        np.testing.assert_array_equal(batch.where, np.arange(12) != 3)
+        assert batch.ids[3] == batch.labels[3] == -1 and not batch.images[3].any()
+        assert reading.unreadable == {source.name(3)}
+        with pytest.raises(UnreadableError, match="cannot read .*3.jpg: Unidentified"):
+            next(batches(source, **options, unreadable="fatal"))
+
+    def test_a_broken_disk_stops_the_run(self, photographs):
+        source = folder(photographs, size=8)
+        for i in range(len(source)):
+            (photographs / source.paths[i]).unlink()
+        with pytest.raises(ValueError, match="100 images in a row: cannot read"):
+            next(batches(source, batch=1))
+
+    def test_state_is_small_and_guarded(self):
+        reading = batches(numbered(30), batch=8, seed=1)
+        next(reading)
+        state = json.loads(json.dumps(reading.get_state()))
+        assert state["step"] == 1
+        sharded = batches(numbered(30), batch=8, seed=1, shard=shard(1, 2))
+        sharded.set_state(state)
+        np.testing.assert_array_equal(next(sharded).ids, next(reading).ids[4:])
+        with pytest.raises(ValueError, match="`state` must be of .*`seed` 2, got 1"):
+            batches(numbered(30), batch=8, seed=2).set_state(state)
+        with pytest.raises(
+            ValueError, match="`state` must be of .*`images` 31, got 30"
+        ):
+            batches(numbered(31), batch=8, seed=1).set_state(state)
+
+    @pytest.mark.usefixtures("unchecked_signatures")
+    @pytest.mark.parametrize(
+        "change, said",
+        [
+            (dict(workers=-1), "`workers` must be at least 0, got -1"),
+            (dict(threads=0), "`threads` must be at least 1, got 0"),
+            (dict(unreadable="hide"), "`unreadable` must be 'skip' or 'fatal', got 'h"),
+        ],
+    )
+    def test_refuses(self, change, said):
+        with pytest.raises(ValueError, match=said):
+            batches(numbered(30), batch=4, **change)
+
+
+class TestToDevice:
+    def sharding(self):
+        mesh = jax.make_mesh((8,), ("data",))
+        return NamedSharding(mesh, PartitionSpec("data"))
+
+    def test_rows_lie_on_their_devices(self):
+        sharding = self.sharding()
+        host = batches(numbered(30), batch=16, epochs=2)
+        for batch, expected in zip(
+            to_device(batches(numbered(30), batch=16, epochs=2), sharding),
+            host,
+            strict=True,
+        ):
+            assert batch.images.sharding == sharding
+            assert {s.data.shape for s in batch.images.addressable_shards} == {
+                (2, 2, 3, 1)
+            }
+            assert isinstance(batch.ids, np.ndarray)
+            assert_batches_equal([map(np.asarray, batch)], [expected])
+
+    def test_state_is_that_of_its_user(self):
+        ahead = to_device(batches(numbered(30), batch=8, epochs=2), self.sharding())
+        assert_equal_output_after_checkpoint(_OnHost(ahead))
+
+    def test_waiting_is_counted(self):
+        ahead = to_device(batches(numbered(30), batch=8), self.sharding())
+        started = time.monotonic()
+        next(ahead)
+        assert 0 < ahead.waited <= time.monotonic() - started
+
+
+class _OnHost:
+    """Batches brought back, for comparisons that know NumPy alone."""
+
+    def __init__(self, ahead):
+        self.ahead = ahead
+        self.get_state, self.set_state = ahead.get_state, ahead.set_state
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return tuple(np.asarray(array) for array in next(self.ahead))

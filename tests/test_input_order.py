@@ -1,0 +1,79 @@
+"""The order of images: a function of seed and step, whatever the shards."""
+
+import numpy as np
+import pytest
+
+from vicreg_jax.pretrain.input import (
+    Order,
+    order_hash,
+)
+
+
+class TestOrder:
+    @pytest.mark.parametrize("drop_remainder", [True, False])
+    @pytest.mark.parametrize("count", [1, 2, 4, 8])
+    def test_shards_hold_the_rows_of_one_batch(self, count, drop_remainder):
+        options = dict(images=103, batch=16, seed=5, drop_remainder=drop_remainder)
+        whole = Order(**options)
+        parts = [Order(**options, shard=(i, count)) for i in range(count)]
+        for step in range(3 * whole.steps_per_epoch):
+            rows = [part[step] for part in parts]
+            np.testing.assert_array_equal(np.concatenate(rows), whole[step])
+            hashes = [
+                order_hash(ids, first_row=part.rows.start)
+                for part, ids in zip(parts, rows, strict=True)
+            ]
+            assert sum(hashes) % 2**64 == order_hash(whole[step])
+
+    def test_an_epoch_shows_each_image_once(self):
+        order = Order(images=103, batch=10, seed=0)
+        epochs = [
+            np.concatenate([order[10 * e + s] for s in range(10)]) for e in (0, 1)
+        ]
+        for ids in epochs:
+            assert len(set(ids)) == 100 and set(ids) <= set(range(103))
+        assert np.any(epochs[0] != epochs[1])
+
+    def test_padding(self):
+        order = Order(images=103, batch=10, seed=0, drop_remainder=False, epochs=2)
+        assert len(order) == 22 and len(Order(images=103, batch=10)) > 10**12
+        ids = np.concatenate([order[step] for step in range(11)])
+        assert sorted(ids) == [-1] * 7 + list(range(103))
+        np.testing.assert_array_equal(order[10][3:], [-1] * 7)
+
+    def test_seeds_and_epochs_do_not_repeat_one_another(self):
+        firsts = {
+            tuple(Order(images=60, batch=60, seed=seed)[epoch])
+            for seed in range(10)
+            for epoch in range(10)
+        }
+        assert len(firsts) == 100
+
+    def test_first_images_are_uniform(self):
+        order = Order(images=64, batch=64, shard=(0, 64))
+        counts = np.bincount([order[epoch][0] for epoch in range(3200)], minlength=64)
+        # Chi squared with 63 degrees of freedom exceeds 135 three times in ten million.
+        assert ((counts - 50) ** 2 / 50).sum() < 135
+
+    def test_hash_tells_orders_apart(self):
+        ids = np.arange(64)
+        assert order_hash(ids) == order_hash(ids.copy()) < 2**64
+        changed = ids.copy()
+        changed[[3, 9]] = changed[[9, 3]]
+        hashes = {order_hash(x) for x in (ids, changed, ids[::-1], ids + 1, ids[:-1])}
+        assert len(hashes) == 5
+
+    @pytest.mark.parametrize(
+        "change, said",
+        [
+            (dict(batch=0), "`batch` must be at least 1, got 0"),
+            (dict(batch=11), "`batch` must be at most the number of images, 10"),
+            (dict(seed=-1), "`seed` must be from 0 to .*, got -1"),
+            (dict(epochs=0), "`epochs` must be at least 1 or None, got 0"),
+            (dict(shard=(2, 2)), "`shard` must be one of 2, got 2"),
+            (dict(shard=(0, 3)), "`batch` must be a multiple of the 3 shards, got 4"),
+        ],
+    )
+    def test_refuses(self, change, said):
+        with pytest.raises(ValueError, match=said):
+            Order(**dict(images=10, batch=4) | change)

@@ -1,0 +1,103 @@
+"""The folder of a run, and what is written into it."""
+
+import jax.numpy as jnp
+import pytest
+from runs import tiny
+
+from vicreg_jax.pretrain import folder, metrics, recipes
+from vicreg_jax.pretrain.config import Launch
+from vicreg_jax.pretrain.state import Metrics
+
+
+class TestFolder:
+    def test_another_configuration_is_refused(self, tmp_path):
+        launch = Launch(out=tmp_path)
+        with folder.claim(tiny(), launch):
+            pass
+        said = r"`epochs` must be 1 as in the run .*, got 2; for another run give"
+        with (
+            pytest.raises(ValueError, match=said),
+            folder.claim(tiny(epochs=2), launch),
+        ):
+            pass
+
+    def test_two_processes_do_not_share_one(self, tmp_path):
+        launch = Launch(out=tmp_path)
+        with (
+            folder.claim(tiny(), launch),
+            pytest.raises(FileExistsError, match="`out` must not be in use"),
+            folder.claim(tiny(), launch),
+        ):
+            pass
+
+    def test_the_same_command_finds_its_unfinished_run(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with folder.claim(tiny(), Launch()) as first:
+            assert first.parent.name == "runs"
+            assert folder._unfinished(tiny()) is None
+        with folder.claim(tiny(), Launch()) as again:
+            assert again == first
+        assert folder._unfinished(tiny(seed=1)) is None
+        folder.write_json(first / "probes.json", {})
+        assert folder._unfinished(tiny()) is None
+
+    @pytest.mark.parametrize("recipe", recipes.RECIPES.values())
+    def test_a_configuration_survives_its_file(self, recipe, tmp_path):
+        folder.write_json(tmp_path / "config.json", folder.choices(recipe()))
+        assert folder.read_config(tmp_path) == recipe()
+
+    def test_no_run(self, tmp_path):
+        with pytest.raises(ValueError, match="`run` must be the folder of a run, got"):
+            folder.read_config(tmp_path)
+
+
+class TestLog:
+    def log(self, tmp_path, first=0):
+        return metrics.Log(
+            tmp_path,
+            steps_per_epoch=2,
+            batch=8,
+            first=first,
+            waited=lambda: 0.0,
+            tensorboard=False,
+        )
+
+    def step(self, **changes):
+        usual = Metrics(*map(jnp.asarray, (3.0, 0.1, 0.2, 0.3, 1.0, 0.01, 2.0)))
+        return usual._replace(**changes)
+
+    def test_steps_are_written_once_and_late(self, tmp_path):
+        log = self.log(tmp_path)
+        for step in range(3):
+            log.add(step, self.step(), order=step)
+        assert log.write(leave=1)["step"] == 1
+        assert log.write()["step"] == 2 and log.write() is None
+        lines = metrics.read(tmp_path / "metrics.jsonl")
+        assert [line["step"] for line in lines] == [0, 1, 2]
+        assert [line["epoch"] for line in lines] == [0, 0, 1]
+        assert lines[2]["order"] == "0000000000000002"
+        assert list(lines[0])[:4] == ["step", "epoch", "loss", "invariance"]
+
+    def test_what_came_after_the_checkpoint_is_taken_out(self, tmp_path):
+        log = self.log(tmp_path)
+        for step in range(4):
+            log.add(step, self.step(), order=0)
+            log.look({"step": step + 1})
+        log.write()
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 4, "ep')  # cut off by a crash
+        self.log(tmp_path, first=2)
+        steps = metrics.read(tmp_path / "metrics.jsonl")
+        looks = metrics.read(tmp_path / "evaluations.jsonl")
+        assert [line["step"] for line in steps] == [0, 1]
+        assert [line["step"] for line in looks] == [1, 2]
+
+    @pytest.mark.parametrize("name", ["covariance", "gradient_norm"])
+    def test_the_step_and_the_term_that_broke(self, tmp_path, name):
+        log = self.log(tmp_path)
+        for step in range(3):
+            value = jnp.asarray(jnp.nan if step else 1.0)
+            log.add(step, self.step(**{name: value}), order=0)
+        said = f"the {name.replace('_', ' ')} is no longer finite at step 1"
+        with pytest.raises(FloatingPointError, match=said):
+            log.write()
