@@ -1,5 +1,6 @@
 """One run in two processes of two devices each, on one machine."""
 
+import resource
 import signal
 import time
 
@@ -65,6 +66,24 @@ def test_the_end_of_one_is_the_end_of_both_until_they_go_on(alone, tmp_path):
     assert [status for status, _ in ended] == [0, 0], ended
     assert "Going on after step" in ended[0][1]
     agrees(tmp_path, alone)
+
+
+def test_what_one_cannot_write_ends_both(tmp_path):
+    """As where the disk of one is full: an error in each, the last checkpoint whole."""
+    with started(*pair(tmp_path)) as processes:
+        wait_for(lambda: checkpoints(tmp_path), *processes)
+        nothing = (0, 0)
+        resource.prlimit(processes[1].pid, resource.RLIMIT_FSIZE, nothing)
+        ended = [end(process) for process in processes]
+    assert [status for status, _ in ended] == [2, 2], ended
+    for _, said in ended:
+        assert "could not be written to" in said
+    assert "those before it are left as they were): File too large" in ended[1][1]
+    left = checkpoints(tmp_path)
+    with started(*pair(tmp_path)) as processes:
+        ended = [end(process) for process in processes]
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert f"Going on after step {left[-1]}" in ended[0][1]
 
 
 def test_told_to_stop_both_save(tmp_path):

@@ -33,15 +33,15 @@ def elpv() -> Config:
     BY-NC-SA 4.0.
     """
     views = ImageViews(
-        size=48,
+        size=64,
         scale=(0.3, 1.0),
         hue=0.0,
         saturation=0.0,
         grey=0.0,
-        solarize=(0.0, 0.0),
+        blur=(0.1, 0.1),
         centre=1.0,
     )
-    return Config(data="elpv", size=64, views=views, epochs=20)
+    return Config(data="elpv", size=80, views=views, batch=64, epochs=40)
 
 
 def cifar() -> Config:

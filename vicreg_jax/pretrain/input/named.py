@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vicreg_jax.pretrain.input.files import Files, folder
+from vicreg_jax.pretrain.input.decode import decode
+from vicreg_jax.pretrain.input.files import folder
 from vicreg_jax.pretrain.input.records import Records
 from vicreg_jax.pretrain.input.sources import UNLABELLED, Arrays
 
@@ -87,17 +88,18 @@ def _grey(pixels, labels) -> Arrays:
     return Arrays(pixels[..., None], np.asarray(labels).astype(np.int32), classes)
 
 
-def _elpv(size, channels) -> Files:
+def _elpv(size, channels) -> Arrays:
     """Returns solar cells, of class 1 where experts held a defect for likelier."""
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("`data` elpv needs `pip install elpv-dataset`")
     root = Path(spec.origin).parent / "data"
     rows = [line.split() for line in (root / "labels.csv").read_text().splitlines()]
-    paths = tuple(row[0] for row in rows)
+    # All of them in memory: to decode one takes as long as to learn from it.
+    images = [decode(root / row[0], size=size, channels=channels)[0] for row in rows]
     # Graded 0, a third, two thirds or 1: how likely it is that the cell is defective.
     labels = np.array([float(row[1]) > 0.5 for row in rows]).astype(np.int32)
-    return Files(root, paths, labels, ("sound", "defective"), size, channels)
+    return Arrays(np.stack(images), labels, ("sound", "defective"))
 
 
 def _numpy(path: Path) -> Arrays:
