@@ -125,7 +125,7 @@ def _clipped_trust_ratio(
         del params
         return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
 
-    def update(updates, state, params):
+    def update(updates, state, params=None):
         rate = schedule(state.count)
 
         def scaled(step, param):

