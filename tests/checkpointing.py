@@ -5,10 +5,18 @@ import gc
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vicreg_jax.pretrain.checkpoints import Checkpoints
+
+# Where one of its reads fails, Orbax forgets the others: coroutines that are never
+# awaited, and reads of TensorStore's that end after the event loop they report to.
+WITH_ORBAX = [
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 KINDS = ("float32", "bfloat16", "float16", "float8_e4m3fn", "int32", "int8", "uint16")
 

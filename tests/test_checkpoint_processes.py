@@ -10,16 +10,11 @@ import time
 import jax
 import numpy as np
 import pytest
-from checkpointing import restore, sharding
+from checkpointing import WITH_ORBAX, restore, sharding
 
 from parity.processes import free_address
 
-# Where one of its reads fails, Orbax forgets the others: coroutines that are never
-# awaited, and reads of TensorStore's that end after the event loop they report to.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = WITH_ORBAX
 
 
 def start(program, *arguments, **environment):

@@ -7,17 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpointing import assert_identical, restore, save_two, sharding, state_of
+from checkpointing import (
+    WITH_ORBAX,
+    assert_identical,
+    restore,
+    save_two,
+    sharding,
+    state_of,
+)
 from jax.sharding import AxisType, SingleDeviceSharding
 
 from vicreg_jax.pretrain.checkpoints import Checkpoints
 
-# Where one of its reads fails, Orbax forgets the others: coroutines that are never
-# awaited, and reads of TensorStore's that end after the event loop they report to.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = WITH_ORBAX
 
 
 @pytest.fixture
