@@ -17,7 +17,7 @@ SECTIONS = ("loss", "memory", "step", "startup", "tpu", "gpu")
 class Options:
     """Measures speed, memory and traffic of this package and of others, side by side.
 
-    With no argument everything is measured: about 20 minutes on two free cores. Leave
+    With no argument everything is measured: half an hour on two free cores. Leave
     the machine alone meanwhile.
     """
 

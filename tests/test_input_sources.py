@@ -177,7 +177,13 @@ class TestSources:
         np.testing.assert_array_equal(others[1].image, pixels[11].transpose(1, 2, 0))
         with pytest.raises(FileNotFoundError, match="got .*test_batches"):
             open_source(tmp_path / "test_batches")
-        for content, said in ((pickle.dumps(print), "not .*print"), (b"\x80", "")):
+        for content, said in (
+            (pickle.dumps(print), "not .*print"),
+            (b"\x80", ""),
+            (b"no pickle at all", ""),
+            (pickle.dumps({b"label_names": [b"cat"]}), "no images"),
+            (pickle.dumps([1, 2]), ""),
+        ):
             (tmp_path / "data_batch_1").write_bytes(content)
             with pytest.raises(
                 ValueError, match=f"CIFAR's own files, got .*1: .*{said}"

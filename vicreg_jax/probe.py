@@ -93,7 +93,7 @@ def probes(train: Labelled, test: Labelled, *, seed: int = 0) -> dict[str, float
         if share * smallest >= 1
     }
     accuracies["k-NN"] = knn_probe(train, test)
-    if set(train.labels) == {0, 1}:
+    if set(train.labels) == set(test.labels) == {0, 1}:
         accuracies["ROC AUC"] = detection_probe(train, test)
     return accuracies
 

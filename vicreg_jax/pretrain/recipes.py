@@ -89,7 +89,7 @@ def imagenet() -> Config:
     vicreg-pretrain imagenet --data imagenet/train --test-data imagenet/val, on 64 v5e
     chips or eight large GPUs; see docs/pods.md. Not run here: compiled for v5e:8x8. The
     paper reports 73.2% top-1 with a linear classifier; after 100 epochs (--epochs 100)
-    68.6%. Its equations weigh as these defaults do; its authors' code has half the
+    68.6%. Its Algorithm 1 weighs as these defaults do; its authors' code has half the
     variance: --mu 12.5.
     """
     return Config(

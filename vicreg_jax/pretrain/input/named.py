@@ -124,6 +124,11 @@ def _numpy(path: Path) -> Arrays:
     return Arrays(images, labels.astype(np.int32), classes)
 
 
+# What reading a pickle raises that is none, or one of something else.
+_NO_PICKLE = (pickle.UnpicklingError, EOFError, ImportError, AttributeError)
+_NO_PICKLE += (LookupError, TypeError, ValueError)
+
+
 def _cifar_files(path: Path) -> list[Path]:
     """Returns the files of CIFAR at a path: a file of it, or its folder; or none."""
     folder = path if path.is_dir() else path.parent
@@ -149,11 +154,13 @@ def _cifar(files: list[Path]) -> Arrays:
 def _unpickled(file: Path) -> dict[bytes, Any]:
     try:
         with file.open("rb") as stream:
-            return _Cifar(stream, encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(
-            f"`data` must be CIFAR's own files, got {file}: {error}"
-        ) from (error)
+            part = _Cifar(stream, encoding="bytes").load()
+        if b"data" in part and part.keys() & {b"labels", b"fine_labels"}:
+            return part
+        reason = "it has no images, or no labels"
+    except _NO_PICKLE as error:
+        reason = str(error)
+    raise ValueError(f"`data` must be CIFAR's own files, got {file}: {reason}")
 
 
 class _Cifar(pickle.Unpickler):
