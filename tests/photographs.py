@@ -4,9 +4,7 @@ import numpy as np
 import PIL.Image
 from sklearn.datasets import load_sample_images
 
-from vicreg_jax.pretrain.input import (
-    Arrays,
-)
+from vicreg_jax.pretrain.input import Arrays
 
 CHINA, FLOWER = load_sample_images().images
 

@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 
-from vicreg_jax.pretrain.input import (
-    Order,
-    order_hash,
-)
+from vicreg_jax.pretrain.input import Order, order_hash
 
 
 class TestOrder:

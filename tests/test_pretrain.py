@@ -25,7 +25,7 @@ from vicreg_jax.pretrain.run import run
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
-def test_a_run_learns_and_writes_everything_down(tmp_path, monkeypatch):
+def test_a_run_learns_and_writes_everything_down(tmp_path):
     out = tmp_path / "run"
     config = dataclasses.replace(recipes.digits(), epochs=8)
     accuracies = run(config, Launch(out=out, probe_every=4), QUIET)
@@ -162,6 +162,7 @@ class TestCommandLine:
             (["--seed", "0"], recipes.mnist),
             (["digits"], recipes.digits),
             (["--data", "digits"], recipes.digits),
+            (["--data=elpv"], recipes.elpv),
             (["cifar", "--data", "cifar-10-batches-py"], recipes.cifar),
             (["imagenet"], recipes.imagenet),
         ],

@@ -49,6 +49,11 @@ class TestProbes:
         noise = [part._replace(features=rng.standard_normal((250, 3))) for part in half]
         assert abs(detection_probe(*noise) - 0.5) < 0.2
 
+    def test_classes_need_not_start_at_zero(self):
+        many = self.clusters(0.05)
+        late = many._replace(labels=many.labels + 3)
+        assert probes(late, late) == probes(many, many)
+
     def test_table_is_in_percent(self):
         console = Console(file=io.StringIO(), width=80)
         console.print(table({"VICReg": {"k-NN": 0.987}}, "Accuracy"))

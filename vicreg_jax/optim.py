@@ -103,7 +103,8 @@ def lars(
         trust_coefficient: the paper's code has 0.001.
         clip: divide the trust ratio by the learning rate, and let it be 1 at most, as
             solo-learn does with ``clip_lr``: a layer's learning rate is then what LARS
-            gives alone, and never above that of the schedule.
+            gives alone, and never above that of the schedule. (solo-learn divides by
+            the sum of the norms of gradient and decay, we by the norm of their sum.)
     """
     trust = (
         _clipped_trust_ratio(schedule, trust_coefficient)

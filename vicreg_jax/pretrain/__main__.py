@@ -87,7 +87,7 @@ def parse(arguments: Sequence[str]) -> Job:
     The recipe is the first argument, or the one that --data names, or mnist.
     """
     named = [arguments[0]] if arguments and arguments[0] in RECIPES else []
-    rest = arguments[len(named) :]
+    rest = [part for word in arguments[len(named) :] for part in _parts(word)]
     data = [b for a, b in zip(rest, rest[1:], strict=False) if a == "--data"]
     recipe = RECIPES[next((n for n in named + data if n in RECIPES), "mnist")]
     return tyro.cli(
@@ -98,6 +98,11 @@ def parse(arguments: Sequence[str]) -> Job:
         args=rest,
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def _parts(word: str) -> list[str]:
+    """Returns a flag and its value where they are one word."""
+    return word.split("=", 1) if word.startswith("--data=") else [word]
 
 
 def _export(run: tyro.conf.Positional[Path], /) -> None:
@@ -126,7 +131,7 @@ def _print(accuracies, which, console) -> None:
     from vicreg_jax.pretrain.report import table
 
     if accuracies:
-        console.print(table(accuracies, f"Accuracy on {which} images, %"))
+        console.print(table(accuracies, f"Probes on {which} images, %"))
 
 
 def _leave(status: int) -> None:

@@ -51,9 +51,10 @@ class Config:
     learning_rate: float | None = 6e-3
     """Peak learning rate. None: the paper's for the batch and the epochs."""
     trust_coefficient: float = 1e-3
-    """Of LARS: step over size of a layer at a learning rate of 1."""
+    """Of LARS alone: step over size of a layer at a learning rate of 1."""
     clip_trust: bool = False
-    """Let LARS's rate of a layer be at most the learning rate, as solo-learn does."""
+    """Of LARS alone, and as solo-learn: step over size of a layer does not follow the
+    learning rate, which only caps how much of a gradient is taken."""
     weight_decay: float = 1e-4
     """Weight decay of kernels; batch norms and biases have none."""
     warmup: float | None = 0.1
@@ -79,6 +80,10 @@ class Config:
         )
         for name, smallest in least.items():
             _at_least(name, getattr(self, name), smallest)
+        if not self.trust_coefficient > 0:
+            raise ValueError(
+                f"`trust_coefficient` must be above 0, got {self.trust_coefficient}"
+            )
         if self.channels not in (1, 3):
             raise ValueError(f"`channels` must be 1 or 3, got {self.channels}")
         if self.warmup is not None and not 0 <= self.warmup < 1:

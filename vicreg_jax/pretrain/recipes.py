@@ -21,7 +21,9 @@ def mnist() -> Config:
 def digits() -> Config:
     """scikit-learn's 1,797 digits of 8x8, to try things out.
 
-    vicreg-pretrain digits: a minute of one CPU core.
+    vicreg-pretrain digits: half a minute on two cores. One seed reached 56.1% with 1%
+    of the labels, 95.6% with 10%, 98.1% with all, k-NN 96.9%; raw pixels 35.6, 90.8,
+    95.8 and 97.5%.
     """
     return Config(data="digits", size=8, epochs=15)
 

@@ -77,7 +77,7 @@ def _draw_probes(axes, accuracies):
         axes.bar_label(bars, fmt="%.1f", fontsize=7)
     probe_names = list(next(iter(accuracies.values())))
     axes.set_xticks(range(len(probe_names)), probe_names)
-    axes.set(title="Probes of frozen features", ylabel="held-out images, %")
+    axes.set(title="Probes of frozen features", ylabel="on held-out images, %")
     axes.set_ylim(0, 112)
     axes.legend(loc="upper center", ncols=len(accuracies), fontsize=8)
 
