@@ -69,7 +69,7 @@ def test_the_end_of_one_is_the_end_of_both_until_they_go_on(alone, tmp_path):
 
 
 @pytest.mark.xfail(
-    reason="seen to end both twice, and once to leave them waiting for ten minutes",
+    reason="ended both four times, and once left them waiting for ten minutes",
     strict=False,
 )
 def test_what_one_cannot_write_ends_both(tmp_path):
