@@ -1,9 +1,10 @@
-"""Starts the pretraining job in processes of its own, and ends what is left of them."""
+"""Python in processes of its own, the pretraining job above all, and how they end."""
 
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 
@@ -17,22 +18,44 @@ _CACHE = tempfile.TemporaryDirectory()
 PATIENCE = 600  # seconds, of machines that are busy with other things
 
 
+class Process(subprocess.Popen):
+    """Python on CPU devices; what it prints is taken from it as it comes.
+
+    A pipe would fill while the test waits for another process, and hold this one up; a
+    file would be under the limits that a test sets on files.
+    """
+
+    def __init__(self, *arguments, **environment):
+        super().__init__(
+            [sys.executable, *map(str, arguments)],
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._lines = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self):
+        with self.stdout:
+            for line in self.stdout:
+                self._lines.append(line)
+
+    def said(self):
+        """Returns what it has printed so far, or all of it once it has ended."""
+        if self.poll() is not None:
+            self._reader.join()
+        return "".join(self._lines)
+
+
 def start(out, *flags, devices=1):
     """Starts the tiny job, or goes on with it."""
-    command = [sys.executable, "-m", "vicreg_jax.pretrain", *TINY, "--out", str(out)]
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    return subprocess.Popen(
-        [*command, *flags],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    return Process(
+        *("-m", "vicreg_jax.pretrain", *TINY, "--out", out, *flags),
+        JAX_NUM_CPU_DEVICES=str(devices),
+        JAX_COMPILATION_CACHE_DIR=_CACHE.name,
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
     )
 
 
@@ -45,13 +68,12 @@ def started(*processes):
         for process in processes:
             process.kill()
             process.wait()
-            process.stdout.close()
+            process.said()
 
 
 def end(process):
     """Waits for the end; returns the status and what was printed."""
-    said, _ = process.communicate(timeout=PATIENCE)
-    return process.returncode, said
+    return process.wait(timeout=PATIENCE), process.said()
 
 
 def wait_for(found, *processes):
@@ -59,7 +81,7 @@ def wait_for(found, *processes):
     until = time.monotonic() + PATIENCE
     while not found():
         for process in processes:
-            assert process.poll() is None, process.communicate()[0]
+            assert process.poll() is None, process.said()
         assert time.monotonic() < until, "nothing came"
         time.sleep(0.02)
 

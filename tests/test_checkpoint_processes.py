@@ -1,31 +1,20 @@
 """Saving processes that are killed, that find no room, and that are two."""
 
-import os
 import random
+import re
 import shutil
 import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
 from checkpointing import WITH_ORBAX, restore, sharding
+from processes import Process, end, started, wait_for
 
 from parity.processes import free_address
 
 pytestmark = WITH_ORBAX
-
-
-def start(program, *arguments, **environment):
-    environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", **environment}
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 SAVES_FOREVER = """
@@ -63,13 +52,13 @@ def test_kill_at_random_moments(tmp_path):
     """Each process checks what the one killed before it left."""
     choose, steps, cut_off = random.Random(0), [], 0
     for _ in range(16):
-        process = start(SAVES_FOREVER, tmp_path)
-        step, told = map(int, process.stdout.readline().split() or (-1, 0))
-        process.stdout.readline()  # the first save is under way
-        time.sleep(choose.uniform(0.0, 0.4))
-        process.kill()
-        _, errors = process.communicate()
-        assert process.returncode == -9, errors
+        with started(Process("-c", SAVES_FOREVER, tmp_path)) as (process,):
+            wait_for(lambda p=process: "saving" in p.said(), process)
+            time.sleep(choose.uniform(0.0, 0.4))
+            process.kill()
+            status, said = end(process)
+        assert status == -9, said
+        step, told = map(int, re.search(r"^(\d+) (\d+)$", said, re.M).groups())
         cut_off += told
         steps.append(step)
     print("steps", steps, "saves cut off", cut_off)
@@ -106,12 +95,12 @@ with Checkpoints(Path(sys.argv[1])) as checkpoints:
 
 
 def assert_fills(folder, how, reason):
-    process = start(FILLS, folder, how)
-    out, errors = process.communicate()
-    assert process.returncode == 0, errors
-    said = f"step 2 could not be written to {folder} "
-    assert out.count(said) == 2, out
-    assert out.count(f"(those before it are left as they were): {reason}\n") == 2, out
+    with started(Process("-c", FILLS, folder, how)) as (process,):
+        status, said = end(process)
+    assert status == 0, said
+    assert said.count(f"step 2 could not be written to {folder} ") == 2, said
+    kept = "(those before it are left as they were)"
+    assert said.count(f"{kept}: {reason}\n") == 2, said
 
 
 @pytest.mark.slow
@@ -179,12 +168,13 @@ print("whole")
 @pytest.mark.slow
 def test_two_processes(tmp_path):
     address = free_address()
-    processes = [start(ONE_OF_TWO, address, tmp_path, process) for process in (0, 1)]
-    for process in processes:
-        out, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        assert "`extra`, like every NumPy array, must be the same" in out
-        assert "whole" in out
+    pair = [Process("-c", ONE_OF_TWO, address, tmp_path, which) for which in (0, 1)]
+    with started(*pair):
+        ended = [end(process) for process in pair]
+    for status, said in ended:
+        assert status == 0, said
+        assert "`extra`, like every NumPy array, must be the same" in said
+        assert "whole" in said
     x = np.random.default_rng(2).standard_normal((8, 6)).astype(np.float32)
     for rows in (sharding(4, "data"), sharding(2, None, "data")):
         struct = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)

@@ -12,13 +12,14 @@ requeue it. Where another process is lost it ends with 1, or is ended by JAX.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import jax
 import tyro
@@ -46,14 +47,12 @@ def main() -> None:
     try:
         _dispatch(sys.argv[1:])
     except Interrupted as interrupted:
-        print(f"{_PROG}: {interrupted}; the same command goes on", file=sys.stderr)
+        _say(f"{interrupted}; the same command goes on")
         sys.exit(STOPPED)
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
-        print(f"{_PROG}: {error}", file=sys.stderr)
-        _leave(2)
+        _leave(2, error)
     except jax.errors.JaxRuntimeError as error:
-        print(f"{_PROG}: {error}", file=sys.stderr)
-        _leave(1)
+        _leave(1, error)
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
@@ -134,13 +133,19 @@ def _print(accuracies, which, console) -> None:
         console.print(table(accuracies, f"Probes on {which} images, %"))
 
 
-def _leave(status: int) -> None:
+def _leave(status: int, error: Exception) -> NoReturn:
     """Ends the process, without waiting for others that may be gone."""
+    _say(error)
     if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _say(what: object) -> None:
+    """Prints to stderr, which may go to the very disk that is full."""
+    with contextlib.suppress(OSError):
+        print(f"{_PROG}: {what}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
