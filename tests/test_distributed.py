@@ -79,10 +79,12 @@ def test_what_one_cannot_write_ends_both(tmp_path):
         nothing = (0, 0)
         resource.prlimit(processes[1].pid, resource.RLIMIT_FSIZE, nothing)
         ended = [end(process) for process in processes]
-    assert [status for status, _ in ended] == [2, 2], ended
-    for _, said in ended:
-        assert "could not be written to" in said
-    assert "those before it are left as they were): File too large" in ended[1][1]
+    (other, _), (status, said) = ended
+    assert status == 2, ended
+    assert "could not be written to" in said
+    assert "those before it are left as they were): File too large" in said
+    # Its own error, or JAX's: both come when the other's heartbeat does not.
+    assert other in (2, -signal.SIGABRT), ended
     left = checkpoints(tmp_path)
     with started(*pair(tmp_path)) as processes:
         ended = [end(process) for process in processes]
@@ -96,7 +98,7 @@ def test_ends_though_its_error_cannot_be_printed(tmp_path):
     flags += ["--coordinator", free_address(), "--batch", "63"]
     command = [sys.executable, "-m", "vicreg_jax.pretrain", "--out", tmp_path, *flags]
     with Path("/dev/full").open("w") as full:
-        environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
         done = subprocess.run(
             command, check=False, stdout=full, stderr=full, env=environment
         )
