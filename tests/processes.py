@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from typing import TextIO, cast
 
 TINY = [
     *("digits", "--width", "4", "--expander", "16", "--epochs", "3"),
@@ -16,6 +17,8 @@ TINY = [
 # A program is compiled once for all processes that run it.
 _CACHE = tempfile.TemporaryDirectory()
 PATIENCE = 600  # seconds, of machines that are busy with other things
+# The metrics or a checkpoint, whichever fails first; its threads may print after it.
+NO_ROOM = "^vicreg-pretrain: .*could not be written.*: File too large$"
 
 
 class Process(subprocess.Popen):
@@ -38,8 +41,8 @@ class Process(subprocess.Popen):
         self._reader.start()
 
     def _read(self):
-        with self.stdout:
-            for line in self.stdout:
+        with cast(TextIO, self.stdout) as printed:
+            for line in printed:
                 self._lines.append(line)
 
     def said(self):

@@ -2,13 +2,15 @@
 
 import hashlib
 import random
+import re
+import resource
 import signal
 import time
 
 import jax
 import numpy as np
 import pytest
-from processes import checkpoints, end, start, started, wait_for
+from processes import NO_ROOM, checkpoints, end, start, started, wait_for
 
 from vicreg_jax.pretrain import metrics
 from vicreg_jax.pretrain.export import newest
@@ -64,6 +66,20 @@ def test_killed_at_any_moment_it_goes_on(whole, tmp_path, unchecked_signatures):
         status, said = end(process)
     assert status == 0, said
     assert "Going on after step" in said
+    assert seen(tmp_path) == seen(whole)
+    assert checksum(tmp_path) == checksum(whole)
+
+
+def test_no_room_ends_it_until_there_is(whole, tmp_path, unchecked_signatures):
+    with started(start(tmp_path, "--tensorboard")) as (process,):
+        wait_for(lambda: checkpoints(tmp_path), process)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, 0))
+        status, said = end(process)
+    assert status == 2, said
+    assert re.search(NO_ROOM, said, re.M), said
+    with started(start(tmp_path)) as (process,):
+        status, said = end(process)
+    assert status == 0 and "Going on after step" in said, said
     assert seen(tmp_path) == seen(whole)
     assert checksum(tmp_path) == checksum(whole)
 

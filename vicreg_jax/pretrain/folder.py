@@ -97,8 +97,22 @@ def write_json(path: Path, content: Any) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file that is there in whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    with writing(path):
+        partial.write_text(text)
+        os.replace(partial, path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Names the file in the error, where the system often does not.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path} could not be written: {error.strerror}") from error
 
 
 def _refuse_another(config: Config, folder: Path) -> None:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vicreg_jax.pretrain.folder import write_whole
+from vicreg_jax.pretrain.folder import write_whole, writing
 
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.state import Metrics
@@ -68,12 +68,9 @@ class Log:
         _keep(self._steps, lambda line: line["step"] < first)
         _keep(self._looks, lambda line: line["step"] <= first)
         if tensorboard:
-            from tensorboardX import SummaryWriter
+            from vicreg_jax.pretrain.board import Board
 
-            # What an interrupted run wrote for later steps is hidden.
-            self._board = SummaryWriter(
-                str(folder / "tensorboard"), purge_step=first or None
-            )
+            self._board = Board(folder / "tensorboard", first=first)
 
     def add(self, step: int, metrics: Metrics, order: int) -> None:
         """Takes note of a step that may still be computed.
@@ -90,6 +87,7 @@ class Log:
 
         Raises:
             FloatingPointError: a loss or a gradient was not finite.
+            OSError: a file could not be written; it is named.
         """
         count = len(self._pending) - leave
         taken, self._pending = self._pending[:count], self._pending[count:]
@@ -100,6 +98,8 @@ class Log:
         for line in lines:
             _stop_unless_finite(line)
         self._show(lines[-1])
+        if self._board is not None and not leave:
+            self._board.flush()
         return lines[-1]
 
     def look(self, line: Line) -> None:
@@ -138,14 +138,12 @@ class Log:
 
     def _append(self, path: Path, lines: list[Line]) -> None:
         if self._writes:
-            with path.open("a") as file:
+            with writing(path), path.open("a") as file:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
 
     def _show(self, line: Line) -> None:
         if self._board is not None:
-            for name, value in line.items():
-                if name != "step" and not isinstance(value, str):
-                    self._board.add_scalar(name, value, line["step"])
+            self._board.add(line["step"], line)
 
 
 def read(path: Path) -> list[Line]:

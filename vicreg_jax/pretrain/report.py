@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from sklearn.manifold import TSNE
 
+from vicreg_jax.pretrain.folder import writing
 from vicreg_jax.pretrain.metrics import read
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def draw(folder: Path, accuracies: Accuracies) -> None:
     else:
         _draw_health(middle, read(folder / "evaluations.jsonl"))
         plane.set_axis_off()
-    figure.savefig(folder / "report.png", dpi=110)
+    with writing(folder / "report.png"):
+        figure.savefig(folder / "report.png", dpi=110)
 
 
 def _draw_terms(axes, history):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,12 +87,8 @@ def _pretrain(programs, launch, images, host, out, console):
     )
     started = time.monotonic()
     loop = Loop(programs, launch, images, host, device, log, checkpoints, console)
-    try:
+    with closing(host), checkpoints, closing(log):
         state = loop.run(state, first)
-    finally:
-        log.close()
-        checkpoints.close()
-        host.close()
     console.print(f"Pretrained in {time.monotonic() - started:.0f} s")
     return state
 
@@ -99,7 +96,8 @@ def _pretrain(programs, launch, images, host, out, console):
 def _conclude(out: Path, verdict: evaluation.Verdict | None) -> None:
     """Writes what is drawn, draws it, and last what marks the run as finished."""
     if verdict is not None:
-        np.savez(out / "features.npz", **verdict.held_out._asdict())
+        with folder.writing(out / "features.npz"):
+            np.savez(out / "features.npz", **verdict.held_out._asdict())
     accuracies = verdict.accuracies if verdict else {}
     report.draw(out, accuracies)
     folder.write_json(out / "probes.json", accuracies)

@@ -109,7 +109,9 @@ def prune(folder: Path, step: int, keep: int, damaged: Collection[Path]) -> None
 def reason(error: Exception) -> str:
     """What the system said, where TensorStore's message quotes it; else all of it."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(code[1])) if code else str(error)
+    if code:
+        return os.strerror(int(code[1]))
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _remove(path: Path) -> None:

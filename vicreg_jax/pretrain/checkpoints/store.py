@@ -85,7 +85,9 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._orbax.close()
+            # What had failed was raised by `wait`; Orbax raises some of it once more.
+            with contextlib.suppress(OSError, ValueError):
+                self._orbax.close()
 
     def due(self, step: int) -> bool:
         """Whether `every` asks for a checkpoint of this step."""
