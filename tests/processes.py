@@ -17,7 +17,7 @@ TINY = [
 # A program is compiled once for all processes that run it.
 _CACHE = tempfile.TemporaryDirectory()
 PATIENCE = 600  # seconds, of machines that are busy with other things
-# The metrics or a checkpoint, whichever fails first; its threads may print after it.
+# The metrics or a checkpoint, whichever fails first; Orbax may print after it.
 NO_ROOM = "^vicreg-pretrain: .*could not be written.*: File too large$"
 
 

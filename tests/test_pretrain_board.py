@@ -38,8 +38,8 @@ def no_room():
 
 def test_numbers_by_name_and_step(tmp_path):
     board = Board(tmp_path / "board", first=0)
-    board.add(3, {"step": 3, "loss": 1.5, "order": "00ff"})
-    board.add(7, {"step": 7, "loss": 0.25})
+    board.add({"step": 3, "loss": 1.5, "order": "00ff"})
+    board.add({"step": 7, "loss": 0.25})
     board.flush()
     shown = [
         (event.step, value.tag, value.simple_value)
@@ -61,5 +61,5 @@ def test_no_room_is_an_error_at_once(tmp_path):
     board.flush()
     with no_room(), pytest.raises(OSError, match="could not be written: File too larg"):
         for step in range(1000):
-            board.add(step, {"loss": 1.0})
+            board.add({"step": step, "loss": 1.0})
     board.close()

@@ -42,11 +42,11 @@ class Board:
         if first:
             self._add(first, session_log=SessionLog(status=SessionLog.START))
 
-    def add(self, step: int, line: Mapping[str, Any]) -> None:
-        """Adds the numbers of a line, by name."""
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Adds the numbers of a line to its step, by name."""
         for name, value in line.items():
             if name != "step" and not isinstance(value, str):
-                self._add(step, summary=scalar(name, value))
+                self._add(line["step"], summary=scalar(name, value))
 
     def flush(self) -> None:
         """Brings to the disk what was added."""

@@ -112,7 +112,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(f"{path} could not be written: {error.strerror}") from error
+        reason = error.strerror or error
+        raise OSError(f"{path} could not be written: {reason}") from error
 
 
 def _refuse_another(config: Config, folder: Path) -> None:

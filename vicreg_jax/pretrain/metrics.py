@@ -143,7 +143,7 @@ class Log:
 
     def _show(self, line: Line) -> None:
         if self._board is not None:
-            self._board.add(line["step"], line)
+            self._board.add(line)
 
 
 def read(path: Path) -> list[Line]:

@@ -107,7 +107,7 @@ def prune(folder: Path, step: int, keep: int, damaged: Collection[Path]) -> None
 
 
 def reason(error: Exception) -> str:
-    """What the system said, where TensorStore's message quotes it; else all of it."""
+    """What the system said, TensorStore's message quoting it or not; else all of it."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code:
         return os.strerror(int(code[1]))
