@@ -13,6 +13,10 @@ from pathlib import Path
 
 import jax
 
+# By the flags of /proc/cpuinfo, the widest first.
+_INSTRUCTION_SETS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE"}
+# What holds a framework to an older set than the processor has.
+_HELD = ("XLA_FLAGS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 _PACKAGES = ("vicreg_jax", "jax", "jaxlib", "flax", "torch", "numpy", "libtpu")
 
 
@@ -53,6 +57,7 @@ def about(threads: int) -> dict[str, str]:
     return {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{processor()}, {_cores()} cores, {platform.system()}",
+        "instruction set": instruction_set(),
         "threads": f"{threads} in each framework",
         "load before": load,
         "commit": _commit(),
@@ -63,12 +68,29 @@ def about(threads: int) -> dict[str, str]:
 
 def processor() -> str:
     """Returns the processor's name, as far as the system tells."""
+    return _cpuinfo("model name") or platform.machine()
+
+
+def instruction_set() -> str:
+    """Returns the widest vector instructions, which ratios between libraries turn on.
+
+    XLA and PyTorch do not profit from them alike. Settings that hold either to an older
+    set are named as well.
+    """
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    widest = next((n for f, n in _INSTRUCTION_SETS.items() if f in flags), "unknown")
+    held = [f"{name}={os.environ[name]}" for name in _HELD if os.environ.get(name)]
+    return ", ".join([widest, *held])
+
+
+def _cpuinfo(field: str) -> str:
+    """Returns a field of the first processor, empty where the system does not tell."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return platform.machine()
-    found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.machine()
+        return ""
+    found = re.search(rf"^{field}\s*: (.*)$", text, re.MULTILINE)
+    return found[1].strip() if found else ""
 
 
 def _cores() -> int:

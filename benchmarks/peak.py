@@ -27,15 +27,20 @@ def reset() -> None:
     (_PROC / "clear_refs").write_text("5")
 
 
+def release() -> None:
+    """Hands freed memory that the C library keeps for later back to the system."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def of(call: Callable[[], Any]) -> tuple[Any, int]:
     """Returns what a call returns, and how many bytes it added at its peak.
 
     Freed memory that the C library keeps for later would hide what is taken from it,
     so it is handed back first.
     """
-    gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+    release()
     reset()
     before = status("VmRSS")
     result = call()

@@ -1,87 +1,79 @@
-"""The training step of the mnist recipe in JAX, without and with its augmentation."""
+"""The training step in JAX: the one that ships, and what it would be otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from benchmarks.sizes import WEIGHTS
 from benchmarks.timing import Call
-from vicreg_jax import VICRegLoss
+from vicreg_jax import VICRegTerms
+from vicreg_jax.augment import DigitViews
+from vicreg_jax.pretrain import mesh as meshes
+from vicreg_jax.pretrain.compilation import compiler_options
 from vicreg_jax.pretrain.config import Config
-from vicreg_jax.pretrain.model import build as build_model
-from vicreg_jax.pretrain.model import optimizer as make_optimizer
-from vicreg_jax.pretrain.model import schedule
+from vicreg_jax.pretrain.step import Programs
 
 _EPOCH = 31  # steps, on which no time depends
 
 
-def mean_of_squares(z1, z2):
-    """What stands in for the loss, to see what the rest of a step takes."""
-    return jnp.mean(z1**2 + z2**2)
+@dataclasses.dataclass(frozen=True)
+class FlippedViews(DigitViews):
+    """The batch and, as the other view, the batch backwards: nothing to draw."""
+
+    def pair(self, key, images):
+        """Returns both; were they alike, the compiler would compute one of them."""
+        del key
+        return images, jnp.flip(images, axis=0)
 
 
-LOSSES: dict[str, Callable] = {
-    "loss": VICRegLoss(*WEIGHTS),
-    "mean of squares": mean_of_squares,
-}
+class WithYnnpack(Programs):
+    """The step as jaxlib compiles it if it is told nothing."""
+
+    @cached_property
+    def train(self):
+        """See `Programs.train`."""
+        return jax.jit(self._train, donate_argnums=0)
 
 
-def build(config: Config, views: tuple[np.ndarray, np.ndarray], loss: str) -> Call:
-    """Returns a step on two views that are ready made, as a call.
+class WithoutLoss(Programs):
+    """The step with hardly a loss, to see what the rest of it takes."""
+
+    def _terms(self, first, second) -> VICRegTerms:
+        zero = jnp.zeros(())
+        return VICRegTerms(jnp.mean(first**2 + second**2), zero, zero)
+
+
+def has_ynnpack() -> bool:
+    """Returns whether the step that ships avoids YNNPACK here."""
+    return bool(compiler_options(meshes.make_mesh("data=1")))
+
+
+def build(
+    config: Config, *, programs: type[Programs] = Programs, augmented: bool = False
+) -> Call:
+    """Returns a step as a call.
 
     Args:
-        config: network and optimiser.
-        views: two batches of images.
-        loss: a key of `LOSSES`.
+        config: of the run.
+        programs: whose step.
+        augmented: whether it draws its views, as in a run.
     """
-    model, optimizer = _model_and_optimizer(config)
-    first, second = map(jnp.asarray, views)
-
-    @nnx.jit
-    def step(model, optimizer, first, second):
-        return _update(model, optimizer, LOSSES[loss], first, second)
-
-    def call():
-        value = step(model, optimizer, first, second)
-        jax.block_until_ready((value, nnx.state(model)))
-
-    return call
-
-
-def build_whole(config: Config, images: np.ndarray) -> Call:
-    """Returns a step that draws both views too, as a call."""
-    model, optimizer = _model_and_optimizer(config)
-    batch, key = jnp.asarray(images), jax.random.key(0)
-
-    @nnx.jit
-    def step(model, optimizer, images, key):
-        first, second = config.views.pair(key, images)
-        return _update(model, optimizer, LOSSES["loss"], first, second)
+    if not augmented:
+        config = dataclasses.replace(config, views=FlippedViews())
+    made = programs(config, meshes.make_mesh("data=1"), _EPOCH)
+    shape = config.batch, config.size, config.size, config.channels
+    # What they show does not matter to time.
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    aspect = jnp.ones(config.batch)
+    state = made.start()
 
     def call():
-        value = step(model, optimizer, batch, key)
-        jax.block_until_ready((value, nnx.state(model)))
+        nonlocal state
+        state, metrics = made.train(state, images, aspect)
+        jax.block_until_ready((state, metrics))
 
     return call
-
-
-def _update(model, optimizer, loss, first, second):
-    def objective(model):
-        # Two passes, so that batch norm sees each view by itself.
-        return loss(model(first), model(second))
-
-    value, gradients = nnx.value_and_grad(objective)(model)
-    optimizer.update(model, gradients)
-    return value
-
-
-def _model_and_optimizer(config: Config):
-    model = build_model(config)
-    model.train()
-    tx = make_optimizer(config, schedule(config, _EPOCH))
-    return model, nnx.Optimizer(model, tx, wrt=nnx.Param)

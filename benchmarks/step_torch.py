@@ -1,4 +1,4 @@
-"""The training step of the mnist recipe in PyTorch: the same network, loss and AdamW.
+"""The training step in PyTorch: the same networks, the reference loss, AdamW.
 
 Channels last, as PyTorch runs convolutions on a CPU fastest and as JAX has them.
 """
@@ -18,19 +18,24 @@ from vicreg_jax.pretrain.config import Config
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions at half the resolution, beside a 1x1 shortcut."""
+    """Two 3x3 convolutions, beside a 1x1 shortcut where shapes differ."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
         self.residual = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, 2, padding=1, bias=False),
+            _conv(inputs, outputs, stride=stride),
             nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
-            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            _conv(outputs, outputs),
             nn.BatchNorm2d(outputs),
         )
-        self.shortcut = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs)
+        self.shortcut = (
+            nn.Identity()
+            if (inputs, stride) == (outputs, 1)
+            else nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False),
+                nn.BatchNorm2d(outputs),
+            )
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -38,15 +43,35 @@ class Block(nn.Module):
         return torch.relu(self.residual(x) + self.shortcut(x))
 
 
+def _conv(inputs: int, outputs: int, *, stride: int = 1, padding: int = 1):
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=padding, bias=False)
+
+
 def network(config: Config) -> nn.Sequential:
-    """Returns encoder and expander, as wide as the recipe's."""
-    widths = [config.width, 2 * config.width, 4 * config.width]
+    """Returns encoder and expander, as wide as those of `config`.
+
+    Raises:
+        ValueError: there is no such encoder here.
+    """
+    if config.encoder == "small":
+        widths = [config.width, 2 * config.width, 4 * config.width]
+        stem = _conv(config.channels, widths[0], stride=2)
+        blocks = [Block(inputs, outputs, 2) for inputs, outputs in pairwise(widths)]
+    elif config.encoder == "resnet18" and config.small_images:
+        widths = [config.width * 2**at for at in (0, 0, 1, 2, 3)]
+        stem = _conv(config.channels, widths[0], padding=2)  # as solo-learn pads it
+        blocks = []
+        for stage, (inputs, outputs) in enumerate(pairwise(widths)):
+            stride = 2 if stage else 1
+            blocks += [Block(inputs, outputs, stride), Block(outputs, outputs, 1)]
+    else:
+        raise ValueError(f"`encoder` must be small or resnet18, got {config.encoder}")
     width = config.expander
     return nn.Sequential(
-        nn.Conv2d(1, widths[0], 3, 2, padding=1, bias=False),
+        stem,
         nn.BatchNorm2d(widths[0]),
         nn.ReLU(inplace=True),
-        *(Block(inputs, outputs) for inputs, outputs in pairwise(widths)),
+        *blocks,
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(widths[-1], width),
@@ -64,16 +89,12 @@ def mean_of_squares(z1: torch.Tensor, z2: torch.Tensor) -> torch.Tensor:
     return (z1.square() + z2.square()).mean()
 
 
-LOSSES: dict[str, Callable] = {"loss": reference, "mean of squares": mean_of_squares}
-
-
-def build(config: Config, views: tuple[np.ndarray, np.ndarray], loss: str) -> Call:
-    """Returns a step, as a call.
+def build(config: Config, *, loss: Callable = reference) -> Call:
+    """Returns a step on views that are drawn already, as a call.
 
     Args:
-        config: network and optimiser.
-        views: two batches of images, channels last.
-        loss: a key of `LOSSES`.
+        config: network and optimizer.
+        loss: of two batches of embeddings.
     """
     torch.manual_seed(0)
     model = network(config)
@@ -89,12 +110,15 @@ def build(config: Config, views: tuple[np.ndarray, np.ndarray], loss: str) -> Ca
         ],
         lr=1e-3,  # whatever: a schedule costs nothing that can be measured
     )
+    shape = 2, config.batch, config.size, config.size, config.channels
+    views = np.random.default_rng(0).random(shape, np.float32)
+    # Channels last in memory, as they lie there.
     images = [torch.from_numpy(view).permute(0, 3, 1, 2) for view in views]
 
     def call():
         optimizer.zero_grad()
         # Two passes, so that batch norm sees each view by itself.
-        value = LOSSES[loss](*(model(view) for view in images))
+        value = loss(*(model(view) for view in images))
         value.backward()
         optimizer.step()
 

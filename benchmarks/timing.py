@@ -113,9 +113,10 @@ def turn(call: Call, seconds: float) -> float:
     first = timed(call)
     if first > seconds:
         return first
-    times = []
-    while sum(times) < seconds:
+    times, spent = [], 0.0
+    while spent < seconds:
         times.append(timed(call))
+        spent += times[-1]
     return statistics.median(times)
 
 

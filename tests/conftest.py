@@ -1,6 +1,8 @@
 """How the tests run: eight CPU devices, strict dtypes, signatures enforced."""
 
+import importlib.metadata
 import os
+import tempfile
 import typing
 
 # Before JAX starts: a CPU that looks like eight devices.
@@ -9,10 +11,18 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
+# Processes that the tests start compile a program once for all of them. The first
+# process of the tests makes the folder; its workers, and theirs, inherit the name.
+_CACHE = None
+if "VICREG_JAX_TEST_CACHE" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="vicreg_jax-")
+    os.environ["VICREG_JAX_TEST_CACHE"] = _CACHE.name
+
 import beartype  # noqa: F401
 import jax
 import jaxtyping
 import pytest
+from benchmarks import peak
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -23,6 +33,39 @@ typing.TYPE_CHECKING = True
 with install_import_hook("vicreg_jax", "beartype.beartype"):
     import vicreg_jax  # noqa: F401
 typing.TYPE_CHECKING = False
+
+
+# How jaxlib 0.10 compiles in a third of the time. Another one may refuse to start with
+# flags that it does not know.
+_QUICK_FLAGS = (
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_cpu_experimental_ynn_fusion_type=",
+)
+
+
+def pytest_configure(config):
+    """Compiles quickly, not for speed, where only the quick tests run.
+
+    Most of their time is the compiler's. The slow tests run what users run.
+    """
+    if config.option.markexpr != "not slow":
+        return
+    # Processes that the tests start inherit both.
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        flags = os.environ["XLA_FLAGS"].split()
+        flags += [flag for flag in _QUICK_FLAGS if flag not in flags]
+        os.environ["XLA_FLAGS"] = " ".join(flags)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Frees the programs of each file of tests, which would fill gigabytes."""
+    yield
+    jax.clear_caches()
+    peak.release()  # what the C library has, and would keep, of their memory
 
 
 @pytest.fixture

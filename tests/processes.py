@@ -1,9 +1,9 @@
 """Python in processes of its own, the pretraining job above all, and how they end."""
 
 import os
+import re
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -14,8 +14,10 @@ TINY = [
     *("--log-every", "4", "--checkpoint-every", "4", "--probe-every", "0"),
     *("--probe-images", "100", "--no-tensorboard"),
 ]
-# A program is compiled once for all processes that run it.
-_CACHE = tempfile.TemporaryDirectory()
+# XLA's flags as they were given, without what conftest adds for its own process.
+FLAGS = re.sub(
+    r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", "")
+)
 PATIENCE = 600  # seconds, of machines that are busy with other things
 # The metrics or a checkpoint, whichever fails first; Orbax may print after it.
 NO_ROOM = "^vicreg-pretrain: .*could not be written.*: File too large$"
@@ -31,7 +33,7 @@ class Process(subprocess.Popen):
     def __init__(self, *arguments, **environment):
         super().__init__(
             [sys.executable, *map(str, arguments)],
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | environment,
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -57,7 +59,7 @@ def start(out, *flags, devices=1):
     return Process(
         *("-m", "vicreg_jax.pretrain", *TINY, "--out", out, *flags),
         JAX_NUM_CPU_DEVICES=str(devices),
-        JAX_COMPILATION_CACHE_DIR=_CACHE.name,
+        JAX_COMPILATION_CACHE_DIR=os.environ["VICREG_JAX_TEST_CACHE"],
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
     )
 

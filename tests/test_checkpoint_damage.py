@@ -7,6 +7,7 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import thinned
 from checkpointing import WITH_ORBAX, assert_identical, restore, save_two, state_of
 
 from vicreg_jax.pretrain.checkpoints import Checkpoints
@@ -44,7 +45,7 @@ def assert_not_fooled(folder, like):
     return True
 
 
-@pytest.mark.parametrize("places", [2, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("places", thinned([1, 6], keep=[1]))
 def test_flipped_bits(two, places):
     """One bit, in every file of the newest checkpoint, at several places."""
     choose, like, noticed = random.Random(places), state_of(0), 0
@@ -65,7 +66,7 @@ def test_flipped_bits_of_values(tmp_path):
         checkpoints.save(1, {"x": jnp.zeros(1024)}, {})
         checkpoints.save(2, {"x": jnp.asarray(values)}, {})
     largest = max(files(tmp_path / "00000002"), key=lambda path: path.stat().st_size)
-    for bit in range(8 * 1000, 8 * 3000, 997):
+    for bit in range(8 * 1000, 8 * 3000, 3989):
         flip(largest, bit)
         restored, (warning,) = restore(tmp_path, {"x": jnp.zeros(1024)})
         assert restored.step == 1
@@ -73,7 +74,10 @@ def test_flipped_bits_of_values(tmp_path):
         flip(largest, bit)
 
 
-@pytest.mark.parametrize("harm", ["missing", "truncated", "emptied", "zeros"])
+@pytest.mark.parametrize(
+    "harm",
+    thinned(["missing", "truncated", "emptied", "zeros"], keep=["truncated"]),
+)
 def test_harmed_files(two, harm):
     for path in files(two / "00000002"):
         content = path.read_bytes()

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from vicreg_jax import VICRegTerms, vicreg_terms
 from vicreg_jax.pretrain import mesh as meshes
+from vicreg_jax.pretrain.compilation import compiler_options
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.model import (
     build,
@@ -57,7 +58,10 @@ class Programs:
         The old state is given up; the metrics are `Metrics`.
         """
         return jax.jit(
-            self._train, donate_argnums=0, out_shardings=meshes.whole(self.mesh)
+            self._train,
+            donate_argnums=0,
+            out_shardings=meshes.whole(self.mesh),
+            compiler_options=compiler_options(self.mesh),
         )
 
     @cached_property

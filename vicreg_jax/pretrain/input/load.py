@@ -11,7 +11,7 @@ import numpy as np
 
 from vicreg_jax.pretrain.input.decode import UnreadableError
 from vicreg_jax.pretrain.input.order import NONE
-from vicreg_jax.pretrain.input.sources import UNLABELLED, Sample
+from vicreg_jax.pretrain.input.sources import UNLABELLED, Rows, Sample, in_memory
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -52,18 +52,25 @@ class Load:
         self, ids: Int64[np.ndarray, " rows"]
     ) -> tuple[Batch, Int64[np.ndarray, " unreadable"]]:
         """Returns the rows of `ids`, and the ids that could not be read."""
+        rows = in_memory(self.source, ids)
+        if rows is not None:
+            return _batch(rows, ids), np.array([], np.int64)
+        return self._read(ids)
+
+    def _read(
+        self, ids: Int64[np.ndarray, " rows"]
+    ) -> tuple[Batch, Int64[np.ndarray, " unreadable"]]:
         with ThreadPoolExecutor(self.threads) as pool:
             rows = list(pool.map(self._row, ids.tolist()))
         samples = [row.sample for row in rows]
         shown = np.array([row.shown for row in rows], np.int64)
-        batch = Batch(
+        read = Rows(
             images=np.stack([sample.image for sample in samples]),
-            ids=shown,
             labels=np.array([sample.label for sample in samples], np.int32),
-            where=shown != NONE,
             aspect=np.array([sample.aspect for sample in samples], np.float32),
         )
-        return batch, np.array([i for row in rows for i in row.unreadable], np.int64)
+        unreadable = np.array([i for row in rows for i in row.unreadable], np.int64)
+        return _batch(read, shown), unreadable
 
     def _row(self, asked: int) -> _Row:
         unreadable = []
@@ -82,6 +89,13 @@ class Load:
                     break
         blank = np.zeros(self.source.shape, np.uint8)
         return _Row(Sample(blank, UNLABELLED, 1.0), NONE, unreadable)
+
+
+def _batch(rows: Rows, shown: Int64[np.ndarray, " rows"]) -> Batch:
+    """Returns a batch whose rows that show no image are blank and without a label."""
+    where = shown != NONE
+    rows.images[~where], rows.labels[~where], rows.aspect[~where] = 0, UNLABELLED, 1
+    return Batch(rows.images, shown, rows.labels, where, rows.aspect)
 
 
 class _Row(NamedTuple):

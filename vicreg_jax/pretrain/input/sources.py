@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 if TYPE_CHECKING:
-    from jaxtyping import Int32, Integer, UInt8
+    from jaxtyping import Float32, Int32, Integer, UInt8
 
     Labels = Int32[np.ndarray, " images"]
 
@@ -22,6 +22,14 @@ class Sample(NamedTuple):
     image: UInt8[np.ndarray, "height width channels"]
     label: int
     aspect: float
+
+
+class Rows(NamedTuple):
+    """Several images, with a row in each array; see `Sample`."""
+
+    images: UInt8[np.ndarray, "rows height width channels"]
+    labels: Int32[np.ndarray, " rows"]
+    aspect: Float32[np.ndarray, " rows"]
 
 
 class Source(Protocol):
@@ -110,6 +118,17 @@ class Subset:
     def name(self, index: int) -> str:
         """Returns the name of the image in the whole source."""
         return self.source.name(int(self.chosen[index]))
+
+
+def in_memory(source: Source, ids: Integer[np.ndarray, " rows"]) -> Rows | None:
+    """Returns the images of `ids` by one indexing; None where they have to be read."""
+    if isinstance(source, Subset):
+        return in_memory(source.source, source.chosen[ids])
+    if not isinstance(source, Arrays):
+        return None
+    height, width, _ = source.shape
+    aspect = np.full(len(ids), width / height, np.float32)
+    return Rows(source.images[ids], source.labels[ids].astype(np.int32), aspect)
 
 
 def split(
