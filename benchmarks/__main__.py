@@ -16,6 +16,8 @@ from benchmarks.contenders import Place
 from benchmarks.options import Options
 from benchmarks.results import Section
 
+_IN_CAPTIONS = "date", "machine", "instruction set", "threads", "jax", "torch", "QUICK"
+
 
 def main() -> None:
     """Measures what the command line says, prints it, and writes it down."""
@@ -47,9 +49,7 @@ def write(out: Path, about: dict[str, str], sections: list[Section]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     results.write_json(out / "results.json", about, sections)
     caption = "; ".join(
-        f"{name} {value}"
-        for name, value in about.items()
-        if name in ("date", "machine", "threads", "jax", "torch", "QUICK")
+        f"{name} {value}" for name, value in about.items() if name in _IN_CAPTIONS
     )
     names = plots.draw(out, sections, caption)
     (out / "results.md").write_text(results.markdown(about, sections, names))
@@ -74,6 +74,12 @@ def _step(options: Options, progress) -> Section:
         return step.run(options, progress)
 
 
+def _job(options: Options, progress) -> Section:
+    from benchmarks import job
+
+    return job.run(options, progress)
+
+
 def _startup(options: Options, progress) -> Section:
     from benchmarks import startup
 
@@ -96,6 +102,7 @@ RUNS: dict[str, Callable[[Options, Callable[[str], None]], Section]] = {
     "loss": _loss,
     "memory": _memory,
     "step": _step,
+    "job": _job,
     "startup": _startup,
     "tpu": _tpu,
     "gpu": _gpu,

@@ -1,4 +1,4 @@
-"""The step section: one training step as `vicreg-pretrain` runs it, beside PyTorch's."""
+"""The step section: one step of `vicreg-pretrain`, beside the same in PyTorch."""
 
 from __future__ import annotations
 

@@ -152,8 +152,9 @@ def test_quick(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "results.json").read_text())
-    assert {"date", "machine", "threads", "jax"} <= found["about"].keys()
-    for section in ("loss", "step", "startup"):
+    about = {"date", "machine", "instruction set", "threads", "jax"}
+    assert about <= found["about"].keys()
+    for section in ("loss", "step", "job", "startup"):
         assert found["records"][section]
     for record in found["records"]["loss"]:
         assert record["seconds"]["ours"]["median"] > 0

@@ -1,0 +1,122 @@
+"""The job section: a whole run of `vicreg-pretrain`, and what of it is not steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.options import Options
+from benchmarks.results import Section, Sheet
+from vicreg_jax.pretrain import recipes
+
+_QUICK = ("--width", "8", "--expander", "64", "--epochs", "2", "--probe-images", "100")
+_GOAL = 0.05  # of the time beside the steps
+
+
+def run(options: Options, progress) -> Section:
+    """Measures two starts of one run and, of another, everything.
+
+    Args:
+        options: of the command line.
+        progress: called with what is being done.
+    """
+    # With --quick, the digits: they do as well to show that everything runs.
+    recipe = "digits" if options.quick else "mnist"
+    batch = recipes.RECIPES[recipe]().batch
+    command = [sys.executable, "-m", "vicreg_jax.pretrain", recipe]
+    command += _QUICK if options.quick else ()
+    with tempfile.TemporaryDirectory() as folder:
+        progress("job: starts")
+        starts = [_start(command, Path(folder, "starts")) for _ in range(2)]
+        progress("job: whole")
+        started = time.monotonic()
+        _finish(_job(command, Path(folder, "whole")), (0,))
+        record = _shares(Path(folder, "whole"), batch)
+        record["seconds"] = time.monotonic() - started
+    record |= {"recipe": recipe, "first_start": starts[0], "second_start": starts[1]}
+    return Section("job", [record], [_sheet(record)])
+
+
+def _start(command: list[str], out: Path) -> float:
+    """Returns the seconds until a step is written down, and stops the run then."""
+    metrics = out / "metrics.jsonl"
+    before = _lines(metrics)
+    started = time.monotonic()
+    process = _job([*command, "--log-every", "1"], out)
+    while _lines(metrics) <= before and process.poll() is None:
+        time.sleep(0.02)
+    seconds = time.monotonic() - started
+    process.send_signal(signal.SIGTERM)
+    _finish(process, (75, 0))
+    return seconds
+
+
+def _job(command: list[str], out: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*command, "--out", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whatever cache there is would hide what the run's own one does.
+        env={k: v for k, v in os.environ.items() if "COMPILATION_CACHE" not in k},
+    )
+
+
+def _finish(process: subprocess.Popen, statuses: tuple[int, ...]) -> None:
+    _, said = process.communicate()
+    if process.returncode not in statuses:
+        raise RuntimeError(f"exit status {process.returncode}: {said[-300:]}")
+
+
+def _lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def _shares(out: Path, batch: int) -> dict:
+    """Returns the median step, and the share of the time that is not such steps.
+
+    Speeds are means of a few steps each, with whatever was done between them. Most saw
+    neither a checkpoint nor an evaluation, so that the median is the step's.
+    """
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    known = [line for line in lines if "images_per_second" in line]
+    steps = [batch / line["images_per_second"] for line in known]
+    waiting = [s * line["waiting"] for s, line in zip(steps, known, strict=True)]
+    median, total = statistics.median(steps), sum(steps)
+    return {
+        "step": median,
+        "pretraining": total,
+        "beside": 1 - len(steps) * median / total,
+        "waiting": sum(waiting) / total,
+    }
+
+
+def _sheet(record: dict) -> Sheet:
+    met = "met" if record["beside"] <= _GOAL else "NOT MET"
+    rows = [
+        ["start to first step", f"{record['first_start']:.1f} s"],
+        ["second start of the same run", f"{record['second_start']:.1f} s"],
+        ["whole run, probes and picture included", f"{record['seconds']:.0f} s"],
+        ["its steps and what is between them", f"{record['pretraining']:.0f} s"],
+        ["a step, median", f"{1000 * record['step']:.1f} ms"],
+        ["of that time beside the steps", f"{100 * record['beside']:.1f}%"],
+        ["of that time waiting for images", f"{100 * record['waiting']:.1f}%"],
+    ]
+    return Sheet(
+        f"vicreg-pretrain {record['recipe']}",
+        ["what", "measured"],
+        rows,
+        [
+            "starts are of new processes, imports included; the second one finds what "
+            "the first has compiled in the run's folder",
+            "beside the steps: checkpoints, evaluations, logs, waiting: 1 - steps x "
+            f"median / time; goal at most {100 * _GOAL:.0f}%: {met}",
+        ],
+    )
