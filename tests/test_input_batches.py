@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from photographs import numbered, write_photographs
 
 from vicreg_jax.pretrain.input import (
+    Subset,
     UnreadableError,
     batches,
     folder,
@@ -44,7 +45,35 @@ def assert_batches_equal(left, right):
             assert x.dtype == y.dtype
 
 
+class OneByOne:
+    """Images in memory that do not say so."""
+
+    def __init__(self, source):
+        self.source, self.shape = source, source.shape
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        return self.source[index]
+
+    def name(self, index):
+        return self.source.name(index)
+
+
 class TestBatches:
+    @pytest.mark.usefixtures("unchecked_signatures")
+    def test_images_in_memory_come_as_if_read_one_by_one(self):
+        chosen = np.random.default_rng(0).permutation(30)[:19]
+        source = Subset(Subset(numbered(40), np.arange(5, 40)), chosen)
+        options = dict(batch=8, epochs=1, drop_remainder=False, seed=3)
+        at_once = first_batches(9, source, **options)
+        assert_batches_equal(at_once, first_batches(9, OneByOne(source), **options))
+        assert len(at_once) == 3 and not at_once[-1].images[3:].any()
+        before = source.source.source.images.copy()
+        at_once[0].images[:] = 7
+        np.testing.assert_array_equal(source.source.source.images, before)
+
     def test_hold_the_images_of_their_ids(self):
         for batch in first_batches(7, numbered(30), batch=8, seed=1):
             np.testing.assert_array_equal(batch.images[:, 0, 0, 0], batch.ids)

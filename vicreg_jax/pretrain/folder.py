@@ -4,6 +4,7 @@ config.json       what the run is
 metrics.jsonl     a line a step
 evaluations.jsonl a line for each look at the features
 checkpoints/      the newest states
+compiled/         JAX's compilation cache: the next start need not compile again
 probes.json       accuracies; there once the run is finished
 features.npz      the held-out features that the picture shows
 report.png        the picture

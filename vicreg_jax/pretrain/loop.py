@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,10 @@ class Loop:
 
         So that none waits for another's compiler in an exchange between devices.
         """
+        started = time.monotonic()
         train = self.programs.train.lower(state, batch.images, batch.aspect).compile()
+        seconds = time.monotonic() - started
+        self.console.print(f"Compiled the training step in {seconds:.1f} s")
         wait_for_all("compiled")
         return train
 

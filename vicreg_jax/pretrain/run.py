@@ -11,7 +11,7 @@ import grain
 import jax
 import numpy as np
 
-from vicreg_jax.pretrain import data, evaluation, folder, report
+from vicreg_jax.pretrain import compilation, data, evaluation, folder, report
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.checkpoints import Checkpoints
 from vicreg_jax.pretrain.input import batches, to_device
@@ -51,7 +51,7 @@ def run(config: Config, launch: Launch, console: Console) -> Accuracies:
         unreadable=config.unreadable,
     )
     programs = Programs(config, mesh, host.order.steps_per_epoch)
-    with folder.claim(config, launch) as out:
+    with folder.claim(config, launch) as out, compilation.kept_in(out / "compiled"):
         state = _pretrain(programs, launch, images, host, out, console)
         verdict = evaluation.judge(programs, state, images, workers=launch.workers)
         if jax.process_index() == 0:
