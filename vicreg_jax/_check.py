@@ -59,12 +59,12 @@ def embeddings(name: str, z: Embeddings, axes: Axes = ()) -> Float[Array, "rows 
         )
     rows, dim = array.shape
     devices = _rows.devices(axes)
-    if rows * devices < 2:
+    if not _rows.at_least(rows * devices, 2, unknown=True):
         raise ValueError(
             f"`{name}` must have at least 2 rows, to have a variance, "
             f"got shape {array.shape}" + (f" on {devices} device" if axes else "")
         )
-    if dim < 1:
+    if not _rows.at_least(dim, 1, unknown=True):
         raise ValueError(
             f"`{name}` must have at least 1 column, got shape {array.shape}"
         )

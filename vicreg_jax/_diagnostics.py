@@ -83,7 +83,7 @@ def diagnostics(
     """
     axes = _check.axes(axis_name)
     z = _check.embeddings("z", z, axes)
-    where = _check.row_mask(where, len(z))
+    where = _check.row_mask(where, z.shape[0])
     collapsed_std = _check.not_negative("collapsed_std", collapsed_std)
     return _diagnostics(z, where, collapsed_std, axes=axes)
 
@@ -93,7 +93,7 @@ def _diagnostics(z, where, collapsed_std, *, axes) -> Diagnostics:
     z = _rows.replicated(_rows.gathered(without(z, where), axes))
     z = z.astype(statistics_dtype(z))
     where = None if where is None else _rows.gathered(where, axes)
-    rows = _rows.counted(z, where, (), z.dtype)
+    rows = _rows.counted(z, where, ())
     second = moments(z, where, (), z.dtype, "highest")
     std = jnp.sqrt(second.variances)
     collapsed_std = jax.lax.convert_element_type(collapsed_std, z.dtype)

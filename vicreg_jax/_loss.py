@@ -218,7 +218,7 @@ class VICRegLoss:
 
 def _checked(z1, z2, gamma, axes, where, eps):
     z1, z2 = _check.views(z1, z2, axes)
-    where = _check.row_mask(where, len(z1))
+    where = _check.row_mask(where, z1.shape[0])
     gamma = _check.not_negative("gamma", gamma)
     return z1, z2, gamma, where, _check.not_negative("eps", eps)
 
@@ -227,10 +227,13 @@ def _checked(z1, z2, gamma, axes, where, eps):
 def _terms(z1, z2, gamma, where, eps, *, axes, precision) -> VICRegTerms:
     dtype = statistics_dtype(z1, z2)
     gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
-    z1, z2 = (without(z, where) for z in (z1, z2))
-    first, second = (moments(z, where, axes, dtype, precision) for z in (z1, z2))
+    # Cast once for all terms, so that their gradients, which may nearly cancel, are
+    # added before they are rounded to the dtype of the views.
+    x1, x2 = (without(z, where).astype(dtype) for z in (z1, z2))
+    first = moments(x1, where, axes, z1.dtype, precision)
+    second = moments(x2, where, axes, z2.dtype, precision)
     return VICRegTerms(
-        invariance=invariance_term(z1, z2, where, axes),
+        invariance=invariance_term(x1, x2, where, axes),
         variance=variance_term(first, gamma, eps) + variance_term(second, gamma, eps),
         covariance=covariance_term(first) + covariance_term(second),
     )

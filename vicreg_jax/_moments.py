@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jax.typing import DTypeLike
     from jaxtyping import Array, Bool, Float
 
-    from vicreg_jax._rows import Axes
+    from vicreg_jax._rows import Axes, Size
 
 
 class Moments(NamedTuple):
@@ -52,46 +52,46 @@ def moments(
     z: Float[Array, "rows dim"],
     where: Bool[Array, " rows"] | None,
     axes: Axes,
-    dtype: DTypeLike,
+    wire: DTypeLike,
     precision: PrecisionLike,
 ) -> Moments:
     """Returns the second moments of the rows of `z` that count.
 
     Args:
-        z: one view, zero in the rows that do not count.
+        z: one view in the dtype of the statistics, zero in the rows that do not count.
         where: rows that count, or None for all of them.
         axes: mapped axes that the rows are spread over.
-        dtype: to compute in; rows travel between devices in their own.
+        wire: the dtype that the view came in, and that rows travel between devices in;
+            `z` holds nothing that it cannot.
         precision: of the matrix products.
     """
-    value, _ = _moments_and_slopes(z, where, axes, dtype, precision)
+    value, _ = _moments_and_slopes(z, where, axes, wire, precision)
     return value
 
 
 @moments.defjvp
-def _moments_jvp(axes, dtype, precision, primals, tangents):
-    z, where = primals
-    dz = tangents[0].astype(dtype)
-    value, slope = _moments_and_slopes(z, where, axes, dtype, precision)
+def _moments_jvp(axes, wire, precision, primals, tangents):
+    (z, where), dz = primals, tangents[0]
+    value, slope = _moments_and_slopes(z, where, axes, wire, precision)
     return value, Moments(
         variances=2 * _rows.total(jnp.sum(slope.variances * dz, axis=0), axes),
         off_diagonal=4 * _rows.total(jnp.sum(slope.off_diagonal * dz), axes),
     )
 
 
-def _moments_and_slopes(z, where, axes, dtype, precision) -> tuple[Moments, _Slopes]:
-    count = _rows.counted(z, where, axes, dtype)
+def _moments_and_slopes(z, where, axes, wire, precision) -> tuple[Moments, _Slopes]:
+    count = _rows.counted(z, where, axes)
     # With no row at all, too, what follows is NaN.
-    dof = jnp.maximum(count - 1, 0)
-    mean = _rows.total(jnp.sum(z, axis=0, dtype=dtype), axes) / count
+    dof = count - 1 if where is None else jnp.maximum(count - 1, 0)
+    mean = _rows.total(jnp.sum(z, axis=0), axes) / count
     x = _centred(z, where, mean)
     variances = _rows.total(jnp.sum(x**2, axis=0), axes) / dof
-    if _by_rows(len(z) * _rows.devices(axes), z.shape[1]):
+    if _by_rows(z.shape[0] * _rows.devices(axes), z.shape[1]):
 
         def along(some_axes):
-            return _gathered(z, where, mean, x, some_axes)
+            return _gathered(z, where, mean, x, some_axes, wire)
 
-        split = _rows.split(axes, z.dtype, dtype)
+        split = _rows.split(axes, wire, z.dtype)
         left = along(split.left) if split.left else x
         right = along(split.right)
         block = _rows.matmul(left, right.T, precision) / dof
@@ -102,7 +102,8 @@ def _moments_and_slopes(z, where, axes, dtype, precision) -> tuple[Moments, _Slo
         slope = _rows.scattered(slope, split.left) - x * variances[None]
     else:
         product = _rows.total(_rows.matmul(x.T, x, precision), axes) / dof
-        covariances = jnp.where(jnp.eye(len(product), dtype=bool), 0, product)
+        diagonal = jnp.eye(product.shape[0], dtype=bool)
+        covariances = jnp.where(diagonal, 0, product)
         energy = jnp.sum(covariances**2)
         slope = _rows.matmul(x, covariances, precision, like=x)
     value = Moments(variances, jnp.maximum(energy, 0))
@@ -110,32 +111,34 @@ def _moments_and_slopes(z, where, axes, dtype, precision) -> tuple[Moments, _Slo
 
 
 def _centred(z, where, mean):
-    x = z.astype(mean.dtype) - mean[None]
+    x = z - mean[None]
     return x if where is None else jnp.where(where[:, None], x, 0)
 
 
-def _gathered(z, where, mean, x, axes):
+def _gathered(z, where, mean, x, axes, wire):
     """Returns the centred rows of all devices along `axes`; `x` are this one's.
 
-    They travel once, in the dtype of `z`. The barriers are for compilers that share
+    They travel once, in the dtype `wire`. The barriers are for compilers that share
     what is common: with the broadcast of the mean shared between own and gathered rows
     they gather the broadcast too, and in both products they centre again.
     """
-    if z.dtype == x.dtype:
+    if z.dtype == wire:
         return _rows.gathered(x, axes)
-    raw = _rows.gathered(z, axes)
-    if raw is z:
+    narrow = z.astype(wire)
+    raw = _rows.gathered(narrow, axes)
+    if raw is narrow:
         return x
     mask = None if where is None else _rows.gathered(where, axes)
-    return barrier(_centred(raw, mask, barrier(mean)))
+    return barrier(_centred(raw.astype(z.dtype), mask, barrier(mean)))
 
 
-def _by_rows(rows: int, dim: int) -> bool:
+def _by_rows(rows: Size, dim: Size) -> bool:
     """Returns whether to form `X X^T`, not `X^T X`.
 
     Total minus diagonal loses the digits that both share. Whitened embeddings, where
     training is headed, leave `dim / rows` of the diagonal beside it, so from twice as
     many columns as rows on the loss is one bit at most; near `dim = rows` it would be
-    all of them.
+    all of them. Where sizes are symbolic and that is not known, `X^T X` is right for
+    any of them.
     """
-    return 2 * rows <= dim
+    return _rows.at_least(dim, 2 * rows, unknown=False)

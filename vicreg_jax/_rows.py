@@ -10,7 +10,7 @@ told how its result is sharded.
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Shaped
 
 Axes = tuple[str, ...]
+Size: TypeAlias = Any
+"""An int, or a symbolic expression of `jax.export`."""
 
 
 class Split(NamedTuple):
@@ -48,15 +50,33 @@ def total(x: Shaped[Array, "*shape"], axes: Axes) -> Shaped[Array, "*shape"]:
 
 
 def counted(
-    z: Shaped[Array, "rows dim"],
-    where: Bool[Array, " rows"] | None,
-    axes: Axes,
-    dtype: DTypeLike,
-) -> int | Shaped[Array, ""]:
-    """Returns how many rows of all devices count."""
+    z: Shaped[Array, "rows dim"], where: Bool[Array, " rows"] | None, axes: Axes
+) -> float | Shaped[Array, ""]:
+    """Returns how many rows of all devices count, to divide what has the dtype of `z`.
+
+    Exact up to 2^24 rows in float32, and rounded to its 24 bits from there on.
+    """
     if where is None:
-        return len(z) * devices(axes)
-    return total(jnp.sum(where, dtype=dtype), axes)
+        return as_number(z.shape[0] * devices(axes), z.dtype)
+    return total(jnp.sum(where, dtype=z.dtype), axes)
+
+
+def as_number(size: Size, dtype: DTypeLike) -> float | Shaped[Array, ""]:
+    """Returns a size to calculate with; an integer's 32 bits may not hold products."""
+    if isinstance(size, int):
+        return float(size)
+    return jnp.asarray(size).astype(dtype)
+
+
+def at_least(size: Size, least: Size, *, unknown: bool) -> bool:
+    """Returns whether a size reaches another, or `unknown` if symbols leave it open."""
+    try:
+        return bool(size >= least)
+    except Exception:
+        # JAX's own error for this has no public name.
+        if isinstance(size, int) and isinstance(least, int):
+            raise
+        return unknown
 
 
 def gathered(z: Shaped[Array, "rows ..."], axes: Axes) -> Shaped[Array, "all ..."]:

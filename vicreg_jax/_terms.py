@@ -63,7 +63,7 @@ def invariance(
     """
     axes = _check.axes(axis_name)
     z1, z2 = _check.views(z1, z2, axes)
-    return _invariance(z1, z2, _check.row_mask(where, len(z1)), axes=axes)
+    return _invariance(z1, z2, _check.row_mask(where, z1.shape[0]), axes=axes)
 
 
 def variance(
@@ -105,7 +105,7 @@ def variance(
     """
     axes = _check.axes(axis_name)
     z = _check.embeddings("z", z, axes)
-    where = _check.row_mask(where, len(z))
+    where = _check.row_mask(where, z.shape[0])
     gamma = _check.not_negative("gamma", gamma)
     return _variance(z, gamma, where, _check.not_negative("eps", eps), axes=axes)
 
@@ -157,7 +157,7 @@ def covariance(
     """
     axes = _check.axes(axis_name)
     z = _check.embeddings("z", z, axes)
-    where = _check.row_mask(where, len(z))
+    where = _check.row_mask(where, z.shape[0])
     return _covariance(z, where, axes=axes, precision=precision)
 
 
@@ -183,10 +183,13 @@ def invariance_term(
     where: Bool[Array, " rows"] | None,
     axes: Axes,
 ) -> Float[Array, ""]:
-    """Equation 5, as a mean over columns too; rows that do not count are zero."""
-    dtype = statistics_dtype(z1, z2)
-    squares = _squared_differences(z1.astype(dtype), z2.astype(dtype))
-    entries = _rows.counted(z1, where, axes, dtype) * z1.shape[1]
+    """Equation 5, as a mean over columns too.
+
+    The views are in the dtype of the statistics, zero in the rows that do not count.
+    """
+    squares = _squared_differences(z1, z2)
+    columns = _rows.as_number(z1.shape[1], z1.dtype)
+    entries = _rows.counted(z1, where, axes) * columns
     return _rows.total(jnp.sum(squares), axes) / entries
 
 
@@ -206,24 +209,26 @@ def variance_term(
 
 def covariance_term(moments: Moments) -> Float[Array, ""]:
     """Equation 4."""
-    return moments.off_diagonal / moments.variances.size
+    variances, off_diagonal = moments
+    return off_diagonal / _rows.as_number(variances.shape[0], variances.dtype)
 
 
 @partial(jax.jit, inline=True, static_argnames="axes")
 def _invariance(z1, z2, where, *, axes):
-    return invariance_term(without(z1, where), without(z2, where), where, axes)
+    dtype = statistics_dtype(z1, z2)
+    z1, z2 = (without(z, where).astype(dtype) for z in (z1, z2))
+    return invariance_term(z1, z2, where, axes)
 
 
 @partial(jax.jit, inline=True, static_argnames="axes")
 def _variance(z, gamma, where, eps, *, axes):
     dtype = statistics_dtype(z)
     gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
-    return variance_term(
-        moments(without(z, where), where, axes, dtype, None), gamma, eps
-    )
+    x = without(z, where).astype(dtype)
+    return variance_term(moments(x, where, axes, z.dtype, None), gamma, eps)
 
 
 @partial(jax.jit, inline=True, static_argnames=("axes", "precision"))
 def _covariance(z, where, *, axes, precision):
-    z = without(z, where)
-    return covariance_term(moments(z, where, axes, statistics_dtype(z), precision))
+    x = without(z, where).astype(statistics_dtype(z))
+    return covariance_term(moments(x, where, axes, z.dtype, precision))
