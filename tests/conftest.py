@@ -11,19 +11,13 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
-# Processes that the tests start compile a program once for all of them. The first
-# process of the tests makes the folder; its workers, and theirs, inherit the name.
-_CACHE = None
-if "VICREG_JAX_TEST_CACHE" not in os.environ:
-    _CACHE = tempfile.TemporaryDirectory(prefix="vicreg_jax-")
-    os.environ["VICREG_JAX_TEST_CACHE"] = _CACHE.name
-
 import beartype  # noqa: F401
 import jax
 import jaxtyping
 import pytest
-from benchmarks import peak
 from jaxtyping import install_import_hook
+
+from benchmarks import peak
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -45,12 +39,21 @@ _QUICK_FLAGS = (
 
 
 def pytest_configure(config):
-    """Compiles quickly, not for speed, where only the quick tests run.
+    """Shares compiled programs, and compiles quickly where only quick tests run."""
+    if "VICREG_JAX_TEST_CACHE" not in os.environ:
+        # The workers of pytest-xdist, and what they start, inherit the name.
+        folder = tempfile.TemporaryDirectory(prefix="vicreg_jax-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["VICREG_JAX_TEST_CACHE"] = folder.name
+    if config.option.markexpr == "not slow":
+        _compile_quickly()
 
-    Most of their time is the compiler's. The slow tests run what users run.
+
+def _compile_quickly():
+    """Has programs compiled quickly, not for speed: the compiler takes most of it all.
+
+    The slow tests run what users run.
     """
-    if config.option.markexpr != "not slow":
-        return
     # Processes that the tests start inherit both.
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_disable_most_optimizations", True)

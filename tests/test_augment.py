@@ -12,8 +12,8 @@ import PIL.ImageEnhance
 import PIL.ImageFilter
 import PIL.ImageOps
 import pytest
-from grids import thinned
 import skimage
+from grids import thinned
 from jax.sharding import NamedSharding, PartitionSpec
 from skimage.filters import gaussian
 from sklearn.datasets import load_sample_images
@@ -346,9 +346,7 @@ class TestViews:
         sharp = ImageViews.official(**(OFF | WHOLE | dict(size=64, sigma=(1.0, 2.0))))
         assert sharp.blur == (0.0, 0.0)
 
-    @pytest.mark.parametrize(
-        "axis_type", thinned(["Auto", "Explicit"], keep=["Auto"])
-    )
+    @pytest.mark.parametrize("axis_type", thinned(["Auto", "Explicit"], keep=["Auto"]))
     def test_are_the_same_on_eight_devices(self, photographs, axis_type):
         images = jnp.concatenate([squares(photographs)] * 2)
         views = ImageViews(size=24)

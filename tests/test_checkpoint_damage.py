@@ -7,8 +7,8 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from grids import thinned
 from checkpointing import WITH_ORBAX, assert_identical, restore, save_two, state_of
+from grids import thinned
 
 from vicreg_jax.pretrain.checkpoints import Checkpoints
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from grids import thinned
 from flax import nnx
+from grids import thinned
 
 from vicreg_jax import convert
 from vicreg_jax.nn import Expander, SmallResNet, VICReg

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import thinned
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from grids import thinned
 from reference import WEIGHTS, numpy_loss, rounding_bounds
 from test_values import draw
 

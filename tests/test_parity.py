@@ -69,7 +69,9 @@ class TestFaults:
             faulty = values.check_case("values/a", case, FAULTS[name].ours)
             assert not all(passed(faulty)), name
 
-    @pytest.mark.parametrize("mode", thinned(MAPPED, keep=["shard_map, inside, no vma"]))
+    @pytest.mark.parametrize(
+        "mode", thinned(MAPPED, keep=["shard_map, inside, no vma"])
+    )
     def test_on_many_devices(self, mode):
         case = Case("normal", 16, 48)
 
@@ -90,9 +92,7 @@ class TestFaults:
         for name in ON_MANY:
             assert passed(checks(FAULTS[name].ours)) == [False], name
 
-    @pytest.mark.parametrize(
-        "dtype", thinned(["float64", "float32"], keep=["float32"])
-    )
+    @pytest.mark.parametrize("dtype", thinned(["float64", "float32"], keep=["float32"]))
     def test_in_training(self, dtype):
         experiment = Experiment(12, 4, 32, "sgd", dtype)
         with jax.numpy_dtype_promotion("standard"):

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import thinned
 from jax import export
 from jax.test_util import check_grads
-from grids import thinned
 from reference import jax_loss
 from test_values import draw
 
