@@ -15,6 +15,7 @@ from itertools import product
 import numpy as np
 
 WEIGHTS = (25.0, 25.0, 1.0)
+BALANCED = (25.0, 25.0, 0.1)
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 UPSTREAMS = (
     "quadra",
@@ -159,6 +160,13 @@ def whitened(rng, n, d):
     return _pair(z, rng, noise=0.01)
 
 
+def balanced(rng, n, d):
+    """The invariance pulls as hard as the hinge pushes, at the weights `BALANCED`."""
+    x = rng.standard_normal((n, d))
+    x = (x - x.mean(0)) / x.std(0, ddof=1)
+    return 0.9 * x, 0.9 * x * (1 - 0.9 * 0.45 * n / (n - 1) / 0.81)
+
+
 def kink(rng, n, d):
     """Every column's deviation is gamma to the last bit, with eps 7/16, for n = 5."""
     assert n == 5, "only for five rows is every step of the arithmetic exact"
@@ -181,6 +189,7 @@ DISTRIBUTIONS: dict[str, Draw] = {
         heavy_tailed,
         large,
         whitened,
+        balanced,
         kink,
     )
 }
@@ -223,6 +232,8 @@ def _of_every_kind(shapes: Shapes) -> Iterator[Case]:
     usual = [name for name in DISTRIBUTIONS if name not in ("normal", "kink")]
     for (n, d), name, dtype in product(shapes, usual, DTYPES):
         yield Case(name, n, d, dtype)
+    for (n, d), dtype in product(shapes, DTYPES):
+        yield Case("balanced", n, d, dtype, weights=BALANCED)
     for d, dtype in product((2, 16), DTYPES):
         yield Case("kink", 5, d, dtype, weights=(0.0, 25.0, 0.0), eps=7 / 16)
     for (n, d), dtype in product(shapes, ("float64", "float32")):

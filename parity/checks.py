@@ -27,6 +27,8 @@ class Check:
         limit: what `distance` must not exceed.
         peer_distance: PyTorch's to the oracle, in the arithmetic that ours runs in.
         peer_limit: what `peer_distance` must not exceed, or it is another loss.
+        entries: of an array, the largest share of its own limit that the error of an
+            entry takes; above 1 is a failure.
         size: entries of one view, for the picture.
         dtype: of the embeddings.
     """
@@ -42,15 +44,14 @@ class Check:
     limit: float
     peer_distance: float = 0.0
     peer_limit: float = math.inf
+    entries: float = 0.0
     size: int = 0
     dtype: str = ""
 
     @property
     def ratio(self) -> float:
         """Our distance as a share of what is allowed: above 1 is a failure."""
-        if self.limit == 0:
-            return 0.0 if self.distance == 0 else math.inf
-        ratio = self.distance / self.limit
+        ratio = max(share(self.distance, self.limit), self.entries)
         return math.inf if math.isnan(ratio) else ratio
 
     @property
@@ -61,13 +62,20 @@ class Check:
     @property
     def passed(self) -> bool:
         """Whether we are as right as PyTorch, and it is right."""
-        return self.distance <= self.limit and self.reference_agrees
+        return self.ratio <= 1 and self.reference_agrees
 
     def in_units(self, distance: float) -> float:
         """Returns a distance in units of rounding."""
         if distance == 0:
             return 0.0
         return distance / self.unit if self.unit else math.inf
+
+
+def share(error: float, limit: float) -> float:
+    """Returns an error as a share of its limit; infinite if it must be 0 and is not."""
+    if math.isnan(error) or limit == 0:
+        return 0.0 if error == 0 else math.inf
+    return error / limit
 
 
 class Task(NamedTuple):

@@ -19,7 +19,7 @@ import numpy as np
 from parity.cases import Case, Level
 from parity.checks import Check, NotRun, Task
 from parity.modes import DEVICES, MODES
-from parity.oracle import WEIGHTS, Result, numpy_loss, rounding_bounds
+from parity.oracle import WEIGHTS, Bounds, Result, numpy_loss, rounding_bounds
 from parity.ours import Ours, enabled, rounded, wide
 from parity.values import HALF, UNITS, Judged, theirs
 
@@ -76,11 +76,15 @@ def check_mode(
     exact = numpy_loss(*counted)
     bound = partial(rounding_bounds, *counted, UNITS[compute or case.dtype])
     # Which product serves is decided by all rows, those that do not count included.
-    allowed = bound(by_rows=2 * case.n <= case.d, exact=exact)
+
+    def bounds(by_rows: bool) -> Bounds:
+        found = bound(by_rows=by_rows, exact=exact)
+        return Bounds(**_spread_out(found._asdict(), rows))
+
     whole = Result(**_spread_out(exact._asdict(), rows))
-    judged = Judged(task, case.dtype, whole, allowed)
+    judged = Judged(task, case.dtype, whole, bounds(2 * case.n <= case.d))
     got = _outcome(MODES[mode], ours, case, (z1, z2), where)
-    return judged.checks(got, native, peer, bound(by_rows=False, exact=exact))
+    return judged.checks(got, native, peer, bounds(False))
 
 
 def _outcome(mode, ours: Ours, case: Case, views, where) -> dict:

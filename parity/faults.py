@@ -1,8 +1,9 @@
 """This package's loss with a fault in it: proof that the suite can fail.
 
-Each fault is one that implementations of VICReg have had, built around the real loss
-for the time of a run. The first four show in values or gradients of a single device,
-in every dtype; the last two only where rows are spread over mapped axes.
+Each fault is one that implementations of VICReg have had, or one that a compiler or a
+careless change would bring, built around the real loss for the time of a run. Those of
+the section `values` show on a single device, in the dtypes that they name; the others
+only where rows are spread over mapped axes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 import vicreg_jax
+from parity.cases import DTYPES
 from parity.ours import Ours
 
 
@@ -24,10 +26,12 @@ class Fault(NamedTuple):
     Attributes:
         ours: the loss that has it.
         section: of the suite.
+        dtypes: of the embeddings, in which it shows.
     """
 
     ours: Ours
     section: str
+    dtypes: tuple[str, ...] = DTYPES
 
 
 def _faulty(terms: Callable) -> Ours:
@@ -66,6 +70,50 @@ def _wrong_eps(z1, z2, gamma=1.0, *, eps=1e-4, **options):
     return vicreg_jax.vicreg_terms(z1, z2, gamma, eps=eps / 10, **options)
 
 
+def _without_gradient(term, z1, z2, gamma=1.0, **options):
+    """Has the value of a term, and none of its gradient."""
+    terms = vicreg_jax.vicreg_terms(z1, z2, gamma, **options)
+    return terms._replace(**{term: jax.lax.stop_gradient(getattr(terms, term))})
+
+
+def _half_the_columns(z1, z2, gamma=1.0, **options):
+    """Has the gradient of every second column."""
+    seen = jnp.arange(z1.shape[1]) % 2 == 0
+    views = (jnp.where(seen, z, jax.lax.stop_gradient(z)) for z in (z1, z2))
+    return vicreg_jax.vicreg_terms(*views, gamma, **options)
+
+
+def _cast_per_term(z1, z2, gamma=1.0, *, eps=1e-4, precision="highest", **rows):
+    """Rounds the gradient of each term to the dtype of the views, and adds those."""
+    variances = [vicreg_jax.variance(z, gamma, eps=eps, **rows) for z in (z1, z2)]
+    covariances = [
+        vicreg_jax.covariance(z, precision=precision, **rows) for z in (z1, z2)
+    ]
+    invariance = vicreg_jax.invariance(z1, z2, **rows)
+    return vicreg_jax.VICRegTerms(invariance, sum(variances), sum(covariances))
+
+
+def _narrow_products(bits, z1, z2, gamma=1.0, **options):
+    """Rounds what the products of the gradient multiply to so many bits."""
+    terms = vicreg_jax.vicreg_terms(z1, z2, gamma, **options)
+    narrow = jax.tree.map(partial(_narrow_covariance, bits), (z1, z2))
+    off = sum(narrow).astype(terms.covariance.dtype)
+    value = jax.lax.stop_gradient(terms.covariance)
+    return terms._replace(covariance=value + off - jax.lax.stop_gradient(off))
+
+
+def _narrow_covariance(bits, z):
+    """The covariance term by the d x d product of rounded rows."""
+    z = z.astype(jnp.float64 if z.dtype == jnp.float64 else jnp.float32)
+    n, d = z.shape
+    x = z - z.mean(0)
+    # Rounded in the value of the products, and passed over by the derivative.
+    rounded = jax.lax.reduce_precision(x, jnp.finfo(z.dtype).nexp, bits)
+    x = x + jax.lax.stop_gradient(rounded - x)
+    c = jnp.matmul(x.T, x, precision="highest") / (n - 1)
+    return jnp.sum(jnp.where(jnp.eye(d, dtype=bool), 0, c) ** 2) / d
+
+
 def _world_size(z1, z2, *args, axis_name=None, **options):
     """Has gradients that are summed over devices where they should be averaged."""
     loss = vicreg_jax.vicreg_loss(z1, z2, *args, axis_name=axis_name, **options)
@@ -90,6 +138,19 @@ FAULTS = {
     "halved-hinge": Fault(_faulty(_halved_hinge), "values"),
     "missing-factor": Fault(_faulty(_missing_factor), "values"),
     "wrong-eps": Fault(_faulty(_wrong_eps), "values"),
+    "missing-invariance-gradient": Fault(
+        _faulty(partial(_without_gradient, "invariance")), "values"
+    ),
+    "missing-variance-gradient": Fault(
+        _faulty(partial(_without_gradient, "variance")), "values"
+    ),
+    "missing-covariance-gradient": Fault(
+        _faulty(partial(_without_gradient, "covariance")), "values"
+    ),
+    "half-the-columns": Fault(_faulty(_half_the_columns), "values"),
+    "cast-per-term": Fault(_faulty(_cast_per_term), "values", ("bfloat16", "float16")),
+    "tf32-products": Fault(_faulty(partial(_narrow_products, 10)), "values"),
+    "bfloat16-products": Fault(_faulty(partial(_narrow_products, 7)), "values"),
     "world-size": Fault(_on_devices(_world_size), "devices"),
     "missing-gather": Fault(_on_devices(_missing_gather), "devices"),
 }

@@ -14,6 +14,13 @@ FaultName = Literal[
     "halved-hinge",
     "missing-factor",
     "wrong-eps",
+    "missing-invariance-gradient",
+    "missing-variance-gradient",
+    "missing-covariance-gradient",
+    "half-the-columns",
+    "cast-per-term",
+    "tf32-products",
+    "bfloat16-products",
     "world-size",
     "missing-gather",
 ]

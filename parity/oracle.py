@@ -13,6 +13,18 @@ import numpy as np
 WEIGHTS = (25.0, 25.0, 1.0)
 
 
+def stored(want: np.ndarray, info) -> np.ndarray:
+    """Returns what rounding entries to a dtype on the way out can do to each.
+
+    Args:
+        want: the exact entries.
+        info: `finfo` of the dtype.
+    """
+    # Half an eps; below the smallest normal number half a subnormal, doubled for the
+    # scaling before it.
+    return float(info.eps) / 2 * np.abs(want) + float(info.smallest_subnormal)
+
+
 class Result(NamedTuple):
     """Terms, total, and the gradients of the total."""
 
@@ -25,20 +37,30 @@ class Result(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """How far from the oracle rounding alone can take a result."""
+    """How far from the oracle rounding alone can take a result.
+
+    Attributes:
+        invariance: of the term.
+        variance: of the term.
+        covariance: of the term.
+        total: of the loss.
+        dz1: of each entry of the gradient of the first view.
+        dz2: of the second's.
+    """
 
     invariance: float
     variance: float
     covariance: float
     total: float
-    gradient: float
+    dz1: np.ndarray
+    dz2: np.ndarray
 
 
 class _Doubt(NamedTuple):
-    """What rounding can do to one unweighted term, and to its gradient's norm."""
+    """What rounding can do to one unweighted term, and to its gradient's entries."""
 
     value: float
-    gradient: float
+    gradient: np.ndarray
 
 
 class _Centred(NamedTuple):
@@ -47,7 +69,8 @@ class _Centred(NamedTuple):
     Attributes:
         x: centred rows.
         c: sample covariance.
-        dx: error of an entry of `x`, by column.
+        dmean: error of a mean, by column: the same in each row of `x`.
+        dx: error of an entry of `x` beside that of the mean, by column.
         dv: error of a variance, by column.
         unit: roundoff of the dtype that is computed in.
         inputs: roundoff of the matrix products' inputs, 0 where they are not rounded.
@@ -55,6 +78,7 @@ class _Centred(NamedTuple):
 
     x: np.ndarray
     c: np.ndarray
+    dmean: np.ndarray
     dx: np.ndarray
     dv: np.ndarray
     unit: float
@@ -109,12 +133,13 @@ def rounding_bounds(
 ) -> Bounds:
     """Bounds the rounding errors of the loss at these inputs.
 
-    The model is Higham and Mary's (SIAM J. Sci. Comput. 41, 2019): a sum of k products
-    is off by at most `8 sqrt(k) unit` times the sum of their magnitudes, but with
-    negligible probability. The errors are followed, in the Frobenius norm, through
-    centring, product, square and weights, to first order, and to second order where
-    the first vanishes with the variances; no constant is fitted. The gradient's bound
-    is for the Frobenius norm of both views' errors together.
+    The model is Higham and Mary's (SIAM J. Sci. Comput. 41, 2019): roundings are
+    independent, and a sum of k products is off by at most `8 sqrt(k) unit` times the
+    sum of their magnitudes, but with negligible probability. The errors are followed
+    entry by entry through centring, product, square and weights, to first order, and to
+    second order where the first vanishes; no constant is fitted. Independent errors add
+    as the root of their squares. An error of a column's mean changes a covariance to
+    second order only, since the centred columns sum to zero.
 
     Args:
         z1: one view, exactly as the loss gets it.
@@ -134,22 +159,22 @@ def rounding_bounds(
         exact = numpy_loss(z1, z2, weights, gamma, eps)
     by_rows = 2 * n <= d if by_rows is None else by_rows
     views = [_centred(z, unit, inputs) for z in (z1, z2)]
-    doubts = [
-        _invariance_doubt(z1, z2, unit),
-        _sum([_variance_doubt(view, gamma, eps) for view in views]),
-        _sum([(_rows_doubt if by_rows else _columns_doubt)(view) for view in views]),
-    ]
-    total = np.dot(weights, [doubt.value for doubt in doubts])
-    gradient = np.dot(weights, [doubt.gradient for doubt in doubts])
-    return Bounds(
-        *(float(doubt.value) for doubt in doubts),
-        total=float(total) + 4 * unit * abs(exact.total),
-        gradient=float(gradient),
+    of_product = _rows_doubt if by_rows else _columns_doubt
+    invariance = _invariance_doubt(z1, z2, unit)
+    variances = [_variance_doubt(view, gamma, eps) for view in views]
+    covariances = [of_product(view) for view in views]
+    values = (
+        float(invariance.value),
+        float(sum(doubt.value for doubt in variances)),
+        float(sum(doubt.value for doubt in covariances)),
     )
-
-
-def _sum(doubts: list[_Doubt]) -> _Doubt:
-    return _Doubt(*(sum(part) for part in zip(*doubts, strict=True)))
+    lambd, mu, nu = weights
+    dz1, dz2 = (
+        lambd * invariance.gradient + mu * variance.gradient + nu * covariance.gradient
+        for variance, covariance in zip(variances, covariances, strict=True)
+    )
+    total = float(np.dot(weights, values)) + 4 * unit * abs(exact.total)
+    return Bounds(*values, total=total, dz1=dz1, dz2=dz2)
 
 
 def _centred(z, unit, inputs) -> _Centred:
@@ -158,17 +183,17 @@ def _centred(z, unit, inputs) -> _Centred:
     c = x.T @ x / (n - 1)
     v, largest = np.diag(c), np.abs(x).max(0)
     sums = 8 * np.sqrt(n) * unit
-    dx = sums * np.abs(z).max(0) + unit * largest
-    # The mean of the errors moves a variance to second order only; the rest of dx is
-    # the rounding of z - mean.
-    dv = sums * v + 4 * np.sqrt(v) * unit * largest + 2 * dx**2
-    return _Centred(x, c, dx, dv, unit, inputs)
+    dmean, dx = sums * np.abs(z).max(0), unit * largest
+    # The mean's error moves a variance to second order only; dx is the rounding of
+    # z - mean.
+    dv = sums * v + 4 * np.sqrt(v) * dx + 2 * (dmean + dx) ** 2
+    return _Centred(x, c, dmean, dx, dv, unit, inputs)
 
 
 def _invariance_doubt(z1, z2, unit) -> _Doubt:
-    size = z1.size
-    value = (8 * np.sqrt(size) + 4) * unit * np.mean((z1 - z2) ** 2)
-    return _Doubt(value, 2 * 2 * 4 * unit * float(np.linalg.norm(z1 - z2)) / size)
+    size, difference = z1.size, np.abs(z1 - z2)
+    value = (8 * np.sqrt(size) + 4) * unit * np.mean(difference**2)
+    return _Doubt(value, 2 * 4 * unit * difference / size)
 
 
 def _variance_doubt(view: _Centred, gamma, eps) -> _Doubt:
@@ -183,37 +208,62 @@ def _variance_doubt(view: _Centred, gamma, eps) -> _Doubt:
     # gradient is in doubt; where nothing rounds, none of it is.
     doubt = np.where((np.abs(gamma - std) <= slack) & (slack > 0), 1.0, 0.0)
     size = np.abs(view.x)
-    gradient = np.linalg.norm(hinge * (view.dx + 4 * unit * size))
-    gradient += np.linalg.norm(hinge * (dstd / std + doubt) * size)
-    return _Doubt(float(value), float(gradient))
+    gradient = view.dmean + view.dx + (4 * unit + dstd / std + doubt) * size
+    return _Doubt(float(value), hinge * gradient)
 
 
 def _rows_doubt(view: _Centred) -> _Doubt:
-    """Of the n x n product, whose diagonal part is taken off the total."""
-    (n, d), unit, v = view.x.shape, view.unit, np.diag(view.c)
-    norm_x, norm_dx = np.linalg.norm(view.x), np.sqrt(n) * np.linalg.norm(view.dx)
-    k = np.linalg.norm(view.c)
-    norm_v, norm_dv = np.linalg.norm(v), np.linalg.norm(view.dv)
-    rounding = view.sums(d) + 2 * view.inputs
-    dk = rounding * np.trace(view.c) + (2 * norm_x + norm_dx) * norm_dx / (n - 1)
-    energy = 2 * k * dk + dk**2 + view.sums(n * n) * k**2
-    energy += 2 * norm_v * norm_dv + norm_dv**2 + view.sums(d) * norm_v**2
-    slope = dk * (norm_x + norm_dx) + k * norm_dx
-    slope += (view.sums(n) + 4 * unit + 2 * view.inputs) * k * norm_x
-    slope += np.linalg.norm(view.x * view.dv)
-    slope += np.linalg.norm(v * view.dx) * np.sqrt(n)
-    slope += 4 * unit * np.linalg.norm(view.x * v)
-    return _Doubt(float(energy / d), float(4 * slope / (d * (n - 1))))
+    """Of the n x n product `K`, whose diagonal part is taken off the total.
+
+    The gradient is `K X - X diag(v)`. An error `e` of the mean adds `X e` to each
+    column of `K` and `e X^T` to each row: the first is multiplied by columns of `X`
+    that sum to zero, the second gives `C e`, alike in all rows.
+    """
+    x, unit, v = view.x, view.unit, np.diag(view.c)
+    n, d = x.shape
+    dof, size = n - 1, np.abs(x)
+    k = x @ x.T / dof
+    lengths = np.linalg.norm(x, axis=1)
+    # What a product's sum rounds, and what the rounding of x - mean brings into it.
+    dk = view.sums(d) * np.outer(lengths, lengths) / dof
+    dk = np.hypot(dk, 16 * lengths[:, None] * np.linalg.norm(view.dx) / dof)
+    narrowed = 2 * view.inputs * np.outer(lengths, lengths) / dof
+    of_mean = np.linalg.norm(x * view.dmean, axis=1)[:, None] * np.sqrt(2) / dof
+    energy = 2 * np.linalg.norm(k * np.hypot(dk, of_mean)) + np.sum(dk**2)
+    energy += 2 * np.sum(np.abs(k) * narrowed) + np.sum(narrowed**2)
+    energy += (np.sum(view.dmean**2) * n / dof) ** 2 + view.sums(n * n) * np.sum(k**2)
+    energy += 2 * np.linalg.norm(v) * np.linalg.norm(view.dv) + np.sum(view.dv**2)
+    energy += view.sums(d) * np.sum(v**2)
+    slope = np.sqrt(dk**2 @ x**2) + narrowed @ size
+    slope += 8 * np.linalg.norm(k, axis=1)[:, None] * view.dx
+    slope += np.sqrt(view.c**2 @ view.dmean**2)
+    slope += (view.sums(n) + 4 * unit + 2 * view.inputs) * (np.abs(k) @ size)
+    slope += size * view.dv + v * (view.dmean + view.dx) + 4 * unit * size * v
+    return _Doubt(float(energy / d), 4 * slope / (d * dof))
 
 
 def _columns_doubt(view: _Centred) -> _Doubt:
-    """Of the d x d product, whose diagonal is left out before it is squared."""
-    (n, d), unit = view.x.shape, view.unit
-    norm_x, norm_dx = np.linalg.norm(view.x), np.sqrt(n) * np.linalg.norm(view.dx)
-    off = np.sqrt(max(np.sum(view.c**2) - np.sum(np.diag(view.c) ** 2), 0))
-    rounding = view.sums(n) + 2 * view.inputs
-    dc = rounding * np.trace(view.c) + (2 * norm_x + norm_dx) * norm_dx / (n - 1)
-    energy = 2 * off * dc + dc**2 + view.sums(d * d) * off**2
-    slope = dc * (norm_x + norm_dx) + off * norm_dx
-    slope += (view.sums(d) + 4 * unit + 2 * view.inputs) * off * norm_x
-    return _Doubt(float(energy / d), float(4 * slope / (d * (n - 1))))
+    """Of the d x d product `C`, whose diagonal is left out before it is squared.
+
+    The gradient is `X C`. An error `e` of the mean adds `e e^T` to `C`, and `C e` to
+    each row of the gradient.
+    """
+    x, unit = view.x, view.unit
+    n, d = x.shape
+    dof, size = n - 1, np.abs(x)
+    off = view.c - np.diag(np.diag(view.c))
+    lengths = np.linalg.norm(x, axis=0)
+    # What a product's sum rounds, and what the rounding of x - mean brings into it.
+    dc = view.sums(n) * np.outer(lengths, lengths) / dof
+    of_inputs = 8 * np.outer(lengths, view.dx) / dof
+    dc = np.sqrt(dc**2 + of_inputs**2 + of_inputs.T**2)
+    narrowed = 2 * view.inputs * np.outer(lengths, lengths) / dof
+    # Neither of these is independent from entry to entry.
+    common = narrowed + np.outer(view.dmean, view.dmean) * n / dof
+    energy = 2 * np.sqrt(2) * np.linalg.norm(off * dc) + np.sum(dc**2)
+    energy += 2 * np.sum(np.abs(off) * common) + np.sum(common**2)
+    energy += view.sums(d * d) * np.sum(off**2)
+    slope = np.sqrt(x**2 @ dc**2) + size @ common
+    slope += np.sqrt(off**2 @ (view.dmean**2 + (8 * view.dx) ** 2))
+    slope += (view.sums(d) + 4 * unit + 2 * view.inputs) * (size @ np.abs(off))
+    return _Doubt(float(energy / d), 4 * slope / (d * dof))

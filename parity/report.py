@@ -121,6 +121,10 @@ def described(check: Check) -> str:
         f"  in units of rounding: {check.in_units(check.distance):.3g}, PyTorch's "
         f"{check.in_units(check.their_distance):.3g}",
     ]
+    if check.entries:
+        lines.append(
+            f"  an entry is off by {check.entries:.3g} times what is allowed to it"
+        )
     if not check.reference_agrees:
         lines.append(
             f"  PyTorch itself is {check.peer_distance:.3g} off, where rounding "

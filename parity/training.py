@@ -216,8 +216,9 @@ def roundoff(views, unit: float, width: int) -> float:
     each off by `8 sqrt(k) unit` at an inner dimension of k.
     """
     exact = numpy_loss(*views)
-    of_loss = _roundings(views, unit).gradient / np.hypot(
-        np.linalg.norm(exact.dz1), np.linalg.norm(exact.dz2)
+    bounds = _roundings(views, unit)
+    of_loss = np.hypot(*map(np.linalg.norm, (bounds.dz1, bounds.dz2))) / np.hypot(
+        *map(np.linalg.norm, (exact.dz1, exact.dz2))
     )
     return float(of_loss + 9 * 8 * max(width, len(views[0])) ** 0.5 * unit)
 

@@ -2,8 +2,9 @@
 
 Both sides get the same numbers, rounded to the case's dtype, and the oracle takes those
 as exact. "Equal" then means equally right: our distance to the oracle is at most
-`FACTOR` times PyTorch's plus what rounding can do by `oracle.rounding_bounds`, and
-PyTorch's is within its own bound, or it would be another loss.
+`FACTOR` times PyTorch's plus what rounding can do by `oracle.rounding_bounds`, each
+entry of a gradient is within what rounding can do to it alone, and PyTorch's distance
+is within its own bound, or it would be another loss.
 
 Half precision: this package computes in float32 there, so it is held to PyTorch raised
 to float32 too, which keeps the verdict as sharp as in float32. PyTorch as it comes,
@@ -21,8 +22,8 @@ import numpy as np
 
 from parity import upstream
 from parity.cases import UPSTREAMS, Case, Level, catalogue
-from parity.checks import FACTOR, Check, NotRun, Task
-from parity.oracle import Bounds, Result, numpy_loss, rounding_bounds
+from parity.checks import FACTOR, Check, NotRun, Task, share
+from parity.oracle import Bounds, Result, numpy_loss, rounding_bounds, stored
 from parity.ours import Ours, our_weights, outcome, rounded
 from parity.torch_reference import torch_loss, total_and_gradients
 
@@ -132,6 +133,8 @@ class Judged(NamedTuple):
         worst = np.unravel_index(np.argmax(np.abs(got - want)), want.shape)
         peer_distance = distance(peer, want)
         usable = FACTOR * peer_distance if np.isfinite(peer_distance) else 0.0
+        allowed = self._allowed(self.bounds, name, want)
+        errors = np.abs(got - want)
         return Check(
             task=self.task,
             quantity=name,
@@ -141,27 +144,32 @@ class Judged(NamedTuple):
             unit=UNITS[self.dtype] * float(np.linalg.norm(want)),
             distance=distance(got, want),
             their_distance=distance(native, want),
-            limit=usable + self._allowed(self.bounds, name, want),
+            limit=usable + float(np.linalg.norm(allowed)),
             peer_distance=peer_distance,
-            peer_limit=self._allowed(peer_bounds, name, want),
+            peer_limit=float(np.linalg.norm(self._allowed(peer_bounds, name, want))),
+            entries=_worst(errors, allowed) if want.ndim else 0.0,
             size=self.exact.dz1.size,
             dtype=self.dtype,
         )
 
-    def _allowed(self, bounds: Bounds, name: str, want: np.ndarray) -> float:
+    def _allowed(self, bounds: Bounds, name: str, want: np.ndarray) -> np.ndarray:
         """Returns what rounding can do to a quantity, being stored included."""
         if self.representable:
-            return 0.0
+            return np.zeros_like(want)
+        computed = np.asarray(getattr(bounds, name))
         if want.ndim == 0:
-            return getattr(bounds, name)
-        info = jax.numpy.finfo(self.dtype)
-        # Rounded to the dtype on the way out: half an eps of each entry, or below the
-        # smallest normal number half a subnormal, doubled for the scaling before it.
-        stored = float(info.eps) * float(np.linalg.norm(want))
-        subnormal = float(info.smallest_subnormal) * want.size**0.5
-        return bounds.gradient + stored + subnormal
+            return computed
+        return computed + stored(np.abs(want) + computed, jax.numpy.finfo(self.dtype))
 
 
 def distance(got, want) -> float:
     """Returns the Frobenius norm of the difference."""
     return float(np.linalg.norm(np.asarray(got) - want))
+
+
+def _worst(errors: np.ndarray, allowed: np.ndarray) -> float:
+    """Returns the largest share of its own limit that an entry's error takes."""
+    at = np.argmax(np.where(allowed > 0, errors / np.where(allowed > 0, allowed, 1), 0))
+    worst = share(float(errors.flat[at]), float(allowed.flat[at]))
+    exact = bool(np.all(errors[allowed == 0] == 0))
+    return worst if exact and np.all(np.isfinite(errors)) else float("inf")

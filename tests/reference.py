@@ -12,6 +12,7 @@ from parity.oracle import Bounds as Bounds
 from parity.oracle import Result as Result
 from parity.oracle import numpy_loss as numpy_loss
 from parity.oracle import rounding_bounds as rounding_bounds
+from parity.oracle import stored as stored
 from parity.plain_jax import jax_loss as jax_loss
 from parity.plain_jax import jax_terms as jax_terms
 

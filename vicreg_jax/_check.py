@@ -15,7 +15,7 @@ from vicreg_jax import _rows
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
-    from vicreg_jax._rows import Axes
+    from vicreg_jax._rows import Axes, Size
     from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -84,7 +84,7 @@ def views(
     return first, second
 
 
-def row_mask(where: RowMask | None, batch: int) -> Bool[Array, " batch"] | None:
+def row_mask(where: RowMask | None, batch: Size) -> Bool[Array, " batch"] | None:
     """Returns `where` as an array, or says why it does not choose among the rows."""
     if where is None:
         return None
