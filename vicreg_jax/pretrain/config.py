@@ -13,7 +13,7 @@ from vicreg_jax.augment import DigitViews, ImageViews
 class Config:
     """What a run is: all that decides which parameters it ends with.
 
-    The defaults are the recipe `mnist`; see `recipes` for the others.
+    The defaults suit small images in memory; see `recipes`.
     """
 
     data: str = "mnist"
@@ -120,7 +120,7 @@ class Launch:
     log_every: int = 10
     """Steps between looks at the metrics, all of which are written down."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints. None: an epoch's."""
+    """Steps between checkpoints. None: an epoch's, or as many epochs' as have 300."""
     probe_every: int = 5
     """Epochs between quick looks at the features and at signs of collapse; 0: none."""
     tensorboard: bool = True

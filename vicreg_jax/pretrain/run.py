@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import closing
 from pathlib import Path
@@ -68,7 +69,7 @@ def _pretrain(programs, launch, images, host, out, console):
     device = to_device(host, meshes.by_rows(programs.mesh))
     checkpoints = Checkpoints(
         out / "checkpoints",
-        every=launch.checkpoint_every or programs.steps_per_epoch,
+        every=launch.checkpoint_every or _whole_epochs(programs.steps_per_epoch),
         warn=console.print,
     )
     state, first = programs.start(), 0
@@ -91,6 +92,15 @@ def _pretrain(programs, launch, images, host, out, console):
         state = loop.run(state, first)
     console.print(f"Pretrained in {time.monotonic() - started:.0f} s")
     return state
+
+
+def _whole_epochs(steps_per_epoch: int) -> int:
+    """Returns the steps between checkpoints: an epoch's, or several short epochs'.
+
+    A checkpoint of the mnist recipe takes as long as ten steps, measured on two cores
+    (2026-11-25), so that one in 300 steps costs 3%.
+    """
+    return steps_per_epoch * math.ceil(300 / steps_per_epoch)
 
 
 def _conclude(out: Path, verdict: evaluation.Verdict | None) -> None:
