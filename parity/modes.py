@@ -155,6 +155,9 @@ _auto, _explicit = AxisType.Auto, AxisType.Explicit
 
 MODES: dict[str, Mode] = {
     "jit, auto mesh": partial(jit, _one, _data, P("data"), _auto),
+    "jit, auto mesh, set_mesh": partial(
+        jit, _one, _data, P("data"), _auto, ambient=True
+    ),
     "jit, explicit mesh": partial(jit, _one, _data, P("data"), _explicit),
     "jit, explicit mesh, set_mesh": partial(
         jit, _one, _data, P("data"), _explicit, ambient=True

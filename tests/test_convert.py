@@ -331,10 +331,13 @@ def test_narrow_checkpoints_are_widened(tmp_path):
 
 
 class Opened:
-    """What a hostile checkpoint does when it is unpickled."""
+    """What a hostile checkpoint does when it is unpickled: it writes a file."""
+
+    def __init__(self, target):
+        self.target = target
 
     def __reduce__(self):
-        return (open, ("/tmp/never-opened-by-convert", "w"))
+        return (open, (str(self.target), "w"))
 
 
 class TestErrors:
@@ -417,14 +420,19 @@ class TestErrors:
 
     @pytest.mark.parametrize("save", [torch.save, None])
     def test_nothing_is_unpickled(self, tmp_path, save):
-        path = tmp_path / "hostile.pth"
-        hostile = {"state_dict": {"conv1.weight": torch.ones(2)}, "more": Opened()}
+        path, written = tmp_path / "hostile.pth", tmp_path / "written"
+        opened = Opened(written)
+        hostile = {"state_dict": {"conv1.weight": torch.ones(2)}, "more": opened}
         if save:
             save(hostile, path)
         else:
-            path.write_bytes(pickle.dumps(Opened(), protocol=2))
+            path.write_bytes(pickle.dumps(opened, protocol=2))
         with pytest.raises(ValueError, match="nothing but tensors and plain"):
             convert.read(path)
+        assert not written.exists()
+        if not save:  # it would have: the code in it works
+            pickle.loads(path.read_bytes()).close()
+            assert written.exists()
 
     def test_a_tensor_is_no_state_dict(self, tmp_path):
         torch.save(torch.ones(3), tmp_path / "one.pth")

@@ -57,8 +57,30 @@ def test_collapse_shows():
     assert vj.diagnostics(z.at[:, 0].set(jnp.arange(16.0))).collapsed == 7 / 8
 
 
+@pytest.mark.parametrize("rows", [0, 1])
+def test_nothing_is_known_of_less_than_two_rows(rows):
+    got = vj.diagnostics(jnp.ones((8, 4)), where=jnp.arange(8) < rows)
+    got = got._asdict()
+    del got["effective_rank"]
+    assert all(map(jnp.isnan, got.values())), got
+
+
+@pytest.mark.parametrize("wide", [1.0, 100.0, 1000.0])
+def test_condition_foretells_the_error(wide):
+    """One column that outweighs all others costs as many digits as it says."""
+    z = normal(32, 256).at[:, 3].multiply(wide).astype(jnp.float32)
+    exact = numpy_loss(z, z).covariance / 2
+    got = vj.diagnostics(z)
+    error = abs(float(got.covariance) / exact - 1)
+    # Of the sum of all squares, a few roundings of float32 for each of its sums.
+    assert error < 8 * 2**-24 * 32 * float(got.covariance_condition)
+    assert (float(got.covariance_condition) > 100) == (wide >= 100)
+    assert vj.diagnostics(normal(256, 32)).covariance_condition == 1
+
+
 def test_padding_changes_nothing(x64):
     z = normal(12, 30)
     wide = jnp.concatenate([z, jnp.full((4, 30), jnp.nan)])
     got = vj.diagnostics(wide, where=jnp.arange(16) < 12)
-    np.testing.assert_allclose(got, vj.diagnostics(z), rtol=1e-5)
+    # Which product serves, and so the condition, goes by all rows.
+    np.testing.assert_allclose(got[:-1], vj.diagnostics(z)[:-1], rtol=1e-5)

@@ -18,6 +18,7 @@ from vicreg_jax import aot
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("tpu"),  # several tests read one compilation
     pytest.mark.skipif(not aot.available(), reason="libtpu is not installed"),
 ]
 MIB = 2**20

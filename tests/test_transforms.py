@@ -82,7 +82,8 @@ def test_under_every_transformation(x64, n, d):
     scanned = jax.lax.scan(
         lambda c, z: (c, step(*z)), 0, jax.tree.map(lambda a: a[None], z)
     )
-    batched = jax.vmap(step)(*(jnp.stack([a, a]) for a in z))
+    others = tuple(map(jnp.array, draw(n, d, seed=2)))
+    batched = jax.vmap(step)(*map(jnp.stack, zip(z, others, strict=True)))
     chex.assert_trees_all_close(jax.jit(step)(*z), want, rtol=1e-12)
     chex.assert_trees_all_close(
         jax.value_and_grad(jax.checkpoint(loss))(*z), want, rtol=1e-12
@@ -90,7 +91,10 @@ def test_under_every_transformation(x64, n, d):
     chex.assert_trees_all_close(
         jax.tree.map(lambda a: a[0], scanned[1]), want, rtol=1e-12
     )
-    chex.assert_trees_all_close(jax.tree.map(lambda a: a[1], batched), want, rtol=1e-12)
+    for at, one in enumerate((want, step(*others))):
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda a, at=at: a[at], batched), one, rtol=1e-12
+        )
     exported = export.export(jax.jit(step))(*z)
     chex.assert_trees_all_close(exported.call(*z), want, rtol=1e-12)
 

@@ -143,6 +143,7 @@ class TestHardInputs:
         )
         want = numpy_loss(z1, z2, gamma=2.0)[:3]
         np.testing.assert_allclose(got, want, rtol=1e-3)
+        assert_within_rounding(z1, z2, jnp.float32, gamma=2.0)
 
     def test_other_gamma(self, n, d):
         assert_within_rounding(*draw(n, d), jnp.float32, gamma=0.7)

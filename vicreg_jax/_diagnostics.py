@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vicreg_jax import _check, _rows
-from vicreg_jax._moments import moments
+from vicreg_jax._moments import moments, subtracts_diagonal
 from vicreg_jax._terms import covariance_term, statistics_dtype, without
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class Diagnostics(NamedTuple):
         effective_rank: RankMe, 1 to ``min(batch, dim)``.
         covariance: the covariance term of the loss.
         covariance_floor: the least that it can be at the present variances.
+        covariance_condition: by how much rounding errors grow in the covariance, and
+            in its gradient. About 1 to 2 is usual. From 1e3 on, where a few columns
+            outweigh all others, few digits are right in float32.
     """
 
     std_mean: Float[Array, ""]
@@ -36,6 +39,7 @@ class Diagnostics(NamedTuple):
     effective_rank: Float[Array, ""]
     covariance: Float[Array, ""]
     covariance_floor: Float[Array, ""]
+    covariance_condition: Float[Array, ""]
 
 
 def diagnostics(
@@ -53,6 +57,10 @@ def diagnostics(
     at unit variances ``dim / (n - 1) - 1``, which is 3 for 2048 rows of 8192 columns,
     and 31 for 256. With more rows than columns the floor is 0.
 
+    The covariance's condition is ``sum_ij C_ij^2 / sum_{i != j} C_ij^2`` where the term
+    comes from the ``batch x batch`` product, of which the diagonal is taken off: see
+    `covariance`. Otherwise it is 1.
+
     The effective rank is the exponential of the entropy of the singular values of
     ``z``, not centred, as RankMe defines it. That needs all rows in one place: every
     device gathers them and does the same.
@@ -64,11 +72,12 @@ def diagnostics(
         collapsed_std: a column that spreads less counts as collapsed.
 
     Returns:
-        Scalars, float32 (float64 for float64).
+        Scalars, float32 (float64 for float64); all but the effective rank are NaN with
+        fewer than two rows that count.
 
     Raises:
-        ValueError: a shape is wrong, ``collapsed_std`` is negative, or ``axis_name``
-            is not bound.
+        ValueError: a shape is wrong, ``collapsed_std`` is a negative number, or
+            ``axis_name`` is not bound.
         TypeError: a dtype is wrong.
 
     Example:
@@ -97,14 +106,20 @@ def _diagnostics(z, where, collapsed_std, *, axes) -> Diagnostics:
     second = moments(z, where, (), z.dtype, "highest")
     std = jnp.sqrt(second.variances)
     collapsed_std = jax.lax.convert_element_type(collapsed_std, z.dtype)
+    collapsed = jnp.where(jnp.isnan(std), std, (std < collapsed_std).astype(z.dtype))
     trace, squares = jnp.sum(second.variances), jnp.sum(second.variances**2)
+    subtracted = squares if subtracts_diagonal(*z.shape) else 0 * squares
     found = Diagnostics(
         std_mean=jnp.mean(std),
         std_min=jnp.min(std),
-        collapsed=jnp.mean(std < collapsed_std, dtype=z.dtype),
+        collapsed=jnp.mean(collapsed),
         effective_rank=_rankme(z),
         covariance=covariance_term(second),
         covariance_floor=jnp.maximum(trace**2 / (rows - 1) - squares, 0) / std.size,
+        # Nothing beside the diagonal, as in collapse, is a condition of 1 as well.
+        covariance_condition=jnp.where(
+            subtracted > 0, 1 + subtracted / second.off_diagonal, 1 + 0 * subtracted
+        ),
     )
     # All devices have the same by now; their mean says so to `shard_map`.
     return jax.tree.map(lambda a: _rows.total(a, axes) / _rows.devices(axes), found)

@@ -79,7 +79,8 @@ def vicreg_loss(
         lambd: weight of the invariance term. The paper uses 25.
         mu: weight of the variance term. The paper uses 25.
         nu: weight of the covariance term. The paper uses 1.
-        gamma: the standard deviation that every column should reach.
+        gamma: the standard deviation that every column should reach, at least 0. A
+            JAX array is taken as it is: to look at it would wait for the device.
         axis_name: the mapped axis, or axes, that rows are spread over: one batch, of
             which each device holds the same number of rows. None under `jax.jit`,
             however the arrays are sharded.
@@ -94,7 +95,7 @@ def vicreg_loss(
         rows that count.
 
     Raises:
-        ValueError: a shape is wrong, ``gamma`` or ``eps`` is negative, or
+        ValueError: a shape is wrong, ``gamma`` or ``eps`` is a negative number, or
             ``axis_name`` is not bound.
         TypeError: a dtype is wrong.
 
@@ -146,7 +147,7 @@ def vicreg_terms(
         Three scalars, float32; float64 where a view is float64.
 
     Raises:
-        ValueError: a shape is wrong, ``gamma`` or ``eps`` is negative, or
+        ValueError: a shape is wrong, ``gamma`` or ``eps`` is a negative number, or
             ``axis_name`` is not bound.
         TypeError: a dtype is wrong.
 

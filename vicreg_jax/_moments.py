@@ -86,7 +86,7 @@ def _moments_and_slopes(z, where, axes, wire, precision) -> tuple[Moments, _Slop
     mean = _rows.total(jnp.sum(z, axis=0), axes) / count
     x = _centred(z, where, mean)
     variances = _rows.total(jnp.sum(x**2, axis=0), axes) / dof
-    if _by_rows(z.shape[0] * _rows.devices(axes), z.shape[1]):
+    if subtracts_diagonal(z.shape[0] * _rows.devices(axes), z.shape[1]):
 
         def along(some_axes):
             return _gathered(z, where, mean, x, some_axes, wire)
@@ -132,8 +132,8 @@ def _gathered(z, where, mean, x, axes, wire):
     return barrier(_centred(raw.astype(z.dtype), mask, barrier(mean)))
 
 
-def _by_rows(rows: Size, dim: Size) -> bool:
-    """Returns whether to form `X X^T`, not `X^T X`.
+def subtracts_diagonal(rows: Size, dim: Size) -> bool:
+    """Returns whether to form `X X^T`, whose diagonal part is taken off the total.
 
     Total minus diagonal loses the digits that both share. Whitened embeddings, where
     training is headed, leave `dim / rows` of the diagonal beside it, so from twice as

@@ -92,7 +92,7 @@ def variance(
         that count.
 
     Raises:
-        ValueError: a shape is wrong, or ``gamma`` or ``eps`` is negative.
+        ValueError: a shape is wrong, or ``gamma`` or ``eps`` is a negative number.
         TypeError: a dtype is wrong.
 
     Example:
