@@ -79,25 +79,22 @@ def _without_gradient(term, z1, z2, gamma=1.0, **options):
 def _half_the_columns(z1, z2, gamma=1.0, **options):
     """Has the gradient of every second column."""
     seen = jnp.arange(z1.shape[1]) % 2 == 0
-    views = (jnp.where(seen, z, jax.lax.stop_gradient(z)) for z in (z1, z2))
-    return vicreg_jax.vicreg_terms(*views, gamma, **options)
+    z1, z2 = (jnp.where(seen, z, jax.lax.stop_gradient(z)) for z in (z1, z2))
+    return vicreg_jax.vicreg_terms(z1, z2, gamma, **options)
 
 
 def _cast_per_term(z1, z2, gamma=1.0, *, eps=1e-4, precision="highest", **rows):
     """Rounds the gradient of each term to the dtype of the views, and adds those."""
-    variances = [vicreg_jax.variance(z, gamma, eps=eps, **rows) for z in (z1, z2)]
-    covariances = [
-        vicreg_jax.covariance(z, precision=precision, **rows) for z in (z1, z2)
-    ]
+    v1, v2 = (vicreg_jax.variance(z, gamma, eps=eps, **rows) for z in (z1, z2))
+    c1, c2 = (vicreg_jax.covariance(z, precision=precision, **rows) for z in (z1, z2))
     invariance = vicreg_jax.invariance(z1, z2, **rows)
-    return vicreg_jax.VICRegTerms(invariance, sum(variances), sum(covariances))
+    return vicreg_jax.VICRegTerms(invariance, v1 + v2, c1 + c2)
 
 
 def _narrow_products(bits, z1, z2, gamma=1.0, **options):
     """Rounds what the products of the gradient multiply to so many bits."""
     terms = vicreg_jax.vicreg_terms(z1, z2, gamma, **options)
-    narrow = jax.tree.map(partial(_narrow_covariance, bits), (z1, z2))
-    off = sum(narrow).astype(terms.covariance.dtype)
+    off = _narrow_covariance(bits, z1) + _narrow_covariance(bits, z2)
     value = jax.lax.stop_gradient(terms.covariance)
     return terms._replace(covariance=value + off - jax.lax.stop_gradient(off))
 

@@ -215,11 +215,9 @@ def roundoff(views, unit: float, width: int) -> float:
     That of the loss by `rounding_bounds`, and of three products forward and six back,
     each off by `8 sqrt(k) unit` at an inner dimension of k.
     """
-    exact = numpy_loss(*views)
-    bounds = _roundings(views, unit)
-    of_loss = np.hypot(*map(np.linalg.norm, (bounds.dz1, bounds.dz2))) / np.hypot(
-        *map(np.linalg.norm, (exact.dz1, exact.dz2))
-    )
+    exact, bounds = numpy_loss(*views), _roundings(views, unit)
+    of_loss = np.linalg.norm(np.stack([bounds.dz1, bounds.dz2]))
+    of_loss /= np.linalg.norm(np.stack([exact.dz1, exact.dz2]))
     return float(of_loss + 9 * 8 * max(width, len(views[0])) ** 0.5 * unit)
 
 

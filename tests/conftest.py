@@ -73,9 +73,15 @@ def forget_programs():
 
 @pytest.fixture
 def x64():
-    """Runs a test with float64 switched on."""
+    """Runs a test with float64 switched on, compiled quickly.
+
+    What holds to 1e-12 does not depend on how well the program is optimized.
+    """
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
     with jax.enable_x64(True):
         yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

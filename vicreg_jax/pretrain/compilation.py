@@ -48,15 +48,15 @@ def kept_in(folder: Path) -> Iterator[None]:
     A cache that the user has named, by JAX_COMPILATION_CACHE_DIR for one, stays in use.
     An entry that a kill cut short is compiled again, with a warning of JAX's.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
-        yield
-        return
     # Nearly all of a small run's programs compile in less than JAX's least second.
     changes = {
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     before = {name: getattr(jax.config, name) for name in changes}
+    if before["jax_compilation_cache_dir"] is not None:
+        yield
+        return
     _set(changes)
     try:
         yield
