@@ -77,7 +77,7 @@ def x64():
 
     What holds to 1e-12 does not depend on how well the program is optimized.
     """
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     with jax.enable_x64(True):
         yield

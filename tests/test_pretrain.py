@@ -24,6 +24,24 @@ from vicreg_jax.pretrain.report import redraw
 from vicreg_jax.pretrain.run import run
 
 
+# Of a linear probe on all labels, after 8 epochs. Two seeds reached .958, as do raw
+# pixels; without one term's gradient .869 to .911, with hardly a step .869.
+LEARNED = 0.93
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
+@pytest.mark.parametrize(
+    "changes",
+    [{"lambd": 0.0}, {"mu": 0.0}, {"nu": 0.0}, {"learning_rate": 1e-7}],
+)
+def test_a_run_without_a_term_or_a_step_does_not_learn(tmp_path, changes):
+    """What the next test asks is out of its reach."""
+    config = dataclasses.replace(recipes.digits(), epochs=8, **changes)
+    launch = Launch(out=tmp_path, probe_every=0, tensorboard=False)
+    assert run(config, launch, QUIET)["VICReg"]["linear 100%"] < LEARNED
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
 def test_a_run_learns_and_writes_everything_down(tmp_path):
@@ -32,7 +50,7 @@ def test_a_run_learns_and_writes_everything_down(tmp_path):
     accuracies = run(config, Launch(out=out, probe_every=4), QUIET)
     assert list(accuracies) == ["raw pixels", "untrained", "VICReg"]
     assert accuracies["VICReg"]["k-NN"] > accuracies["untrained"]["k-NN"]
-    assert accuracies["VICReg"]["linear 100%"] > 0.88
+    assert accuracies["VICReg"]["linear 100%"] > LEARNED
     history = metrics.read(out / "metrics.jsonl")
     assert [line["step"] for line in history] == list(range(8 * (1437 // 128)))
     for line in history:
@@ -41,7 +59,12 @@ def test_a_run_learns_and_writes_everything_down(tmp_path):
         assert 0 < line["std"] < 3 and line["gradient_norm"] > 0
     assert history[-1]["images_per_second"] > 0 and 0 <= history[-1]["waiting"] <= 1
     assert len({line["order"] for line in history}) == len(history)
-    assert history[-1]["loss"] < history[0]["loss"]
+    # One batch's loss is off by about 1; with hardly a step it falls by 0.25.
+    assert history[-1]["loss"] < history[0]["loss"] - 2
+    # Each term does its part: 1.4 without the invariance, .01 without the variance, 968
+    # without the covariance.
+    assert history[-1]["invariance"] < 0.5 and history[-1]["std"] > 0.4
+    assert history[-1]["covariance"] < 50
     looks = metrics.read(out / "evaluations.jsonl")
     assert [line["epoch"] for line in looks] == [4, 8]
     assert looks[-1]["k-NN"] > 0.8 and looks[-1]["effective_rank"] > 5
