@@ -47,6 +47,7 @@ class Loop:
         log: where metrics go.
         checkpoints: where states go.
         console: where the progress goes.
+        started: when the run was, by `time.monotonic`.
     """
 
     programs: Programs
@@ -57,6 +58,7 @@ class Loop:
     log: Log
     checkpoints: Checkpoints
     console: Console
+    started: float
 
     def run(self, state: State, first: int) -> State:
         """Returns the state after the last step.
@@ -98,10 +100,13 @@ class Loop:
 
         So that none waits for another's compiler in an exchange between devices.
         """
-        started = time.monotonic()
+        before = time.monotonic()
         train = self.programs.train.lower(state, batch.images, batch.aspect).compile()
-        seconds = time.monotonic() - started
-        self.console.print(f"Compiled the training step in {seconds:.1f} s")
+        now = time.monotonic()
+        self.console.print(
+            f"First step {now - self.started:.1f} s after the start, of which "
+            f"{now - before:.1f} s compiling it"
+        )
         wait_for_all("compiled")
         return train
 

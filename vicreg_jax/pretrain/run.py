@@ -40,6 +40,7 @@ def run(config: Config, launch: Launch, console: Console) -> Accuracies:
         FloatingPointError: the loss is no longer finite.
         Interrupted: as asked; the same call goes on.
     """
+    began = time.monotonic()
     mesh = meshes.make_mesh(launch.mesh)
     meshes.check_batch(config.batch, config.accumulate, mesh.size)
     images = data.load(config)
@@ -53,7 +54,7 @@ def run(config: Config, launch: Launch, console: Console) -> Accuracies:
     )
     programs = Programs(config, mesh, host.order.steps_per_epoch)
     with folder.claim(config, launch) as out, compilation.kept_in(out / "compiled"):
-        state = _pretrain(programs, launch, images, host, out, console)
+        state = _pretrain(programs, launch, images, host, out, console, began)
         verdict = evaluation.judge(programs, state, images, workers=launch.workers)
         if jax.process_index() == 0:
             _conclude(out, verdict)
@@ -64,7 +65,7 @@ def run(config: Config, launch: Launch, console: Console) -> Accuracies:
     return verdict.accuracies if verdict else {}
 
 
-def _pretrain(programs, launch, images, host, out, console):
+def _pretrain(programs, launch, images, host, out, console, began):
     """Returns the state after the last step."""
     device = to_device(host, meshes.by_rows(programs.mesh))
     checkpoints = Checkpoints(
@@ -87,7 +88,9 @@ def _pretrain(programs, launch, images, host, out, console):
         tensorboard=launch.tensorboard,
     )
     started = time.monotonic()
-    loop = Loop(programs, launch, images, host, device, log, checkpoints, console)
+    loop = Loop(
+        programs, launch, images, host, device, log, checkpoints, console, began
+    )
     with closing(host), checkpoints, closing(log):
         state = loop.run(state, first)
     console.print(f"Pretrained in {time.monotonic() - started:.0f} s")
