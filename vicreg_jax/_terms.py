@@ -129,7 +129,8 @@ def covariance(
     the gradient. At equal variances the diagonal is at most half of the sum, which
     costs one bit. The more a few columns outweigh all others, the more it costs; where
     one does by a factor of 100 or more, few digits are left in float32, or none:
-    rescale such columns, or pass float64.
+    rescale such columns, or pass float64. ``diagnostics(z).covariance_condition`` says
+    by how much errors grow.
 
     Args:
         z: embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
