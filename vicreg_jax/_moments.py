@@ -140,10 +140,11 @@ def subtracts_diagonal(rows: Size, dim: Size) -> bool:
     many columns as rows on the loss is one bit at most; near `dim = rows` it would be
     all of them.
 
-    A few columns that outweigh all others cancel too. Taking the 4 to 8 heaviest apart,
-    by their rows of `X^T X`, gave all digits back beside a column 10^4 times as wide. It
-    was left out for its cost: 1.03 to 1.05 times as long at 1024x4096, 1.2 at 256x8192
-    and 2.0 at 256x2048 (two CPU cores, 2026-11-25). `diagnostics` tells of such columns.
+    A few columns that outweigh all others cancel too. Taking the 4 to 8 heaviest
+    apart, by their rows of `X^T X`, gave all digits back beside a column 10^4 times as
+    wide. It was left out for its cost: 1.03 to 1.05 times as long at 1024x4096, 1.2 at
+    256x8192 and 2.0 at 256x2048 (two CPU cores, 2026-11-25). `diagnostics` tells of
+    such columns.
 
     Where sizes are symbolic and it is not known which is larger, `X^T X` is right for
     any of them.
