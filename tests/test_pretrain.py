@@ -21,7 +21,7 @@ from vicreg_jax.pretrain.export import export, newest, probe
 from vicreg_jax.pretrain.mesh import make_mesh
 from vicreg_jax.pretrain.model import build
 from vicreg_jax.pretrain.report import redraw
-from vicreg_jax.pretrain.run import run
+from vicreg_jax.pretrain.run import _whole_epochs, run
 
 # Of a linear probe on all labels, after 8 epochs. Two seeds reached .958, as do raw
 # pixels; without one term's gradient .869 to .911, with hardly a step .869.
@@ -146,6 +146,13 @@ def test_refuses_what_does_not_go_together(changes, said):
 def test_refuses_what_could_not_be_carried_out(changes, said):
     with pytest.raises(ValueError, match=said):
         Launch(**changes)
+
+
+@pytest.mark.parametrize(
+    "epoch, between", [(1, 300), (62, 310), (300, 300), (625, 625)]
+)
+def test_checkpoints_are_whole_epochs_apart_but_not_too_near(epoch, between):
+    assert _whole_epochs(epoch) == between
 
 
 @pytest.mark.parametrize("mesh", ["data", "data=0", "data=2,data=2", "data=16", ""])
