@@ -16,7 +16,7 @@ TINY = [
 ]
 # XLA's flags as they were given, without what conftest adds for its own process.
 FLAGS = re.sub(
-    r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", "")
+    r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", "").strip()  # a blank would be the name of a file
 )
 PATIENCE = 600  # seconds, of machines that are busy with other things
 # The metrics or a checkpoint, whichever fails first; Orbax may print after it.
