@@ -14,10 +14,11 @@ TINY = [
     *("--log-every", "4", "--checkpoint-every", "4", "--probe-every", "0"),
     *("--probe-images", "100", "--no-tensorboard"),
 ]
-# XLA's flags as they were given, without what conftest adds for its own process.
+# XLA's flags as they were given, without what conftest adds for its own process, and
+# without a blank, which would be read as the name of a file.
 FLAGS = re.sub(
-    r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", "").strip()  # a blank would be the name of a file
-)
+    r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", "")
+).strip()
 PATIENCE = 600  # seconds, of machines that are busy with other things
 # The metrics or a checkpoint, whichever fails first; Orbax may print after it.
 NO_ROOM = "^vicreg-pretrain: .*could not be written.*: File too large$"
