@@ -22,7 +22,7 @@ import numpy as np
 
 from parity import upstream
 from parity.cases import UPSTREAMS, Case, Level, catalogue
-from parity.checks import FACTOR, Check, NotRun, Task, share
+from parity.checks import FACTOR, Check, NotRun, Task
 from parity.oracle import Bounds, Result, numpy_loss, rounding_bounds, stored
 from parity.ours import Ours, our_weights, outcome, rounded
 from parity.torch_reference import torch_loss, total_and_gradients
@@ -169,7 +169,6 @@ def distance(got, want) -> float:
 
 def _worst(errors: np.ndarray, allowed: np.ndarray) -> float:
     """Returns the largest share of its own limit that an entry's error takes."""
-    at = np.argmax(np.where(allowed > 0, errors / np.where(allowed > 0, allowed, 1), 0))
-    worst = share(float(errors.flat[at]), float(allowed.flat[at]))
-    exact = bool(np.all(errors[allowed == 0] == 0))
-    return worst if exact and np.all(np.isfinite(errors)) else float("inf")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.where(errors == 0, 0.0, errors / allowed)
+    return float(np.where(np.isnan(shares), np.inf, shares).max())

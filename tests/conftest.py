@@ -50,9 +50,9 @@ def pytest_configure(config):
 
 
 def _compile_quickly():
-    """Has programs compiled quickly, not for speed: the compiler takes most of it all.
+    """Compiles without optimization, since compiling takes most of these tests' time.
 
-    The slow tests run what users run.
+    The slow tests run the programs that users run.
     """
     # Processes that the tests start inherit both.
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"

@@ -12,9 +12,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 # jaxlib 0.10 sends convolutions on CPUs to YNNPACK, whose gradient with respect to the
-# weights is slower than XLA's own. A step of ResNet-18 on 32x32 images in float32:
-# 5.8 s with it and 3.3 s without on AMD Zen 3 (AVX2), 10% slower with it on Zen 5
-# (AVX-512). `python -m benchmarks --sections step` measures both.
+# weights can be slower than XLA's own. On an AMD Zen 3 (AVX2) a step of ResNet-18 on
+# 32x32 images took 10.5 s with it and 6.5 s without. On a Zen 5 (AVX-512) it makes no
+# difference there, and the mnist recipe's step takes 1.45 times as long with it.
+# `python -m benchmarks --sections step` measures both.
 _WITHOUT_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
