@@ -14,7 +14,7 @@ import pytest
 from processes import NO_ROOM, checkpoints, end, start, started, wait_for
 
 from parity.processes import free_address
-from vicreg_jax.pretrain import metrics
+from vicreg_jax.pretrain import records
 
 pytestmark = pytest.mark.slow
 HEARTBEAT = 20  # seconds
@@ -34,12 +34,12 @@ def alone(tmp_path_factory):
     with started(start(out, devices=4)) as (process,):
         status, said = end(process)
     assert status == 0, said
-    return metrics.read(out / "metrics.jsonl")
+    return records.read(out / "metrics.jsonl")
 
 
 def agrees(out, alone):
     """Compares what two processes wrote with what one did."""
-    lines = metrics.read(out / "metrics.jsonl")
+    lines = records.read(out / "metrics.jsonl")
     assert [line["step"] for line in lines] == [line["step"] for line in alone]
     assert [line["order"] for line in lines] == [line["order"] for line in alone]
     for name in ("loss", "invariance", "variance", "covariance", "std"):
@@ -110,4 +110,4 @@ def test_told_to_stop_both_save(tmp_path):
         processes[1].send_signal(signal.SIGTERM)
         ended = [end(process) for process in processes]
     assert [status for status, _ in ended] == [75, 75], ended
-    assert len(metrics.read(tmp_path / "metrics.jsonl")) == checkpoints(tmp_path)[-1]
+    assert len(records.read(tmp_path / "metrics.jsonl")) == checkpoints(tmp_path)[-1]

@@ -14,12 +14,12 @@ from matplotlib.image import imread
 from runs import QUIET, tiny
 
 from vicreg_jax.convert import load_state_dict, read
-from vicreg_jax.pretrain import metrics, recipes
+from vicreg_jax.pretrain import recipes, records
 from vicreg_jax.pretrain.__main__ import parse
 from vicreg_jax.pretrain.config import Config, Launch
 from vicreg_jax.pretrain.export import export, newest, probe
 from vicreg_jax.pretrain.mesh import make_mesh
-from vicreg_jax.pretrain.model import build
+from vicreg_jax.pretrain.network import build
 from vicreg_jax.pretrain.report import redraw
 from vicreg_jax.pretrain.run import _whole_epochs, run
 
@@ -50,7 +50,7 @@ def test_a_run_learns_and_writes_everything_down(tmp_path):
     assert list(accuracies) == ["raw pixels", "untrained", "VICReg"]
     assert accuracies["VICReg"]["k-NN"] > accuracies["untrained"]["k-NN"]
     assert accuracies["VICReg"]["linear 100%"] > LEARNED
-    history = metrics.read(out / "metrics.jsonl")
+    history = records.read(out / "metrics.jsonl")
     assert [line["step"] for line in history] == list(range(8 * (1437 // 128)))
     for line in history:
         total = 25 * line["invariance"] + 25 * line["variance"] + line["covariance"]
@@ -64,7 +64,7 @@ def test_a_run_learns_and_writes_everything_down(tmp_path):
     # without the covariance.
     assert history[-1]["invariance"] < 0.5 and history[-1]["std"] > 0.4
     assert history[-1]["covariance"] < 50
-    looks = metrics.read(out / "evaluations.jsonl")
+    looks = records.read(out / "evaluations.jsonl")
     assert [line["epoch"] for line in looks] == [4, 8]
     assert looks[-1]["k-NN"] > 0.8 and looks[-1]["effective_rank"] > 5
     assert list((out / "tensorboard").iterdir())
@@ -103,7 +103,7 @@ def test_a_run_stops_before_it_saves_what_is_not_finite(tmp_path):
     with pytest.raises(FloatingPointError, match="is no longer finite at step [1-9]"):
         run(config, Launch(out=tmp_path, tensorboard=False), QUIET)
     assert not list((tmp_path / "checkpoints").glob("*"))
-    last = metrics.read(tmp_path / "metrics.jsonl")[-1]
+    last = records.read(tmp_path / "metrics.jsonl")[-1]
     assert not all(math.isfinite(last[name]) for name in ("loss", "gradient_norm"))
 
 

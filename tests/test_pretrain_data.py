@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from runs import tiny
 
-from vicreg_jax.pretrain import data, recipes
+from vicreg_jax.pretrain import recipes
+from vicreg_jax.pretrain.input import load_datasets, sample
 
 
 @pytest.mark.parametrize("name, images", [("mnist", 5000), ("digits", 1797)])
@@ -15,9 +16,9 @@ def test_held_out_images_are_not_trained_on(name, images):
         return {source[i].image.tobytes() for i in range(len(source))}
 
     config = recipes.RECIPES[name]()
-    test = data.load(config)
+    test = load_datasets(config)
     assert len(test.train) + len(test.held_out) == images
-    tuning = data.load(dataclasses.replace(config, evaluate_on="validation"))
+    tuning = load_datasets(dataclasses.replace(config, evaluate_on="validation"))
     seen = shown(tuning.train) | shown(tuning.held_out)
     assert seen == shown(test.train)
     assert not seen & shown(test.held_out)
@@ -27,15 +28,15 @@ def test_images_without_labels_and_of_another_size(tmp_path):
     images = np.zeros((20, 8, 8), np.uint8)
     np.save(tmp_path / "images.npy", images)
     config = tiny(data=str(tmp_path / "images.npy"))
-    assert data.load(config).held_out is None
+    assert load_datasets(config).held_out is None
     with pytest.raises(ValueError, match="`data` must have labels where `test_data`"):
-        data.load(dataclasses.replace(config, test_data="digits"))
+        load_datasets(dataclasses.replace(config, test_data="digits"))
     with pytest.raises(ValueError, match=r"`size` and .* \(8, 8, 1\), got \(9, 9, 1\)"):
-        data.load(dataclasses.replace(config, size=9))
+        load_datasets(dataclasses.replace(config, size=9))
 
 
 def test_some_images_are_the_same_ones_each_time():
-    source = data.load(tiny()).train
-    first, again = (data.some(source, 10) for _ in range(2))
+    source = load_datasets(tiny()).train
+    first, again = (sample(source, 10) for _ in range(2))
     np.testing.assert_array_equal(first.chosen, again.chosen)
-    assert len(first) == 10 and data.some(source, 10_000) is source
+    assert len(first) == 10 and sample(source, 10_000) is source

@@ -15,6 +15,6 @@ class TestHealth:
         assert "along one direction only" in evaluation.warning(line)
 
     def test_covariance_is_said_beside_its_floor(self):
-        said = evaluation.explained(self.healthy | {"k-NN": 0.5}, 2048, 8192)
+        said = evaluation.summary(self.healthy | {"k-NN": 0.5}, 2048, 8192)
         assert "k-NN 50.0%, effective rank 30 of 2048" in said
         assert "covariance 6.50 (3.00 at least, with 2048 images a batch)" in said

@@ -12,9 +12,10 @@ from grids import thinned
 from runs import MirroredViews, tiny
 
 from vicreg_jax import vicreg_terms
-from vicreg_jax.pretrain import data, evaluation
+from vicreg_jax.pretrain import evaluation
+from vicreg_jax.pretrain.input import Subset, load_datasets
 from vicreg_jax.pretrain.mesh import by_rows, make_mesh
-from vicreg_jax.pretrain.model import draw_views
+from vicreg_jax.pretrain.network import draw_views
 from vicreg_jax.pretrain.step import Programs
 
 
@@ -83,10 +84,10 @@ class TestStep:
 
     def test_frozen_features_do_not_depend_on_their_neighbours(self):
         programs = compiled(tiny(), "data=2")
-        source = data.some(data.load(tiny()).train, 130)
+        source = sample(load_datasets(tiny()).train, 130)
         state = programs.start()
         found = evaluation.features(programs, state, source)
         assert found.features.shape == (130, 16)  # one batch and two rows of another
         np.testing.assert_array_equal(found.labels, source.labels)
-        few = evaluation.features(programs, state, data.Subset(source, np.arange(3)))
+        few = evaluation.features(programs, state, Subset(source, np.arange(3)))
         np.testing.assert_allclose(few.features, found.features[:3], atol=1e-6)

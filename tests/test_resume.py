@@ -13,7 +13,7 @@ import pytest
 from grids import thinned
 from processes import NO_ROOM, checkpoints, end, start, started, wait_for
 
-from vicreg_jax.pretrain import metrics
+from vicreg_jax.pretrain import records
 from vicreg_jax.pretrain.export import newest
 
 # All of them read the run that nothing interrupts: one process of the tests makes it.
@@ -34,7 +34,7 @@ def checksum(out):
 
 def seen(out):
     """Returns what the log says of each step, but for speeds."""
-    lines = metrics.read(out / "metrics.jsonl")
+    lines = records.read(out / "metrics.jsonl")
     return [
         {k: v for k, v in line.items() if k not in ("images_per_second", "waiting")}
         for line in lines

@@ -1,16 +1,17 @@
-"""The pretraining job, from a laptop to a pod.
+"""The pretraining job, from a laptop to a TPU pod.
 
-config: every choice that can be made.
+config: every setting of a run, checked.
 recipes: named configurations.
-data, input: the images, and how they get to the devices.
-model: the network, the views and the optimiser of a configuration.
-mesh, distributed: devices and processes.
-step, state: one update; what it takes and gives.
-loop: all of them, with what happens in between.
-metrics: what is written down.
-evaluation: what features know, and whether embeddings are healthy.
-checkpoints, folder, interruption: stopping and going on.
-run: from images to report.
+input: datasets, and how images get to the devices.
+network: the network, optimizer and schedule of a configuration.
+mesh, processes: devices, and the processes of one run.
+step: one update; the state it takes and the metrics it returns.
+loop: all updates, and what happens between them.
+records: metrics files and TensorBoard.
+evaluation: probes of frozen features, and the health of embeddings.
+checkpoints, run_folder: stopping and resuming.
+run: from datasets to report.
 report, export: the picture; the encoder in files.
-compile_only: the step, compiled for TPUs that are not here.
+compilation: compiler options and the compilation cache.
+compile_only: the step compiled for TPUs that are not attached.
 """

@@ -26,8 +26,7 @@ import tyro
 from rich.console import Console
 
 from vicreg_jax.pretrain.config import Config, Launch
-from vicreg_jax.pretrain.distributed import connect
-from vicreg_jax.pretrain.interruption import Interrupted
+from vicreg_jax.pretrain.processes import Interrupted, connect
 from vicreg_jax.pretrain.recipes import RECIPES
 
 STOPPED = 75

@@ -9,23 +9,21 @@ import numpy as np
 
 from vicreg_jax import diagnostics
 from vicreg_jax.pretrain import mesh as meshes
-from vicreg_jax.pretrain.data import Data, some
-from vicreg_jax.pretrain.input import batches, to_device
+from vicreg_jax.pretrain.input import Datasets, batches, sample, to_device
 from vicreg_jax.probe import Labelled, knn_probe, probes
 
 if TYPE_CHECKING:
     from jaxtyping import Array
 
     from vicreg_jax.pretrain.input import Source
-    from vicreg_jax.pretrain.state import State
-    from vicreg_jax.pretrain.step import Programs
+    from vicreg_jax.pretrain.step import Programs, State
     from vicreg_jax.probe import Accuracies
 
 _QUICK = 1000  # images that a quick look learns from, and is judged on
 _MOST_PIXELS = 100_000_000  # of a data set whose raw pixels are probed as well
 
 
-class Verdict(NamedTuple):
+class Evaluation(NamedTuple):
     """The end of a run.
 
     Attributes:
@@ -64,17 +62,17 @@ def features(
     return Labelled(found[where], labels[where])
 
 
-def judge(
-    programs: Programs, state: State, data: Data, *, workers: int = 0
-) -> Verdict | None:
+def evaluate(
+    programs: Programs, state: State, datasets: Datasets, *, workers: int = 0
+) -> Evaluation | None:
     """Returns what linear probes and neighbours reach, beside two baselines.
 
     Every process computes all of it: waiting for one would end the others.
     """
-    if data.held_out is None:
+    if datasets.held_out is None:
         return None
     config = programs.config
-    train, held_out = (some(part, config.probe_images) for part in data if part)
+    train, held_out = (sample(part, config.probe_images) for part in datasets if part)
     pairs = {}
     if (len(train) + len(held_out)) * np.prod(train.shape) <= _MOST_PIXELS:
         pairs["raw pixels"] = _pixels(train), _pixels(held_out)
@@ -82,13 +80,13 @@ def judge(
         both = (features(programs, at, s, workers=workers) for s in (train, held_out))
         pairs[name] = tuple(both)
     accuracies = {name: probes(*pair, seed=config.seed) for name, pair in pairs.items()}
-    return Verdict(accuracies, pairs["VICReg"][1])
+    return Evaluation(accuracies, pairs["VICReg"][1])
 
 
-def quick_look(
+def quick_check(
     programs: Programs,
     state: State,
-    data: Data,
+    datasets: Datasets,
     embeddings: Array,
     *,
     workers: int = 0,
@@ -97,39 +95,39 @@ def quick_look(
     health = {
         k: float(v) for k, v in diagnostics(np.asarray(embeddings))._asdict().items()
     }
-    if data.held_out is None:
+    if datasets.held_out is None:
         return health
     train, held_out = (
-        features(programs, state, some(part, _QUICK), workers=workers)
-        for part in data
+        features(programs, state, sample(part, _QUICK), workers=workers)
+        for part in datasets
         if part
     )
     return {"k-NN": knn_probe(train, held_out)} | health
 
 
-def explained(look: dict[str, float], batch: int, dim: int) -> str:
+def summary(check: dict[str, float], batch: int, dim: int) -> str:
     """Returns a look in plain words."""
-    accuracy = f"k-NN {100 * look['k-NN']:.1f}%, " if "k-NN" in look else ""
-    floor = look["covariance_floor"]
+    accuracy = f"k-NN {100 * check['k-NN']:.1f}%, " if "k-NN" in check else ""
+    floor = check["covariance_floor"]
     return (
-        f"{accuracy}effective rank {look['effective_rank']:.0f} of {min(batch, dim)}, "
-        f"covariance {look['covariance']:.2f} ({floor:.2f} at least, with "
+        f"{accuracy}effective rank {check['effective_rank']:.0f} of {min(batch, dim)}, "
+        f"covariance {check['covariance']:.2f} ({floor:.2f} at least, with "
         f"{batch} images a batch)"
     )
 
 
-def warning(look: dict[str, float]) -> str | None:
+def warning(check: dict[str, float]) -> str | None:
     """Returns what to say where embeddings collapse."""
-    if look["collapsed"] > 0.5:
+    if check["collapsed"] > 0.5:
         return (
-            f"The embeddings are collapsing: {100 * look['collapsed']:.0f}% of their "
+            f"The embeddings are collapsing: {100 * check['collapsed']:.0f}% of their "
             "columns hardly vary from image to image (standard deviation below 0.1). "
             "Raise --mu or lower --learning-rate."
         )
-    if look["effective_rank"] < 2:
+    if check["effective_rank"] < 2:
         return (
             "The embeddings are collapsing: they vary along one direction only "
-            f"(effective rank {look['effective_rank']:.1f}). Raise --nu or lower "
+            f"(effective rank {check['effective_rank']:.1f}). Raise --nu or lower "
             "--learning-rate."
         )
     return None

@@ -10,12 +10,11 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from vicreg_jax.convert import state_dict, write
-from vicreg_jax.pretrain import evaluation, folder
+from vicreg_jax.pretrain import evaluation, run_folder
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.checkpoints import Checkpoints
-from vicreg_jax.pretrain.data import load
-from vicreg_jax.pretrain.state import State
-from vicreg_jax.pretrain.step import Programs
+from vicreg_jax.pretrain.input import load_datasets
+from vicreg_jax.pretrain.step import Programs, State
 
 if TYPE_CHECKING:
     from vicreg_jax.probe import Accuracies
@@ -60,10 +59,10 @@ def probe(run: Path, *, data: str | None = None) -> Accuracies:
     config = programs.config
     if data is not None:
         config = dataclasses.replace(config, data=data, test_data=None)
-    verdict = evaluation.judge(programs, state, load(config))
-    if verdict is None:
+    result = evaluation.evaluate(programs, state, load_datasets(config))
+    if result is None:
         raise ValueError(f"`data` must have labels, got {config.data}")
-    return verdict.accuracies
+    return result.accuracies
 
 
 def newest(run: Path) -> tuple[Programs, State]:
@@ -72,7 +71,7 @@ def newest(run: Path) -> tuple[Programs, State]:
     Raises:
         ValueError: there is no run, or it has no checkpoint yet.
     """
-    config = folder.read_config(run)
+    config = run_folder.read_config(run)
     programs = Programs(config, meshes.make_mesh("data=1"), steps_per_epoch=1)
     checkpoints = Checkpoints(run / "checkpoints")
     restored = checkpoints.restore(programs.start())

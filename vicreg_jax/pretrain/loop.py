@@ -18,20 +18,17 @@ from rich.progress import (
 )
 
 from vicreg_jax.pretrain import evaluation
-from vicreg_jax.pretrain.distributed import wait_for_all
 from vicreg_jax.pretrain.input import Batches, DeviceBatches, order_hash
-from vicreg_jax.pretrain.interruption import Interrupted, Interruption
-from vicreg_jax.pretrain.metrics import Line, Log, said
+from vicreg_jax.pretrain.processes import Interrupted, Interruption, wait_for_all
+from vicreg_jax.pretrain.records import Line, Log, summary
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from vicreg_jax.pretrain.checkpoints import Checkpoints
     from vicreg_jax.pretrain.config import Launch
-    from vicreg_jax.pretrain.data import Data
-    from vicreg_jax.pretrain.input import Batch
-    from vicreg_jax.pretrain.state import State
-    from vicreg_jax.pretrain.step import Programs
+    from vicreg_jax.pretrain.input import Batch, Datasets
+    from vicreg_jax.pretrain.step import Programs, State
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Loop:
     Attributes:
         programs: what is computed.
         launch: how often to report and to save.
-        data: for the looks at the features.
+        datasets: for the quick checks.
         host: the batches in host memory.
         device: the same on the devices, one ahead.
         log: where metrics go.
@@ -52,7 +49,7 @@ class Loop:
 
     programs: Programs
     launch: Launch
-    data: Data
+    datasets: Datasets
     host: Batches
     device: DeviceBatches
     log: Log
@@ -86,8 +83,8 @@ class Loop:
                 stop = interruption.asked(done)
                 if done % self.launch.log_every == 0:
                     show(done, self.log.write(leave=1))
-                if self._look_is_due(done):
-                    self._look(state, batch, done)
+                if self._check_is_due(done):
+                    self._quick_check(state, batch, done)
                 last = stop or done == steps
                 if last or self.checkpoints.due(done):
                     show(done, self._save(state, done, wait=last))
@@ -123,21 +120,21 @@ class Loop:
         )
         return line
 
-    def _look_is_due(self, done: int) -> bool:
+    def _check_is_due(self, done: int) -> bool:
         every = self.launch.probe_every * self.host.order.steps_per_epoch
         return every > 0 and done % every == 0
 
-    def _look(self, state: State, batch: Batch, done: int) -> None:
+    def _quick_check(self, state: State, batch: Batch, done: int) -> None:
         embeddings = self.programs.embed(state, batch.images, batch.aspect)
-        look = evaluation.quick_look(
-            self.programs, state, self.data, embeddings, workers=self.launch.workers
+        check = evaluation.quick_check(
+            self.programs, state, self.datasets, embeddings, workers=self.launch.workers
         )
         epoch = done // self.host.order.steps_per_epoch
-        self.log.look({"step": done, "epoch": epoch} | look)
+        self.log.quick_check({"step": done, "epoch": epoch} | check)
         self.console.print(
-            f"Epoch {epoch}: {evaluation.explained(look, *embeddings.shape)}"
+            f"Epoch {epoch}: {evaluation.summary(check, *embeddings.shape)}"
         )
-        if trouble := evaluation.warning(look):
+        if trouble := evaluation.warning(check):
             self.console.print(f"[bold red]Warning:[/] {trouble}")
 
 
@@ -164,7 +161,7 @@ class _Bar:
         self._progress.stop()
 
     def __call__(self, done: int, line: Line | None) -> None:
-        state: dict[str, Any] = {"state": said(line)} if line else {}
+        state: dict[str, Any] = {"state": summary(line)} if line else {}
         self._progress.update(self._task, completed=done, **state)
 
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from sklearn.manifold import TSNE
 
-from vicreg_jax.pretrain.folder import writing
-from vicreg_jax.pretrain.metrics import read
+from vicreg_jax.pretrain.records import read
+from vicreg_jax.pretrain.run_folder import writing
 
 if TYPE_CHECKING:
     from vicreg_jax.probe import Accuracies

@@ -1,4 +1,4 @@
-"""A run from its images to its report."""
+"""A run from its datasets to its report."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import grain
 import jax
 import numpy as np
 
-from vicreg_jax.pretrain import compilation, data, evaluation, folder, report
+from vicreg_jax.pretrain import compilation, evaluation, report, run_folder
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.checkpoints import Checkpoints
-from vicreg_jax.pretrain.input import batches, to_device
+from vicreg_jax.pretrain.input import batches, load_datasets, to_device
 from vicreg_jax.pretrain.loop import Loop
-from vicreg_jax.pretrain.metrics import Log
+from vicreg_jax.pretrain.records import Log
 from vicreg_jax.pretrain.step import Programs
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def run(config: Config, launch: Launch, console: Console) -> Accuracies:
 
     Returns:
         Accuracies, 0 to 1, by features (raw pixels, untrained, VICReg) and by probe;
-        none where images have no labels.
+        none where datasets have no labels.
 
     Raises:
         ValueError: the run cannot be, or the folder holds another.
@@ -43,9 +43,9 @@ def run(config: Config, launch: Launch, console: Console) -> Accuracies:
     began = time.monotonic()
     mesh = meshes.make_mesh(launch.mesh)
     meshes.check_batch(config.batch, config.accumulate, mesh.size)
-    images = data.load(config)
+    datasets = load_datasets(config)
     host = batches(
-        images.train,
+        datasets.train,
         batch=config.batch,
         seed=config.seed,
         shard=grain.sharding.ShardByJaxProcess(),
@@ -53,19 +53,19 @@ def run(config: Config, launch: Launch, console: Console) -> Accuracies:
         unreadable=config.unreadable,
     )
     programs = Programs(config, mesh, host.order.steps_per_epoch)
-    with folder.claim(config, launch) as out, compilation.kept_in(out / "compiled"):
-        state = _pretrain(programs, launch, images, host, out, console, began)
-        verdict = evaluation.judge(programs, state, images, workers=launch.workers)
+    with run_folder.claim(config, launch) as out, compilation.kept_in(out / "compiled"):
+        state = _pretrain(programs, launch, datasets, host, out, console, began)
+        result = evaluation.evaluate(programs, state, datasets, workers=launch.workers)
         if jax.process_index() == 0:
-            _conclude(out, verdict)
+            _conclude(out, result)
     if host.unreadable:
         names = ", ".join(sorted(host.unreadable)[:20])
-        console.print(f"{len(host.unreadable)} images could not be read: {names}")
+        console.print(f"{len(host.unreadable)} datasets could not be read: {names}")
     console.print(f"Everything is in {out}")
-    return verdict.accuracies if verdict else {}
+    return result.accuracies if result else {}
 
 
-def _pretrain(programs, launch, images, host, out, console, began):
+def _pretrain(programs, launch, datasets, host, out, console, began):
     """Returns the state after the last step."""
     device = to_device(host, meshes.by_rows(programs.mesh))
     checkpoints = Checkpoints(
@@ -89,7 +89,7 @@ def _pretrain(programs, launch, images, host, out, console, began):
     )
     started = time.monotonic()
     loop = Loop(
-        programs, launch, images, host, device, log, checkpoints, console, began
+        programs, launch, datasets, host, device, log, checkpoints, console, began
     )
     with closing(host), checkpoints, closing(log):
         state = loop.run(state, first)
@@ -106,11 +106,11 @@ def _whole_epochs(steps_per_epoch: int) -> int:
     return steps_per_epoch * math.ceil(300 / steps_per_epoch)
 
 
-def _conclude(out: Path, verdict: evaluation.Verdict | None) -> None:
+def _conclude(out: Path, result: evaluation.Evaluation | None) -> None:
     """Writes what is drawn, draws it, and last what marks the run as finished."""
-    if verdict is not None:
-        with folder.writing(out / "features.npz"):
-            np.savez(out / "features.npz", **verdict.held_out._asdict())
-    accuracies = verdict.accuracies if verdict else {}
+    if result is not None:
+        with run_folder.writing(out / "features.npz"):
+            np.savez(out / "features.npz", **result.held_out._asdict())
+    accuracies = result.accuracies if result else {}
     report.draw(out, accuracies)
-    folder.write_json(out / "probes.json", accuracies)
+    run_folder.write_json(out / "probes.json", accuracies)

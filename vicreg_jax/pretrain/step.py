@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,20 +17,57 @@ from vicreg_jax import VICRegTerms, vicreg_terms
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.compilation import compiler_options
 from vicreg_jax.pretrain.config import Config
-from vicreg_jax.pretrain.model import (
+from vicreg_jax.pretrain.network import (
     build,
     draw_views,
     optimizer,
     plain_view,
     schedule,
 )
-from vicreg_jax.pretrain.state import Metrics, State
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, UInt8
+    from jaxtyping import Array, Float, Int32, UInt8
 
     Images = UInt8[Array, "batch height width channels"]
     Aspect = Float[Array, " batch"]
+
+
+class State(NamedTuple):
+    """All that a step changes: plain arrays, the same on every device.
+
+    Attributes:
+        step: updates so far.
+        params: of the network, by name.
+        stats: running statistics of its batch norms.
+        optimizer: what the optimiser remembers.
+    """
+
+    step: Int32[Array, ""]
+    params: dict[str, Any]
+    stats: dict[str, Any]
+    optimizer: Any
+
+
+class Metrics(NamedTuple):
+    """What a step reports, scalars on the device.
+
+    Attributes:
+        loss: the weighted sum of the terms.
+        invariance: see `VICRegTerms`.
+        variance: see `VICRegTerms`.
+        covariance: see `VICRegTerms`.
+        std: mean standard deviation of the columns, of both views.
+        learning_rate: of this step.
+        gradient_norm: of all parameters together.
+    """
+
+    loss: Float[Array, ""]
+    invariance: Float[Array, ""]
+    variance: Float[Array, ""]
+    covariance: Float[Array, ""]
+    std: Float[Array, ""]
+    learning_rate: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from vicreg_jax.pretrain.checkpoints import processes
+from vicreg_jax.pretrain import processes
 from vicreg_jax.pretrain.checkpoints.digest import digests
 from vicreg_jax.pretrain.checkpoints.folders import Checkpoint
 from vicreg_jax.pretrain.checkpoints.leaves import Leaf, Stored, target

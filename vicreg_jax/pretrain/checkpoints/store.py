@@ -12,12 +12,13 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from vicreg_jax.pretrain.checkpoints import folders, processes
+from vicreg_jax.pretrain import processes
+from vicreg_jax.pretrain.checkpoints import folders
 from vicreg_jax.pretrain.checkpoints.digest import digests
 from vicreg_jax.pretrain.checkpoints.leaves import loaded, named, stored
 from vicreg_jax.pretrain.checkpoints.manifest import Damaged, build, seal
 from vicreg_jax.pretrain.checkpoints.read import read, read_manifest
-from vicreg_jax.pretrain.distributed import wait_for_all
+from vicreg_jax.pretrain.processes import wait_for_all
 
 
 @dataclass(frozen=True)

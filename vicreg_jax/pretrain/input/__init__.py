@@ -17,19 +17,22 @@ crops by it as if they still were.
 
 from vicreg_jax.pretrain.input.batches import Batches as Batches
 from vicreg_jax.pretrain.input.batches import batches as batches
+from vicreg_jax.pretrain.input.datasets import Datasets as Datasets
+from vicreg_jax.pretrain.input.datasets import load_datasets as load_datasets
+from vicreg_jax.pretrain.input.datasets import open_source as open_source
+from vicreg_jax.pretrain.input.datasets import sample as sample
 from vicreg_jax.pretrain.input.decode import UnreadableError as UnreadableError
 from vicreg_jax.pretrain.input.device import DeviceBatches as DeviceBatches
 from vicreg_jax.pretrain.input.device import to_device as to_device
 from vicreg_jax.pretrain.input.files import Files as Files
 from vicreg_jax.pretrain.input.files import folder as folder
 from vicreg_jax.pretrain.input.load import Batch as Batch
-from vicreg_jax.pretrain.input.named import open_source as open_source
 from vicreg_jax.pretrain.input.order import Order as Order
 from vicreg_jax.pretrain.input.order import order_hash as order_hash
-from vicreg_jax.pretrain.input.records import Records as Records
-from vicreg_jax.pretrain.input.records import pack as pack
 from vicreg_jax.pretrain.input.sources import Arrays as Arrays
 from vicreg_jax.pretrain.input.sources import Sample as Sample
 from vicreg_jax.pretrain.input.sources import Source as Source
 from vicreg_jax.pretrain.input.sources import Subset as Subset
 from vicreg_jax.pretrain.input.sources import split as split
+from vicreg_jax.pretrain.input.tfrecords import Records as Records
+from vicreg_jax.pretrain.input.tfrecords import pack as pack

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from vicreg_jax.pretrain.board import Board
+from vicreg_jax.pretrain.records import Board
 
 
 def events(folder):

@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import (
+    Event,  # pyright: ignore[reportAttributeAccessIssue]
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from tensorboardX.summary import scalar
 
-from vicreg_jax.pretrain.folder import write_whole, writing
+from vicreg_jax.pretrain.run_folder import write_whole, writing
 
 if TYPE_CHECKING:
-    from vicreg_jax.pretrain.state import Metrics
+    from vicreg_jax.pretrain.step import Metrics
 
 Line = dict[str, Any]
 _TERMS = ("invariance", "variance", "covariance", "loss", "gradient_norm")
@@ -58,7 +64,7 @@ class Log:
         self._pending: list[_Pending] = []
         self._mark: tuple[int, float, float] | None = None
         self._writes = jax.process_index() == 0
-        self._steps, self._looks = (
+        self._steps, self._checks = (
             folder / "metrics.jsonl",
             folder / "evaluations.jsonl",
         )
@@ -66,10 +72,8 @@ class Log:
         if not self._writes:
             return
         _keep(self._steps, lambda line: line["step"] < first)
-        _keep(self._looks, lambda line: line["step"] <= first)
+        _keep(self._checks, lambda line: line["step"] <= first)
         if tensorboard:
-            from vicreg_jax.pretrain.board import Board
-
             self._board = Board(folder / "tensorboard", first=first)
 
     def add(self, step: int, metrics: Metrics, order: int) -> None:
@@ -102,9 +106,9 @@ class Log:
             self._board.flush()
         return lines[-1]
 
-    def look(self, line: Line) -> None:
+    def quick_check(self, line: Line) -> None:
         """Writes down a look at the features."""
-        self._append(self._looks, [line])
+        self._append(self._checks, [line])
         self._show(line)
 
     def close(self) -> None:
@@ -157,7 +161,7 @@ def read(path: Path) -> list[Line]:
     return lines
 
 
-def said(line: Line) -> str:
+def summary(line: Line) -> str:
     """Returns the loss and its terms, to print."""
     return (
         f"loss {line['loss']:.2f} inv {line['invariance']:.3f} "
@@ -170,7 +174,7 @@ def _stop_unless_finite(line: Line) -> None:
     if broken:
         raise FloatingPointError(
             f"the {broken[0].replace('_', ' ')} is no longer finite at step "
-            f"{line['step']}: {said(line)}, gradient norm "
+            f"{line['step']}: {summary(line)}, gradient norm "
             f"{line['gradient_norm']:.3g}; lower --learning-rate"
         )
 
@@ -189,3 +193,43 @@ def _keep(path: Path, wanted: Callable[[Line], bool]) -> None:
     """Takes out the lines that are not `wanted`, in one go."""
     lines = [line for line in read(path) if wanted(line)]
     write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+class Board:
+    """Scalars by step.
+
+    Args:
+        folder: where TensorBoard looks; made if need be.
+        first: the step to go on with; what was written for later ones is hidden.
+
+    Raises:
+        OSError: here and below, if something could not be written.
+    """
+
+    def __init__(self, folder: Path, *, first: int):
+        self._folder = folder
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+            self._events = EventsWriter(str(folder / "events"))
+        if first:
+            self._add(first, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Adds the numbers of a line to its step, by name."""
+        for name, value in line.items():
+            if name != "step" and not isinstance(value, str):
+                self._add(line["step"], summary=scalar(name, value))
+
+    def flush(self) -> None:
+        """Brings to the disk what was added."""
+        with writing(self._folder):
+            self._events.flush()
+
+    def close(self) -> None:
+        """Does so for the last time."""
+        with writing(self._folder):
+            self._events.close()
+
+    def _add(self, step: int, **what: Any) -> None:
+        with writing(self._folder):
+            self._events.write_event(Event(wall_time=time.time(), step=step, **what))

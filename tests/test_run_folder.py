@@ -4,56 +4,56 @@ import jax.numpy as jnp
 import pytest
 from runs import tiny
 
-from vicreg_jax.pretrain import folder, metrics, recipes
+from vicreg_jax.pretrain import recipes, records, run_folder
 from vicreg_jax.pretrain.config import Launch
-from vicreg_jax.pretrain.state import Metrics
+from vicreg_jax.pretrain.step import Metrics
 
 
 class TestFolder:
     def test_another_configuration_is_refused(self, tmp_path):
         launch = Launch(out=tmp_path)
-        with folder.claim(tiny(), launch):
+        with run_folder.claim(tiny(), launch):
             pass
         said = r"`epochs` must be 1 as in the run .*, got 2; for another run give"
         with (
             pytest.raises(ValueError, match=said),
-            folder.claim(tiny(epochs=2), launch),
+            run_folder.claim(tiny(epochs=2), launch),
         ):
             pass
 
     def test_two_processes_do_not_share_one(self, tmp_path):
         launch = Launch(out=tmp_path)
         with (
-            folder.claim(tiny(), launch),
+            run_folder.claim(tiny(), launch),
             pytest.raises(FileExistsError, match="`out` must not be in use"),
-            folder.claim(tiny(), launch),
+            run_folder.claim(tiny(), launch),
         ):
             pass
 
     def test_the_same_command_finds_its_unfinished_run(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        with folder.claim(tiny(), Launch()) as first:
+        with run_folder.claim(tiny(), Launch()) as first:
             assert first.parent.name == "runs"
-            assert folder._unfinished(tiny()) is None
-        with folder.claim(tiny(), Launch()) as again:
+            assert run_folder._unfinished(tiny()) is None
+        with run_folder.claim(tiny(), Launch()) as again:
             assert again == first
-        assert folder._unfinished(tiny(seed=1)) is None
-        folder.write_json(first / "probes.json", {})
-        assert folder._unfinished(tiny()) is None
+        assert run_folder._unfinished(tiny(seed=1)) is None
+        run_folder.write_json(first / "probes.json", {})
+        assert run_folder._unfinished(tiny()) is None
 
     @pytest.mark.parametrize("recipe", recipes.RECIPES.values())
     def test_a_configuration_survives_its_file(self, recipe, tmp_path):
-        folder.write_json(tmp_path / "config.json", folder.choices(recipe()))
-        assert folder.read_config(tmp_path) == recipe()
+        run_folder.write_json(tmp_path / "config.json", run_folder.choices(recipe()))
+        assert run_folder.read_config(tmp_path) == recipe()
 
     def test_no_run(self, tmp_path):
         with pytest.raises(ValueError, match="`run` must be the folder of a run, got"):
-            folder.read_config(tmp_path)
+            run_folder.read_config(tmp_path)
 
 
 class TestLog:
     def log(self, tmp_path, first=0):
-        return metrics.Log(
+        return records.Log(
             tmp_path,
             steps_per_epoch=2,
             batch=8,
@@ -72,7 +72,7 @@ class TestLog:
             log.add(step, self.step(), order=step)
         assert log.write(leave=1)["step"] == 1
         assert log.write()["step"] == 2 and log.write() is None
-        lines = metrics.read(tmp_path / "metrics.jsonl")
+        lines = records.read(tmp_path / "metrics.jsonl")
         assert [line["step"] for line in lines] == [0, 1, 2]
         assert [line["epoch"] for line in lines] == [0, 0, 1]
         assert lines[2]["order"] == "0000000000000002"
@@ -82,13 +82,13 @@ class TestLog:
         log = self.log(tmp_path)
         for step in range(4):
             log.add(step, self.step(), order=0)
-            log.look({"step": step + 1})
+            log.quick_check({"step": step + 1})
         log.write()
         with (tmp_path / "metrics.jsonl").open("a") as file:
             file.write('{"step": 4, "ep')  # cut off by a crash
         self.log(tmp_path, first=2)
-        steps = metrics.read(tmp_path / "metrics.jsonl")
-        looks = metrics.read(tmp_path / "evaluations.jsonl")
+        steps = records.read(tmp_path / "metrics.jsonl")
+        looks = records.read(tmp_path / "evaluations.jsonl")
         assert [line["step"] for line in steps] == [0, 1]
         assert [line["step"] for line in looks] == [1, 2]
 
