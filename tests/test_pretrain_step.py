@@ -13,7 +13,7 @@ from runs import MirroredViews, tiny
 
 from vicreg_jax import vicreg_terms
 from vicreg_jax.pretrain import evaluation
-from vicreg_jax.pretrain.input import Subset, load_datasets
+from vicreg_jax.pretrain.input import Subset, load_datasets, sample
 from vicreg_jax.pretrain.mesh import by_rows, make_mesh
 from vicreg_jax.pretrain.network import draw_views
 from vicreg_jax.pretrain.step import Programs
