@@ -17,7 +17,8 @@ import jax.numpy as jnp
 
 import vicreg_jax
 from parity.cases import DTYPES
-from parity.ours import Ours
+from parity.local_faults import LOCAL_FAULTS
+from parity.ours import PACKAGE, Ours
 
 
 class Fault(NamedTuple):
@@ -150,4 +151,8 @@ FAULTS = {
     "bfloat16-products": Fault(_faulty(partial(_narrow_products, 7)), "values"),
     "world-size": Fault(_on_devices(_world_size), "devices"),
     "missing-gather": Fault(_on_devices(_missing_gather), "devices"),
+    **{
+        name: Fault(PACKAGE._replace(local=loss), "local")
+        for name, loss in LOCAL_FAULTS.items()
+    },
 }

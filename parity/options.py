@@ -23,6 +23,10 @@ FaultName = Literal[
     "bfloat16-products",
     "world-size",
     "missing-gather",
+    "choice-gradient",
+    "pooled-slots",
+    "one-direction",
+    "ignored-flips",
 ]
 
 

@@ -21,10 +21,12 @@ class Ours(NamedTuple):
     Attributes:
         loss: called like `vicreg_jax.vicreg_loss`.
         terms: called like `vicreg_jax.vicreg_terms`.
+        local: called like `vicreg_jax.local.local_loss`.
     """
 
     loss: Callable
     terms: Callable
+    local: Callable = vicreg_jax.local.local_loss
 
 
 PACKAGE = Ours(vicreg_jax.vicreg_loss, vicreg_jax.vicreg_terms)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from parity import ddp, devices, reproducibility, training, values
+from parity import ddp, devices, local, reproducibility, training, values
 from parity.cases import Level
 from parity.checks import NotRun, Outcome, Task
 from parity.ours import Ours
@@ -16,6 +16,7 @@ from parity.ours import Ours
 SECTIONS = {
     "values": values.tasks,
     "devices": devices.tasks,
+    "local": local.tasks,
     "ddp": ddp.tasks,
     "training": training.tasks,
     "reproducibility": reproducibility.tasks,

@@ -33,6 +33,7 @@ from parity.__main__ import BROKEN, FAILED, PASSED, verdict
 from parity.cases import DISTRIBUTIONS, UPSTREAMS, Case, Level, catalogue
 from parity.checks import Check, NotRun, Outcome, Task
 from parity.faults import FAULTS
+from parity.local_faults import LOCAL_FAULTS
 from parity.options import FaultName, Options
 from parity.ours import PACKAGE
 from parity.training import Experiment
@@ -103,7 +104,7 @@ class TestFaults:
 
     def test_can_be_chosen_by_name(self):
         assert set(get_args(FaultName)) == set(FAULTS)
-        assert len(ON_ONE) + len(ON_MANY) == len(FAULTS) == 13
+        assert len(ON_ONE) + len(ON_MANY) + len(LOCAL_FAULTS) == len(FAULTS) == 17
 
 
 class TestCatalogue:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
     from vicreg_jax._rows import Axes, Size
-    from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar
+    from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar, Views
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -48,27 +49,37 @@ def axes(axis_name: AxisName) -> Axes:
 def embeddings(name: str, z: Embeddings, axes: Axes = ()) -> Float[Array, "rows dim"]:
     """Returns `z` as an array, or says why it is not a batch of embeddings."""
     array = jnp.asarray(z)
-    if array.dtype.name not in _DTYPES:
-        raise TypeError(
-            f"`{name}` must have a dtype of {', '.join(_DTYPES)}, "
-            f"got {array.dtype.name}"
-        )
+    dtype(name, array)
     if array.ndim != 2:
         raise ValueError(
             f"`{name}` must have rank 2, (batch, dim), got shape {array.shape}"
         )
-    rows, dim = array.shape
-    devices = _rows.devices(axes)
-    if not _rows.at_least(rows * devices, 2, unknown=True):
-        raise ValueError(
-            f"`{name}` must have at least 2 rows, to have a variance, "
-            f"got shape {array.shape}" + (f" on {devices} device" if axes else "")
-        )
+    rows(name, array, axes)
+    dim = array.shape[1]
     if not _rows.at_least(dim, 1, unknown=True):
         raise ValueError(
             f"`{name}` must have at least 1 column, got shape {array.shape}"
         )
     return array
+
+
+def dtype(name: str, array: jax.Array) -> None:
+    """Raises an error unless the array has a dtype that the loss takes."""
+    if array.dtype.name not in _DTYPES:
+        raise TypeError(
+            f"`{name}` must have a dtype of {', '.join(_DTYPES)}, "
+            f"got {array.dtype.name}"
+        )
+
+
+def rows(name: str, array: jax.Array, axes: Axes) -> None:
+    """Raises an error unless there are enough rows for a variance."""
+    devices = _rows.devices(axes)
+    if not _rows.at_least(array.shape[0] * devices, 2, unknown=True):
+        raise ValueError(
+            f"`{name}` must have at least 2 rows, to have a variance, "
+            f"got shape {array.shape}" + (f" on {devices} device" if axes else "")
+        )
 
 
 def views(
@@ -82,6 +93,58 @@ def views(
             f"{first.shape}, got {second.shape}"
         )
     return first, second
+
+
+def multiview(name: str, views: Views, axes: Axes = ()) -> tuple[jax.Array, ...]:
+    """Returns two or more views as arrays of one shape, or raises an error."""
+    arrays = tuple(
+        embeddings(f"{name}[{v}]", z, axes)
+        for v, z in enumerate(sequence(name, views, "(views, batch, dim)"))
+    )
+    for v, array in enumerate(arrays):
+        if array.shape != arrays[0].shape:
+            raise ValueError(
+                f"`{name}[{v}]` must have the shape of `{name}[0]`, row i of every "
+                f"view from the same sample: {arrays[0].shape}, got {array.shape}"
+            )
+    return arrays
+
+
+def sequence(name: str, arrays: Any, shape: str) -> list[Any]:
+    """Returns the arrays of two or more views, or raises an error."""
+    if isinstance(arrays, jax.Array | np.ndarray):
+        rank = shape.count(",") + 1
+        if arrays.ndim != rank:
+            raise ValueError(
+                f"`{name}` must have rank {rank}, {shape}, or be a sequence of arrays, "
+                f"got shape {arrays.shape}"
+            )
+    elif not isinstance(arrays, Sequence):
+        raise TypeError(
+            f"`{name}` must be an array or a sequence of arrays, got {type(arrays)}"
+        )
+    if len(arrays) < 2:
+        raise ValueError(f"`{name}` must hold at least 2 views, got {len(arrays)}")
+    return list(arrays) if isinstance(arrays, Sequence) else _unstacked(arrays)
+
+
+def _unstacked(arrays) -> list[jax.Array]:
+    """Returns the views of one array; unlike indexing, in one pass also backwards."""
+    array = jnp.asarray(arrays)
+    parts = jax.lax.split(array, [1] * array.shape[0], axis=0)
+    return [part.reshape(array.shape[1:]) for part in parts]
+
+
+def global_views(value: int | None, views: int) -> int:
+    """Returns the number of views that are paired with all others."""
+    if value is None:
+        return views
+    if not isinstance(value, int) or not 1 <= value <= views:
+        raise ValueError(
+            f"`global_views` must be None or from 1 to the number of views, {views}, "
+            f"got {value!r}"
+        )
+    return value
 
 
 def row_mask(where: RowMask | None, batch: Size) -> Bool[Array, " batch"] | None:

@@ -3,48 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax
 
 from vicreg_jax import _check
-from vicreg_jax._moments import moments
-from vicreg_jax._terms import (
-    covariance_term,
-    invariance_term,
-    statistics_dtype,
-    variance_term,
-    without,
+from vicreg_jax._multiview import (
+    multiview_loss,
+    multiview_terms,
+    view_loss,
+    view_terms,
 )
+from vicreg_jax._terms import VICRegTerms
 
 if TYPE_CHECKING:
     from jax.lax import PrecisionLike
     from jaxtyping import Array, Float
 
-    from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar
-
-
-class VICRegTerms(NamedTuple):
-    """The three terms before they are weighed, each a scalar.
-
-    Attributes:
-        invariance: mean squared difference of the two views.
-        variance: hinge on the standard deviations, the two views summed.
-        covariance: energy off the diagonal of the covariance, the two views summed.
-    """
-
-    invariance: Float[Array, ""]
-    variance: Float[Array, ""]
-    covariance: Float[Array, ""]
-
-    def weighted_sum(self, lambd: Scalar, mu: Scalar, nu: Scalar) -> Float[Array, ""]:
-        """Returns ``lambd * invariance + mu * variance + nu * covariance``."""
-        dtype = self.invariance.dtype
-        lambd, mu, nu = (
-            jax.lax.convert_element_type(w, dtype) for w in (lambd, mu, nu)
-        )
-        return lambd * self.invariance + mu * self.variance + nu * self.covariance
+    from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar, Views
 
 
 def vicreg_loss(
@@ -110,13 +86,13 @@ def vicreg_loss(
         Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, Algorithm 1.
     """
     axes = _check.axes(axis_name)
-    views = _checked(z1, z2, gamma, axes, where, eps)
+    checked = _checked(z1, z2, gamma, axes, where, eps)
     weights = (
         _check.scalar("lambd", lambd),
         _check.scalar("mu", mu),
         _check.scalar("nu", nu),
     )
-    return _loss(*views, weights, axes=axes, precision=precision)
+    return view_loss(*checked, weights, global_views=2, axes=axes, precision=precision)
 
 
 def vicreg_terms(
@@ -162,8 +138,8 @@ def vicreg_terms(
         Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, Algorithm 1.
     """
     axes = _check.axes(axis_name)
-    views = _checked(z1, z2, gamma, axes, where, eps)
-    return _terms(*views, axes=axes, precision=precision)
+    checked = _checked(z1, z2, gamma, axes, where, eps)
+    return view_terms(*checked, global_views=2, axes=axes, precision=precision)
 
 
 @jax.tree_util.register_dataclass
@@ -190,6 +166,7 @@ class VICRegLoss:
     nu: Scalar = 1.0
     gamma: Scalar = 1.0
     _: KW_ONLY
+    global_views: int | None = field(default=None, metadata={"static": True})
     axis_name: AxisName = field(default=None, metadata={"static": True})
     eps: float = field(default=1e-4, metadata={"static": True})
     precision: PrecisionLike = field(default="highest", metadata={"static": True})
@@ -208,6 +185,26 @@ class VICRegLoss:
         """Returns the unweighted terms of two views; see `vicreg_terms`."""
         return vicreg_terms(z1, z2, self.gamma, **self._options(where))
 
+    def multiview(
+        self, views: Views, *, where: RowMask | None = None
+    ) -> Float[Array, ""]:
+        """Returns the loss of two or more views; see `multiview_loss`."""
+        weights = (self.lambd, self.mu, self.nu, self.gamma)
+        return multiview_loss(
+            views, *weights, global_views=self.global_views, **self._options(where)
+        )
+
+    def multiview_terms(
+        self, views: Views, *, where: RowMask | None = None
+    ) -> VICRegTerms:
+        """Returns the unweighted terms of several views; see `multiview_terms`."""
+        return multiview_terms(
+            views,
+            self.gamma,
+            global_views=self.global_views,
+            **self._options(where),
+        )
+
     def _options(self, where):
         return {
             "axis_name": self.axis_name,
@@ -218,29 +215,7 @@ class VICRegLoss:
 
 
 def _checked(z1, z2, gamma, axes, where, eps):
-    z1, z2 = _check.views(z1, z2, axes)
-    where = _check.row_mask(where, z1.shape[0])
+    views = _check.views(z1, z2, axes)
+    where = _check.row_mask(where, views[0].shape[0])
     gamma = _check.not_negative("gamma", gamma)
-    return z1, z2, gamma, where, _check.not_negative("eps", eps)
-
-
-@partial(jax.jit, inline=True, static_argnames=("axes", "precision"))
-def _terms(z1, z2, gamma, where, eps, *, axes, precision) -> VICRegTerms:
-    dtype = statistics_dtype(z1, z2)
-    gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
-    # Cast once for all terms, so that their gradients, which may nearly cancel, are
-    # added before they are rounded to the dtype of the views.
-    x1, x2 = (without(z, where).astype(dtype) for z in (z1, z2))
-    first = moments(x1, where, axes, z1.dtype, precision)
-    second = moments(x2, where, axes, z2.dtype, precision)
-    return VICRegTerms(
-        invariance=invariance_term(x1, x2, where, axes),
-        variance=variance_term(first, gamma, eps) + variance_term(second, gamma, eps),
-        covariance=covariance_term(first) + covariance_term(second),
-    )
-
-
-@partial(jax.jit, inline=True, static_argnames=("axes", "precision"))
-def _loss(z1, z2, gamma, where, eps, weights, *, axes, precision):
-    terms = _terms(z1, z2, gamma, where, eps, axes=axes, precision=precision)
-    return terms.weighted_sum(*weights)
+    return views, gamma, where, _check.not_negative("eps", eps)

@@ -8,7 +8,7 @@ in float64 where the embeddings are float64.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,28 @@ if TYPE_CHECKING:
 
     from vicreg_jax._rows import Axes
     from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar
+
+
+class VICRegTerms(NamedTuple):
+    """The three terms before they are weighed, each a scalar.
+
+    Attributes:
+        invariance: mean squared difference of the two views.
+        variance: hinge on the standard deviations, the two views summed.
+        covariance: energy off the diagonal of the covariance, the two views summed.
+    """
+
+    invariance: Float[Array, ""]
+    variance: Float[Array, ""]
+    covariance: Float[Array, ""]
+
+    def weighted_sum(self, lambd: Scalar, mu: Scalar, nu: Scalar) -> Float[Array, ""]:
+        """Returns ``lambd * invariance + mu * variance + nu * covariance``."""
+        dtype = self.invariance.dtype
+        lambd, mu, nu = (
+            jax.lax.convert_element_type(w, dtype) for w in (lambd, mu, nu)
+        )
+        return lambd * self.invariance + mu * self.variance + nu * self.covariance
 
 
 def invariance(

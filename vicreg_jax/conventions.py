@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from vicreg_jax._loss import VICRegLoss
+from vicreg_jax.local import VICRegLLoss
 
 if TYPE_CHECKING:
     from jax.lax import PrecisionLike
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 class _Options(TypedDict, total=False):
     axis_name: AxisName
     precision: PrecisionLike
+
+
+class _LocalOptions(_Options, total=False):
+    global_views: int
 
 
 def quadra(
@@ -126,9 +131,71 @@ def vicregl(
 ) -> VICRegLoss:
     """``inv * s + var * (v1 + v2) / 2 + cov * (c1 + c2) / 2``.
 
-    facebookresearch/VICRegL, ``main_vicregl.py``: its global loss, with two views.
+    facebookresearch/VICRegL, ``main_vicregl.py``: its global loss. With more than two
+    views, `VICRegLoss.multiview` is ``inv * mean_P s + var * mean_v v + cov * mean_v
+    c``, where ``P`` pairs each of the first two views with every other one.
     """
-    return VICRegLoss(inv_coeff, var_coeff / 2, cov_coeff / 2, **options)
+    return VICRegLoss(
+        inv_coeff, var_coeff / 2, cov_coeff / 2, global_views=2, **options
+    )
+
+
+def vicregl_official(
+    alpha: Scalar = 0.75,
+    inv_coeff: Scalar = 25.0,
+    var_coeff: Scalar = 25.0,
+    cov_coeff: Scalar = 1.0,
+    num_matches: tuple[int, int] = (20, 4),
+    *,
+    l2_all_matches: bool = True,
+    **options: Unpack[_Options],
+) -> VICRegLLoss:
+    """VICRegL as its authors run it, global and local loss.
+
+    facebookresearch/VICRegL at 803ae4c, ``main_vicregl.py``, whose ``fast_vc_reg`` is
+    0. All positions are matched by feature unless ``l2_all_matches`` is false; matches
+    keep the order of their positions.
+    """
+    return VICRegLLoss(
+        inv_coeff,
+        var_coeff / 2,
+        cov_coeff / 2,
+        alpha=alpha,
+        feature_matches=None if l2_all_matches else num_matches,
+        location_matches=num_matches,
+        **options,
+    )
+
+
+def vicregl_lightly(
+    lambda_param: Scalar = 25.0,
+    mu_param: Scalar = 25.0,
+    nu_param: Scalar = 1.0,
+    alpha: Scalar = 0.75,
+    *,
+    eps: float = 1e-4,
+    num_matches: tuple[int, int] = (20, 4),
+    **options: Unpack[_LocalOptions],
+) -> VICRegLLoss:
+    """VICRegL as lightly has it, global and local loss.
+
+    lightly 1.6.0, ``lightly.loss.VICRegLLoss``; its ``gather_distributed`` is
+    ``axis_name`` here. Matches by feature are limited too, matches are in the order of
+    their distances, and a map with fewer positions takes part with all of them.
+    Set ``global_views`` where there are not two.
+    """
+    return VICRegLLoss(
+        lambda_param,
+        mu_param / 2,
+        nu_param / 2,
+        alpha=alpha,
+        feature_matches=num_matches,
+        location_matches=num_matches,
+        slot_order="distance",
+        clamp_matches=True,
+        eps=eps,
+        **options,
+    )
 
 
 def paper_equations(
