@@ -49,7 +49,7 @@ def positions(names: Sequence[str], arrays: Sequence, maps: Arrays) -> Arrays:
     return tuple(checked)
 
 
-def views(maps_: Sequence, positions_: Sequence, embeddings: Arrays, axes: Axes):
+def views(maps_, positions_, embeddings: Arrays, axes: Axes):
     """Returns maps, positions and the names of the maps, or raises an error."""
     names = {}
     arrays = {}

@@ -145,7 +145,8 @@ def _slots(
     """Returns the slots of one view, exactly: sums of one entry and zeros."""
     parts = [jnp.swapaxes(x, 0, 1)] if layout.every else []
     if layout.selections:
-        selection = jnp.concatenate(layout.selections, axis=1).astype(x.dtype)
+        numbers = [selection.astype(x.dtype) for selection in layout.selections]
+        selection = jnp.concatenate(numbers, axis=1)
         # At a lower precision the product would round what it takes.
         parts.append(jnp.einsum("bsp,bpc->sbc", selection, x, precision="highest"))
     return jnp.concatenate(parts)
