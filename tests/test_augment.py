@@ -25,7 +25,7 @@ ROUNDED = 0.5 / 255 + 1e-5
 OFF = dict(
     flip=0.0,
     jitter=0.0,
-    grey=0.0,
+    gray=0.0,
     blur=(0.0, 0.0),
     solarize=(0.0, 0.0),
     mean=(0.0,) * 3,
@@ -65,7 +65,7 @@ def squares(photographs, side=64):
 
 
 @pytest.mark.parametrize("factor", [0.6, 1.0, 1.4])
-class TestColour:
+class TestColor:
     # PIL truncates, and its contrast rounds the mean as well: a step each.
     truncated = 2 / 255
 
@@ -88,9 +88,9 @@ class TestColour:
         np.testing.assert_allclose(seen, expected, atol=self.truncated)
 
 
-def test_grey(photograph):
+def test_gray(photograph):
     expected = floats(PIL.Image.fromarray(photograph).convert("L"))
-    seen = _color.grey(floats(photograph))[..., 0]
+    seen = _color.gray(floats(photograph))[..., 0]
     np.testing.assert_allclose(seen, expected, atol=ROUNDED)
 
 
@@ -127,7 +127,7 @@ def test_jitter_follows_the_order(photographs, order):
     np.testing.assert_allclose(seen, expected, atol=1e-5)
 
 
-def test_colour_leaves_grey_images_grey(photographs):
+def test_color_leaves_gray_images_gray(photographs):
     image = floats(photographs[0])[..., :1]
     order = jnp.array([3, 2, 1, 0])
     changed = _color.jitter(image, jnp.array([1.0, 1.0, 0.5]), number(0.3), order)
@@ -211,7 +211,7 @@ class TestCrop:
     def test_middle(self, photographs):
         china = photographs[0]
         height, width = china.shape[:2]
-        views = ImageViews(size=224, centre=0.875, mean=(0.0,) * 3, std=(1.0,) * 3)
+        views = ImageViews(size=224, center=0.875, mean=(0.0,) * 3, std=(1.0,) * 3)
         side = 0.875 * height
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)
@@ -262,7 +262,7 @@ draw_pair = jax.jit(ImageViews(size=32).pair)
 
 
 class TestViews:
-    def test_without_distortion_only_the_normalisation_is_left(self, photographs):
+    def test_without_distortion_only_the_normalization_is_left(self, photographs):
         images = squares(photographs)
         still = ImageViews(
             size=64,
@@ -294,7 +294,7 @@ class TestViews:
         for a, b in itertools.combinations(seen, 2):
             assert jnp.abs(a - b).mean() > 0.05
 
-    def test_grey_images(self, photographs):
+    def test_gray_images(self, photographs):
         images = squares(photographs)[..., :1]
         for seen in draw_pair(jax.random.key(0), images):
             assert seen.shape == (4, 32, 32, 1) and jnp.isfinite(seen).all()
@@ -311,7 +311,7 @@ class TestViews:
             [
                 (dict(flip=0.5), 0.5, 0),
                 (dict(jitter=0.8), 0.8, 0),
-                (dict(grey=0.2), 0.2, 0),
+                (dict(gray=0.2), 0.2, 0),
                 (dict(blur=(0.5, 0.1)), 0.5, 0),
                 (dict(blur=(0.5, 0.1)), 0.1, 1),
                 (dict(solarize=(0.1, 0.2)), 0.1, 0),
@@ -332,7 +332,7 @@ class TestViews:
         assert abs(changed.mean() - probability) < spread
 
     def test_jitter_draws_from_the_whole_range(self, photographs):
-        # On one bright grey image brightness alone shows as a factor.
+        # On one bright gray image brightness alone shows as a factor.
         images = jnp.full((4000, 2, 2, 1), 0.5)
         off = WHOLE | OFF | dict(contrast=0.0, saturation=0.0, hue=0.0, jitter=1.0)
         seen = ImageViews(size=2, **off)(jax.random.key(0), images)[:, 0, 0, 0] * 2
@@ -391,7 +391,7 @@ class TestViews:
         (dict(brightness=-1.0), "`brightness` must be a number of at least 0, got -1"),
         (dict(hue=0.7), "`hue` must be from 0 to 0.5, got 0.7"),
         (dict(size=0), "`size` must be at least 1, got 0"),
-        (dict(centre=0.0), "`centre` must be above 0 and at most 1, got 0"),
+        (dict(center=0.0), "`center` must be above 0 and at most 1, got 0"),
         (dict(std=(0.1, 0.0, 0.1)), "`std` must be above 0"),
         (dict(scale=(0.5, 0.1)), r"`scale` must be a least .* at most 1, got \(0.5"),
         (dict(ratio=(0.0, 1.0)), r"`ratio` must be a least .* above 0, got \(0.0"),

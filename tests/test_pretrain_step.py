@@ -82,7 +82,7 @@ class TestStep:
         }
         assert found.loss.dtype == np.float32 and np.isfinite(found.loss)
 
-    def test_frozen_features_do_not_depend_on_their_neighbours(self):
+    def test_frozen_features_do_not_depend_on_their_neighbors(self):
         programs = compiled(tiny(), "data=2")
         source = sample(load_datasets(tiny()).train, 130)
         state = programs.start()

@@ -1,4 +1,4 @@
-"""Optimisers and schedules for VICReg runs, in Optax."""
+"""Optimizers and schedules for VICReg runs, in Optax."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What frozen features know: linear probes and nearest neighbours, by scikit-learn."""
+"""What frozen features know: linear probes and nearest neighbors, by scikit-learn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Integer
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """Features and the class of each.
 
     Attributes:
@@ -33,7 +33,7 @@ Accuracies: TypeAlias = dict[str, dict[str, float]]
 
 
 def linear_probe(
-    train: Labelled, test: Labelled, *, share: float = 1.0, seed: int = 0
+    train: Labeled, test: Labeled, *, share: float = 1.0, seed: int = 0
 ) -> float:
     """Returns the top-1 accuracy of a linear classifier, 0 to 1.
 
@@ -47,11 +47,11 @@ def linear_probe(
         features, _, labels, _ = train_test_split(
             *train, train_size=share, stratify=train.labels, random_state=seed
         )
-        train = Labelled(np.asarray(features), np.asarray(labels))
+        train = Labeled(np.asarray(features), np.asarray(labels))
     return float(_linear(train).score(*test))
 
 
-def detection_probe(train: Labelled, test: Labelled) -> float:
+def detection_probe(train: Labeled, test: Labeled) -> float:
     """Returns how well a linear classifier ranks two classes: the area under its ROC.
 
     Half where it knows nothing, 1 where every sample of class 1 is above all others;
@@ -64,21 +64,21 @@ def detection_probe(train: Labelled, test: Labelled) -> float:
     return _area(_linear(train), test)
 
 
-def knn_probe(train: Labelled, test: Labelled, *, neighbours: int = 10) -> float:
+def knn_probe(train: Labeled, test: Labeled, *, neighbors: int = 10) -> float:
     """Returns the top-1 accuracy of a vote of the nearest by cosine, 0 to 1.
 
     Args:
         train: those who vote, nearer ones with more weight.
         test: what they are judged on.
-        neighbours: how many vote.
+        neighbors: how many vote.
     """
     probe = make_pipeline(
-        Normalizer(), KNeighborsClassifier(neighbours, weights="distance")
+        Normalizer(), KNeighborsClassifier(neighbors, weights="distance")
     )
     return float(probe.fit(*train).score(*test))
 
 
-def probes(train: Labelled, test: Labelled, *, seed: int = 0) -> dict[str, float]:
+def probes(train: Labeled, test: Labeled, *, seed: int = 0) -> dict[str, float]:
     """Returns the accuracy of linear probes on 1%, 10% and all labels, and of k-NN.
 
     A share that leaves a class without a label is left out. Of two classes there is the
@@ -99,11 +99,11 @@ def probes(train: Labelled, test: Labelled, *, seed: int = 0) -> dict[str, float
     return accuracies
 
 
-def _linear(train: Labelled) -> Pipeline:
-    # C is for the whole loss, which grows with the samples: few labels regularise more.
+def _linear(train: Labeled) -> Pipeline:
+    # C is for the whole loss, which grows with the samples: few labels regularize more.
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.02, max_iter=500))
     return probe.fit(*train)
 
 
-def _area(probe: Pipeline, test: Labelled) -> float:
+def _area(probe: Pipeline, test: Labeled) -> float:
     return float(roc_auc_score(test.labels, probe.decision_function(test.features)))

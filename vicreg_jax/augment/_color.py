@@ -1,4 +1,4 @@
-"""What changes the colour of one image, by torchvision's and PIL's definitions.
+"""What changes the color of one image, by torchvision's and PIL's definitions.
 
 Images are float in [0, 1], shape ``(height, width, channels)``, 1 or 3 channels.
 torchvision rounds to 8 bits after every operation; here nothing is rounded, and what
@@ -6,7 +6,7 @@ leaves [0, 1] is clipped, as there.
 
 dm-pix has functions of the same names, but other ones: its brightness adds where
 torchvision multiplies, its contrast keeps the mean of each channel and not that of the
-grey image, its saturation scales HSV's and does not blend with grey. Its hue and its
+gray image, its saturation scales HSV's and does not blend with gray. Its hue and its
 solarize are the ones below, which the tests compare; its hue adds a bool to a float,
 which strict dtype promotion refuses.
 """
@@ -27,7 +27,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's "L"
 HUE = 3  # its number among the operations of `jitter`
 
 
-def grey(image: Image) -> Float[Array, "height width 1"]:
+def gray(image: Image) -> Float[Array, "height width 1"]:
     """Returns the luma of `image`."""
     if image.shape[-1] == 1:
         return image
@@ -43,19 +43,19 @@ def brightness(image: Image, factor: Scalar) -> Image:
 
 
 def contrast(image: Image, factor: Scalar) -> Image:
-    """Blends with the mean of the grey image."""
-    return _blend(image, grey(image).mean(), factor)
+    """Blends with the mean of the gray image."""
+    return _blend(image, gray(image).mean(), factor)
 
 
 def saturation(image: Image, factor: Scalar) -> Image:
-    """Blends with the grey image."""
-    return _blend(image, grey(image), factor)
+    """Blends with the gray image."""
+    return _blend(image, gray(image), factor)
 
 
 def hue(image: Image, turns: Scalar) -> Image:
     """Turns the hue by `turns` of the circle; value and chroma stay.
 
-    The channels of a colour of hue h, value v and chroma c are ``v - c * clip(min(k,
+    The channels of a color of hue h, value v and chroma c are ``v - c * clip(min(k,
     4 - k), 0, 1)`` with ``k = (n + 6 h) mod 6`` and n = 5, 3, 1 for red, green, blue.
     """
     if image.shape[-1] == 1:
@@ -107,7 +107,7 @@ def jitter(
 
 def _step(image, factors, operation, idle):
     """Applies brightness, contrast or saturation by its number."""
-    luma = grey(image)
+    luma = gray(image)
     partner = jnp.where(
         operation == 0, 0.0, jnp.where(operation == 1, luma.mean(), luma)
     )

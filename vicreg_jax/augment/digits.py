@@ -71,15 +71,15 @@ class DigitViews:
         linear = rotation @ shear * scale
         shift = _within(shift_key, self.shift, (2,)) * side
 
-        centre = (side - 1) / 2
+        center = (side - 1) / 2
         grid = jnp.stack(
             jnp.meshgrid(*(jnp.arange(n) for n in shape[:2]), indexing="ij")
         )
-        offset = grid - centre[:, None, None]
+        offset = grid - center[:, None, None]
         bend = jax.random.normal(bend_key, (2, self.grid, self.grid)) * self.bend
         bend = jax.image.resize(bend, (2, *shape[:2]), "cubic") * side[:, None, None]
         moved = jnp.einsum("ij,jhw->ihw", linear, offset)
-        return moved + bend + (centre + shift)[:, None, None]
+        return moved + bend + (center + shift)[:, None, None]
 
 
 def _within(key, bound, shape=()):

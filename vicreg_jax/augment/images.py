@@ -58,8 +58,8 @@ class ImageViews:
     """Largest change of the factor 1."""
     hue: float = 0.1
     """Largest turn of the hue either way, in turns; at most a half."""
-    grey: float = 0.2
-    """Probability of a grey view."""
+    gray: float = 0.2
+    """Probability of a gray view."""
     blur: tuple[float, float] = (0.5, 0.5)
     """Probability of a blurred view."""
     sigma: tuple[float, float] = (0.1, 2.0)
@@ -67,22 +67,22 @@ class ImageViews:
     solarize: tuple[float, float] = (0.1, 0.1)
     """Probability that the bright half of the values is inverted."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Taken off each channel at the end; a grey image gets the average of the three."""
+    """Taken off each channel at the end; a gray image gets the average of the three."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Divides each channel at the end; a grey image gets the average of the three."""
-    centre: float = 0.875
+    """Divides each channel at the end; a gray image gets the average of the three."""
+    center: float = 0.875
     """What `plain` shows, as a share of the shorter side: 224 of 256 pixels."""
 
     def __post_init__(self):
         """Refuses what could not be drawn."""
-        for name in ("flip", "jitter", "grey", "blur", "solarize"):
+        for name in ("flip", "jitter", "gray", "blur", "solarize"):
             _check(name, getattr(self, name), 0, 1, "a probability")
         for name in ("brightness", "contrast", "saturation"):
             _check(name, getattr(self, name), 0, math.inf, "a number of at least 0")
         _check("hue", self.hue, 0, 0.5, "from 0 to 0.5")
         _check("size", self.size, 1, math.inf, "at least 1")
         tiny = math.ulp(0.0)
-        _check("centre", self.centre, tiny, 1, "above 0 and at most 1")
+        _check("center", self.center, tiny, 1, "above 0 and at most 1")
         _check("std", self.std, tiny, math.inf, "above 0")
         for name, most in (("scale", 1), ("ratio", math.inf), ("sigma", math.inf)):
             least, largest = getattr(self, name)
@@ -115,7 +115,7 @@ class ImageViews:
             view: 0 or 1, the first or the second.
 
         Returns:
-            float32, normalised.
+            float32, normalized.
 
         Raises:
             TypeError: `images` are neither uint8 nor float.
@@ -124,7 +124,7 @@ class ImageViews:
         pixels, aspect = prepared(images, aspect)
         keys = beside(pixels, jax.random.split(key, len(pixels)))
         drawn = jax.vmap(partial(self._view, view=view))(keys, pixels, aspect)
-        return self._normalised(drawn)
+        return self._normalized(drawn)
 
     def pair(
         self, key: PRNGKeyArray, images: Images, aspect: Aspect = None
@@ -137,19 +137,19 @@ class ImageViews:
         )
 
     def plain(self, images: Images, aspect: Aspect = None) -> Views:
-        """Returns the middle of each image, normalised: what probes look at."""
+        """Returns the middle of each image, normalized: what probes look at."""
         pixels, aspect = prepared(images, aspect)
 
         def middle(image, aspect):
-            box = _space.central_box(aspect, self.centre)
+            box = _space.central_box(aspect, self.center)
             return _space.crop(image, box, self.size)
 
-        return self._normalised(jax.vmap(middle)(pixels, aspect))
+        return self._normalized(jax.vmap(middle)(pixels, aspect))
 
     def _view(self, key, image, aspect, view):
         # A key for each operation, so that another probability of one of them leaves
         # what the others draw as it was.
-        box_key, flip_key, jitter_key, grey_key, blur_key, solarize_key = (
+        box_key, flip_key, jitter_key, gray_key, blur_key, solarize_key = (
             jax.random.split(key, 6)
         )
         box = _space.random_box(box_key, aspect, scale=self.scale, ratio=self.ratio)
@@ -157,7 +157,7 @@ class ImageViews:
         image = _maybe(flip_key, self.flip, _space.flip, image)
         change, draw = jax.random.split(jitter_key)
         image = _maybe(change, self.jitter, lambda x: self._jitter(draw, x), image)
-        image = _maybe(grey_key, self.grey, _grey, image)
+        image = _maybe(gray_key, self.gray, _gray, image)
         change, draw = jax.random.split(blur_key)
         image = _maybe(change, self.blur[view], lambda x: self._blur(draw, x), image)
         return _maybe(solarize_key, self.solarize[view], _color.solarize, image)
@@ -178,7 +178,7 @@ class ImageViews:
         # At four standard deviations the kernel has fallen to 3e-4 of its peak.
         return _space.blur(image, sigma, radius=math.ceil(4 * largest))
 
-    def _normalised(self, images):
+    def _normalized(self, images):
         mean, std = jnp.array(self.mean), jnp.array(self.std)
         if images.shape[-1] == 1:
             mean, std = mean.mean(), std.mean()
@@ -201,5 +201,5 @@ def _maybe(key, probability, change, image):
     return jnp.where(jax.random.bernoulli(key, probability), change(image), image)
 
 
-def _grey(image):
-    return jnp.broadcast_to(_color.grey(image), image.shape)
+def _gray(image):
+    return jnp.broadcast_to(_color.gray(image), image.shape)

@@ -69,7 +69,7 @@ def table(report: aot.Report, topology: str) -> Table:
     """Returns what a chip does in one step, to print."""
     result = Table("per chip and step", topology, title="Compiled, not run")
     needed, has = report.arguments + report.temporaries, memory(topology)
-    result.add_row("parameters, optimiser, images", _gib(report.arguments))
+    result.add_row("parameters, optimizer, images", _gib(report.arguments))
     result.add_row("temporaries", _gib(report.temporaries))
     fits = f"{'fits' if has is None or needed <= has else 'does not fit'}"
     result.add_row(

@@ -10,7 +10,7 @@ import numpy as np
 from vicreg_jax import diagnostics
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.input import Datasets, batches, sample, to_device
-from vicreg_jax.probe import Labelled, knn_probe, probes
+from vicreg_jax.probe import Labeled, knn_probe, probes
 
 if TYPE_CHECKING:
     from jaxtyping import Array
@@ -32,12 +32,12 @@ class Evaluation(NamedTuple):
     """
 
     accuracies: Accuracies
-    held_out: Labelled
+    held_out: Labeled
 
 
 def features(
     programs: Programs, state: State, source: Source, *, workers: int = 0
-) -> Labelled:
+) -> Labeled:
     """Returns the frozen features of all images that can be read.
 
     Every process gets all of them, each having encoded its part.
@@ -59,13 +59,13 @@ def features(
         parts.append([np.asarray(array) for array in part])
     rows.close()
     found, labels, where = map(np.concatenate, zip(*parts, strict=True))
-    return Labelled(found[where], labels[where])
+    return Labeled(found[where], labels[where])
 
 
 def evaluate(
     programs: Programs, state: State, datasets: Datasets, *, workers: int = 0
 ) -> Evaluation | None:
-    """Returns what linear probes and neighbours reach, beside two baselines.
+    """Returns what linear probes and neighbors reach, beside two baselines.
 
     Every process computes all of it: waiting for one would end the others.
     """
@@ -133,11 +133,11 @@ def warning(check: dict[str, float]) -> str | None:
     return None
 
 
-def _pixels(source: Source) -> Labelled:
+def _pixels(source: Source) -> Labeled:
     rows = batches(source, batch=256, shuffle=False, drop_remainder=False, epochs=1)
     parts = [
         (np.asarray(batch.images)[batch.where], np.asarray(batch.labels)[batch.where])
         for batch in rows
     ]
     images, labels = map(np.concatenate, zip(*parts, strict=True))
-    return Labelled(images.reshape(len(images), -1) / np.float32(255), labels)
+    return Labeled(images.reshape(len(images), -1) / np.float32(255), labels)

@@ -1,4 +1,4 @@
-"""From a configuration to its network, its views and its optimiser."""
+"""From a configuration to its network, its views and its optimizer."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def schedule(config: Config, steps_per_epoch: int) -> Schedule:
 
 
 def optimizer(config: Config, rate: Schedule) -> GradientTransformation:
-    """Returns the optimiser at the learning rates of `rate`."""
+    """Returns the optimizer at the learning rates of `rate`."""
     if config.optimizer == "adamw":
         return adamw(rate, weight_decay=config.weight_decay)
     return lars(

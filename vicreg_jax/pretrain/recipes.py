@@ -42,9 +42,9 @@ def elpv() -> Config:
         scale=(0.3, 1.0),
         hue=0.0,
         saturation=0.0,
-        grey=0.0,
+        gray=0.0,
         blur=(0.1, 0.1),
-        centre=1.0,
+        center=1.0,
     )
     return Config(data="elpv", size=80, views=views, batch=64, epochs=40)
 
@@ -64,7 +64,7 @@ def cifar() -> Config:
         blur=(0.0, 0.0),
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.247, 0.2435, 0.2616),
-        centre=1.0,
+        center=1.0,
     )
     return Config(
         data="cifar-10-batches-py",

@@ -39,7 +39,7 @@ class State(NamedTuple):
         step: updates so far.
         params: of the network, by name.
         stats: running statistics of its batch norms.
-        optimizer: what the optimiser remembers.
+        optimizer: what the optimizer remembers.
     """
 
     step: Int32[Array, ""]
@@ -185,7 +185,7 @@ class Programs:
             stats, embeddings = self._both(params, stats, pair)
             return embeddings, stats
         by_part = NamedSharding(self.mesh, P(None, self.mesh.axis_names))
-        # Neighbouring rows go to different parts, so that each device keeps its rows.
+        # Neighboring rows go to different parts, so that each device keeps its rows.
         views = (v.reshape(-1, parts, *v.shape[1:]).swapaxes(0, 1) for v in pair)
         views = tuple(jax.lax.with_sharding_constraint(v, by_part) for v in views)
         stats, embeddings = jax.lax.scan(part, stats, views)
