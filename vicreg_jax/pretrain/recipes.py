@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vicreg_jax.augment import ImageViews
+from vicreg_jax.augment import DigitViews, ImageViews
 from vicreg_jax.pretrain.config import Config
 
 
@@ -26,7 +26,7 @@ def digits() -> Config:
     of the labels, 95.6% with 10%, 98.1% with all, k-NN 96.9%; raw pixels 35.6, 90.8,
     95.8 and 97.5%.
     """
-    return Config(data="digits", size=8, epochs=15)
+    return Config(data="digits", size=8, views=DigitViews(size=8), epochs=15)
 
 
 def elpv() -> Config:

@@ -17,13 +17,7 @@ from vicreg_jax import VICRegTerms, vicreg_terms
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.compilation import compiler_options
 from vicreg_jax.pretrain.config import Config
-from vicreg_jax.pretrain.network import (
-    build,
-    draw_views,
-    optimizer,
-    plain_view,
-    schedule,
-)
+from vicreg_jax.pretrain.network import build, optimizer, schedule
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int32, UInt8
@@ -145,7 +139,7 @@ class Programs:
 
     def _train(self, state: State, images: Images, aspect: Aspect):
         key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
-        pair = draw_views(self.config, key, images, aspect)
+        pair = self.config.views.pair(key, images, aspect)
 
         def objective(params):
             embeddings, stats = self._embeddings(params, state.stats, pair)
@@ -216,14 +210,14 @@ class Programs:
 
     def _embed(self, state: State, images: Images, aspect: Aspect):
         key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
-        view, _ = draw_views(self.config, key, images, aspect)
+        view, _ = self.config.views.pair(key, images, aspect)
         return self.network(state)(view)
 
     def _encode(self, state: State, images: Images, aspect: Aspect, labels, where):
         model = self.network(state)
         model.eval()
-        seen = plain_view(self.config, images, aspect)
-        return model.encoder(seen), labels, where
+        plain = self.config.views.plain(images, aspect)
+        return model.encoder(plain), labels, where
 
 
 def _std(embeddings):
