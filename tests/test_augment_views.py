@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import thinned
+from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.mirrored import MirroredViews
 from vicreg_jax.augment import DigitViews, ImageViews, Views
@@ -23,6 +25,23 @@ def test_the_protocol(views):
         assert view.shape == (2, views.size, views.size, 1)
         assert view.dtype == jnp.float32
     assert jnp.any(pair[0] != pair[1])
+
+
+@pytest.mark.usefixtures("relaxed_promotion")
+@pytest.mark.parametrize("axis_type", thinned(["Auto", "Explicit"], keep=["Explicit"]))
+def test_sharded_images_give_sharded_views(axis_type):
+    """Of digits; `test_augment` has those of photographs."""
+    kind = getattr(jax.sharding.AxisType, axis_type)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    images = jax.random.bits(jax.random.key(0), (8, 12, 12, 1), "uint8")
+    draw = jax.jit(DigitViews(size=16).pair)
+    expected = draw(jax.random.key(1), images)
+    with jax.set_mesh(mesh):
+        seen = draw(jax.random.key(1), jax.device_put(images, rows))
+    for a, b in zip(seen, expected, strict=True):
+        assert a.sharding.spec[0] == "data"
+        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 class PairsOnly:
