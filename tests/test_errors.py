@@ -91,9 +91,9 @@ AXES = {
 @pytest.mark.parametrize("function", AXES.values(), ids=AXES)
 class TestAxisName:
     def test_must_be_bound(self, function):
-        with pytest.raises(ValueError, match="`axis_name` must name axes.*'data' is"):
+        with pytest.raises(ValueError, match="`axis_name` must name axes.*'data', which is not bound"):
             function(good, "data")
-        with pytest.raises(ValueError, match="`axis_name` must name axes.*'data' is"):
+        with pytest.raises(ValueError, match="`axis_name` must name axes.*'data', which is not bound"):
             jax.jit(lambda z: function(z, "data"))(good)
         with pytest.raises(ValueError, match="'model' is not. Under `jax.jit` alone"):
             jax.vmap(lambda z: function(z, ("data", "model")), axis_name="data")(
