@@ -9,25 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.mirrored import MirroredViews
 from benchmarks.timing import Call
 from vicreg_jax import VICRegTerms
-from vicreg_jax.augment import DigitViews
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.compilation import compiler_options
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.step import Programs
 
 _EPOCH = 31  # steps, on which no time depends
-
-
-@dataclasses.dataclass(frozen=True)
-class FlippedViews(DigitViews):
-    """The batch and, as the other view, the batch backwards: nothing to draw."""
-
-    def pair(self, key, images):
-        """Returns both; were they alike, the compiler would compute one of them."""
-        del key
-        return images, jnp.flip(images, axis=0)
 
 
 class WithYnnpack(Programs):
@@ -63,7 +53,7 @@ def build(
         augmented: whether it draws its views, as in a run.
     """
     if not augmented:
-        config = dataclasses.replace(config, views=FlippedViews())
+        config = dataclasses.replace(config, views=MirroredViews(config.size))
     made = programs(config, meshes.make_mesh("data=1"), _EPOCH)
     shape = config.batch, config.size, config.size, config.channels
     # What they show does not matter to time.

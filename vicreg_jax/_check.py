@@ -1,4 +1,4 @@
-"""What can be known of the arguments before anything is computed."""
+"""Checks of arguments at trace time, with errors that name the argument."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def axes(axis_name: AxisName) -> Axes:
-    """Returns the names of the mapped axes, or says why they are not."""
+    """Returns the names of the mapped axes, each of them bound."""
     if axis_name is None:
         return ()
     names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
@@ -39,15 +39,15 @@ def axes(axis_name: AxisName) -> Axes:
             jax.lax.axis_size(name)
         except NameError:
             raise ValueError(
-                "`axis_name` must name axes that are bound here, by `jax.shard_map`, "
-                f"`jax.pmap` or `jax.vmap(axis_name=...)`: {name!r} is not. Under "
+                "`axis_name` must name axes bound by `jax.shard_map`, `jax.pmap` or "
+                f"`jax.vmap(axis_name=...)`, got {name!r}, which is not bound. Under "
                 "`jax.jit` alone leave it None, however the arrays are sharded"
             ) from None
     return names
 
 
 def embeddings(name: str, z: Embeddings, axes: Axes = ()) -> Float[Array, "rows dim"]:
-    """Returns `z` as an array, or says why it is not a batch of embeddings."""
+    """Returns `z` as an array of shape (batch, dim) and a floating dtype."""
     array = jnp.asarray(z)
     dtype(name, array)
     if array.ndim != 2:
@@ -77,7 +77,7 @@ def rows(name: str, array: jax.Array, axes: Axes) -> None:
     devices = _rows.devices(axes)
     if not _rows.at_least(array.shape[0] * devices, 2, unknown=True):
         raise ValueError(
-            f"`{name}` must have at least 2 rows, to have a variance, "
+            f"`{name}` must have at least 2 rows for a variance, "
             f"got shape {array.shape}" + (f" on {devices} device" if axes else "")
         )
 
@@ -85,7 +85,7 @@ def rows(name: str, array: jax.Array, axes: Axes) -> None:
 def views(
     z1: Embeddings, z2: Embeddings, axes: Axes = ()
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns both views as arrays of one shape, or says why they are not."""
+    """Returns both views as arrays of the same shape."""
     first, second = embeddings("z1", z1, axes), embeddings("z2", z2, axes)
     if first.shape != second.shape:
         raise ValueError(
@@ -148,23 +148,24 @@ def global_views(value: int | None, views: int) -> int:
 
 
 def row_mask(where: RowMask | None, batch: Size) -> Bool[Array, " batch"] | None:
-    """Returns `where` as an array, or says why it does not choose among the rows."""
+    """Returns `where` as a bool array with one entry for each row."""
     if where is None:
         return None
     array = jnp.asarray(where)
     if array.dtype != jnp.bool_:
         raise TypeError(
-            f"`where` must have dtype bool (True: the row counts), got {array.dtype}"
+            f"`where` must have dtype bool (True: include the row), got {array.dtype}"
         )
     if array.shape != (batch,):
         raise ValueError(
-            f"`where` must have one entry a row, shape ({batch},), got {array.shape}"
+            f"`where` must have one entry for each row, shape ({batch},), "
+            f"got {array.shape}"
         )
     return array
 
 
 def scalar(name: str, value: Scalar) -> float | jax.Array:
-    """Returns `value` as a float, or as it is where it is already an array."""
+    """Returns a Python number as a float and an array scalar unchanged."""
     if isinstance(value, numbers.Real):
         return float(value)
     array = jnp.asarray(value)
@@ -179,7 +180,7 @@ def scalar(name: str, value: Scalar) -> float | jax.Array:
 
 
 def not_negative(name: str, value: Scalar) -> float | jax.Array:
-    """Like `scalar`; a number that is known now must also be at least 0."""
+    """Like `scalar`, for values of at least 0; JAX arrays are not inspected."""
     checked = scalar(name, value)
     if isinstance(value, numbers.Real | np.ndarray):
         known = float(value)

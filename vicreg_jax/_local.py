@@ -18,14 +18,9 @@ import numpy as np
 
 from vicreg_jax import _rows
 from vicreg_jax._matching import Match, matches
-from vicreg_jax._moments import moments
+from vicreg_jax._moments import moments, statistics_dtype
 from vicreg_jax._multiview import view_terms
-from vicreg_jax._terms import (
-    VICRegTerms,
-    covariance_term,
-    statistics_dtype,
-    variance_term,
-)
+from vicreg_jax._terms import VICRegTerms, covariance_term, variance_term
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
@@ -56,7 +51,7 @@ def map_terms(
     """Returns the terms of checked maps and positions, of any floating dtypes."""
     dtype = statistics_dtype(*maps)
     gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
-    x = [_without(_flat(z), where).astype(dtype) for z in maps]
+    x = [_mask_images(_flat(z), where).astype(dtype) for z in maps]
     points = [_flat(p).astype(statistics_dtype(p)) for p in positions]
     found = matches(x, points, matching)
     layouts = [_layout(found, view) for view in range(len(maps))]
@@ -115,7 +110,7 @@ def _flat(x):
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
-def _without(x, where):
+def _mask_images(x, where):
     return x if where is None else jnp.where(where[:, None, None], x, 0)
 
 

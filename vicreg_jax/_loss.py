@@ -1,4 +1,4 @@
-"""The loss: the three terms, weighed."""
+"""The loss: the weighted sum of the three terms."""
 
 from __future__ import annotations
 
@@ -38,42 +38,44 @@ def vicreg_loss(
 ) -> Float[Array, ""]:
     """The VICReg loss of two batches of embeddings.
 
-    ``lambd * s(z1, z2) + mu * (v(z1) + v(z2)) + nu * (c(z1) + c(z2))``, with the terms
-    of `invariance`, `variance` and `covariance`, over one batch.
+    ``lambd * s(z1, z2) + mu * (v(z1) + v(z2)) + nu * (c(z1) + c(z2))``, where ``s``,
+    ``v`` and ``c`` are `invariance`, `variance` and `covariance`.
 
-    The first six arguments are those of quadra's PyTorch ``vicreg_loss``, and so is
-    the number. Other implementations halve some of the terms: see `conventions`.
+    The first six arguments and the value are those of quadra's PyTorch
+    ``vicreg_loss``. Other implementations halve some of the terms: see `conventions`.
 
-    Accurate to the rounding of its dtype of statistics, with one exception: where
-    ``dim >= 2 * batch`` and a few columns outweigh all others, see `covariance`.
+    The value and the gradient are accurate to the rounding of float32 (float64 for
+    float64 views). The one exception is ``dim >= 2 * batch`` with a few columns that
+    are much wider than the others: see `covariance`.
 
     Args:
         z1: embeddings of one view, shape ``(batch, dim)``, float16, bfloat16, float32
-            or float64; the expander's output, not normalised.
+            or float64: the output of the expander, not normalized.
         z2: embeddings of the other view, of the same shape, row i of both from the
             same sample.
         lambd: weight of the invariance term. The paper uses 25.
         mu: weight of the variance term. The paper uses 25.
         nu: weight of the covariance term. The paper uses 1.
-        gamma: the standard deviation that every column should reach, at least 0. A
-            JAX array is taken as it is: to look at it would wait for the device.
-        axis_name: the mapped axis, or axes, that rows are spread over: one batch, of
-            which each device holds the same number of rows. None under `jax.jit`,
+        gamma: the target standard deviation of every column, at least 0. A JAX array
+            is not checked, because that would wait for the device.
+        axis_name: the mapped axis or axes that the rows of one batch are spread over.
+            Each device holds the same number of rows. Leave it None under `jax.jit`,
             however the arrays are sharded.
-        where: rows that count, shape ``(batch,)``, dtype bool. None: all of them. The
-            others change neither value nor gradient, whatever they hold.
+        where: the rows to include, shape ``(batch,)``, dtype bool. None: all of them.
+            Excluded rows change neither the value nor the gradient, whatever they
+            hold.
         eps: added to the variance, so that a collapsed column has a finite gradient.
-        precision: of the matrix products; "highest" keeps TPUs and GPUs from rounding
-            their inputs, anything that ``jax.lax.Precision`` names lowers it.
+        precision: the precision of the matrix products, as in `jax.numpy.matmul`.
+            "highest" keeps TPUs and GPUs from rounding the inputs.
 
     Returns:
-        A scalar, float32; float64 where a view is float64. NaN with fewer than two
-        rows that count.
+        A scalar, float32, or float64 if a view is float64. NaN with fewer than two
+        included rows.
 
     Raises:
-        ValueError: a shape is wrong, ``gamma`` or ``eps`` is a negative number, or
+        ValueError: if a shape is wrong, ``gamma`` or ``eps`` is a negative number, or
             ``axis_name`` is not bound.
-        TypeError: a dtype is wrong.
+        TypeError: if a dtype is wrong.
 
     Example:
         >>> import jax, vicreg_jax
@@ -105,10 +107,10 @@ def vicreg_terms(
     eps: Scalar = 1e-4,
     precision: PrecisionLike = "highest",
 ) -> VICRegTerms:
-    """The three terms of the VICReg loss before they are weighed.
+    """The three unweighted terms of the VICReg loss.
 
-    The loss is exactly their weighted sum: log these, and differentiate
-    ``terms.weighted_sum(lambd, mu, nu)``.
+    To log the terms of a training step, compute them here and differentiate
+    ``terms.weighted_sum(lambd, mu, nu)``, which is exactly the loss.
 
     Args:
         z1: as in `vicreg_loss`.
@@ -120,12 +122,12 @@ def vicreg_terms(
         precision: as in `vicreg_loss`.
 
     Returns:
-        Three scalars, float32; float64 where a view is float64.
+        Three scalars, float32, or float64 if a view is float64.
 
     Raises:
-        ValueError: a shape is wrong, ``gamma`` or ``eps`` is a negative number, or
+        ValueError: if a shape is wrong, ``gamma`` or ``eps`` is a negative number, or
             ``axis_name`` is not bound.
-        TypeError: a dtype is wrong.
+        TypeError: if a dtype is wrong.
 
     Example:
         >>> import jax.numpy as jnp, vicreg_jax
@@ -147,10 +149,10 @@ def vicreg_terms(
 class VICRegLoss:
     """The VICReg loss, configured once and called often.
 
-    A pytree: the weights and ``gamma`` are its leaves, so that they may be arrays,
-    traced ones too, and a schedule costs no compilation; the settings are static. See
-    `vicreg_loss` for what they mean and `conventions` for the weights of other
-    implementations.
+    It is a pytree. The weights and ``gamma`` are its leaves: they may be (traced)
+    arrays, so a schedule of weights needs no recompilation. The other fields are
+    static. See `vicreg_loss` for their meaning and `conventions` for the weights of
+    other implementations.
 
     Example:
         >>> import jax, vicreg_jax

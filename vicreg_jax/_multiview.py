@@ -22,14 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vicreg_jax import _check, _rows
-from vicreg_jax._moments import moments
+from vicreg_jax._moments import mask_rows, moments, statistics_dtype
 from vicreg_jax._terms import (
     VICRegTerms,
     covariance_term,
     invariance_term,
-    statistics_dtype,
     variance_term,
-    without,
 )
 
 if TYPE_CHECKING:
@@ -179,9 +177,9 @@ def view_terms(
     """Returns the terms of checked views, of any floating dtypes."""
     dtype = statistics_dtype(*views)
     gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
-    # Cast once for all terms, so that their gradients, which may nearly cancel, are
-    # added before they are rounded to the dtype of the views.
-    x = [without(z, where).astype(dtype) for z in views]
+    # Cast once for all terms. Their gradients may nearly cancel, so they are added in
+    # the statistics' dtype and rounded to the views' dtype afterwards.
+    x = [mask_rows(z, where).astype(dtype) for z in views]
     of_views = [
         moments(rows, where, axes, z.dtype, precision)
         for rows, z in zip(x, views, strict=True)

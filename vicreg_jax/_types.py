@@ -1,7 +1,7 @@
-"""The names that signatures use for their arguments.
+"""Type aliases for public signatures.
 
-Imported for type checkers and for the tests only: the package itself runs on JAX
-alone, without jaxtyping.
+Only type checkers and the tests import this module, so the package itself does not
+need jaxtyping.
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,11 @@
-"""The loss as other implementations weigh it, by their own names and defaults.
+"""The loss with the weights of other implementations, by name.
 
-They agree on the terms but not on whether to sum or to average them over the views,
-so that "25, 25, 1" is not one loss. Each function here takes the arguments of the
-project that it is named after, with that project's defaults, and returns a
-`VICRegLoss` with the same value and gradient.
+Implementations agree on the terms, but some sum and some average them over the two
+views, so "25, 25, 1" does not mean one loss. Each function here takes the arguments of
+the project it is named after, with that project's defaults. It returns a `VICRegLoss`
+with the same value and gradient.
 
-Every function passes further keywords (``axis_name``, ``precision``) to `VICRegLoss`.
+All functions pass further keywords (``axis_name``, ``precision``) to `VICRegLoss`.
 
 Example:
     >>> from vicreg_jax import conventions
@@ -45,8 +45,8 @@ def quadra(
 ) -> VICRegLoss:
     """``lambd * s + mu * (v1 + v2) + nu * (c1 + c2)``.
 
-    quadra 2.9.0, ``quadra.losses.ssl.vicreg.VICRegLoss``: the paper's Algorithm 1, and
-    the convention of this package.
+    quadra 2.9.0, ``quadra.losses.ssl.vicreg.VICRegLoss``. It is the paper's Algorithm 1
+    and the convention of this package.
     """
     return VICRegLoss(lambd, mu, nu, gamma, **options)
 
@@ -87,8 +87,8 @@ def lightly(
 ) -> VICRegLoss:
     """``lambda * s + mu * (v1 + v2) / 2 + nu * (c1 + c2)``.
 
-    lightly 1.6.0, ``lightly.loss.VICRegLoss``, for embeddings of rank 2; its
-    ``gather_distributed`` is ``axis_name`` here.
+    lightly 1.6.0, ``lightly.loss.VICRegLoss``, for embeddings of rank 2. Use
+    ``axis_name`` for its ``gather_distributed``.
     """
     return VICRegLoss(lambda_param, mu_param / 2, nu_param, eps=eps, **options)
 
@@ -208,7 +208,7 @@ def paper_equations(
 ) -> VICRegLoss:
     """``lambd * dim * s + mu * (v1 + v2) + nu * (c1 + c2)``.
 
-    arXiv:2105.04906, equations 1 to 6, whose invariance sums over the columns where
+    arXiv:2105.04906, equations 1 to 6. Their invariance sums over the columns, where
     Algorithm 1 averages. ``dim`` is the number of columns.
     """
     return VICRegLoss(lambd * dim, mu, nu, **options)
@@ -223,8 +223,8 @@ def eb_jepa(
 ) -> VICRegLoss:
     """``s + std * (v1 + v2) + cov * (c1 + c2) / (dim - 1)``.
 
-    facebookresearch/eb_jepa, ``eb_jepa.losses.VICRegLoss``, which averages the squares
-    over the ``dim * (dim - 1)`` entries off the diagonal. ``dim``, the number of
-    columns, is at least 2.
+    facebookresearch/eb_jepa, ``eb_jepa.losses.VICRegLoss``. It averages the squares
+    over the ``dim * (dim - 1)`` off-diagonal entries. ``dim`` is the number of columns,
+    at least 2.
     """
     return VICRegLoss(1.0, std_coeff, cov_coeff / (dim - 1), **options)
