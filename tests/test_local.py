@@ -10,6 +10,8 @@ from grids import thinned
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
+pytest.importorskip("torch")
+
 from parity import local as section
 from parity import modes
 from parity.cases import Level
