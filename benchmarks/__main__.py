@@ -12,8 +12,8 @@ import tyro
 from rich.console import Console
 
 from benchmarks import machine, results
-from benchmarks.contenders import Place
 from benchmarks.options import Options
+from benchmarks.place import Place
 from benchmarks.results import Section
 
 _IN_CAPTIONS = "date", "machine", "instruction set", "threads", "jax", "torch", "QUICK"

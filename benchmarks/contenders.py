@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from benchmarks.place import NotAvailable, Place
 from benchmarks.sizes import DTYPES, Problem
 from benchmarks.timing import Call
 
@@ -14,22 +15,6 @@ FLOOR, FLOOR_TORCH = "floor, JAX", "floor, PyTorch"
 FLOORS = (FLOOR, FLOOR_TORCH)
 EAGER = (REFERENCE, "quadra", "lightly", "solo-learn")
 """Losses in PyTorch that run as they are written, in the dtype they are given."""
-
-
-class NotAvailable(Exception):
-    """Says why a contender cannot take part."""
-
-
-class Place(NamedTuple):
-    """The device that contenders run on, as each framework names it.
-
-    Attributes:
-        jax: "cpu" or "gpu", its first.
-        torch: "cpu" or "cuda"; None: PyTorch cannot take part here.
-    """
-
-    jax: str
-    torch: str | None
 
 
 class Contender(NamedTuple):

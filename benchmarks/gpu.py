@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import loss, timing
-from benchmarks.contenders import Place
 from benchmarks.options import Options
+from benchmarks.place import Place
 from benchmarks.results import Section, Sheet, not_run
 
 

@@ -11,11 +11,10 @@ from benchmarks.contenders import (
     FLOOR_TORCH,
     OURS,
     Contender,
-    NotAvailable,
-    Place,
 )
 from benchmarks.loss_sheets import sheets
 from benchmarks.options import Options
+from benchmarks.place import NotAvailable, Place
 from benchmarks.results import Section
 from benchmarks.sizes import Problem
 from benchmarks.timing import Budget, Spread, Times

@@ -7,7 +7,8 @@ import os
 import sys
 
 from benchmarks import peak
-from benchmarks.contenders import NotAvailable, Place, contenders
+from benchmarks.contenders import contenders
+from benchmarks.place import NotAvailable, Place
 from benchmarks.sizes import Problem, Size
 
 

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import torch
 
-from benchmarks.contenders import NotAvailable
+from benchmarks.place import NotAvailable
 from benchmarks.sizes import WEIGHTS, Problem
 from benchmarks.timing import Call
 from parity import upstream

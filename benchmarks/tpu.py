@@ -19,6 +19,7 @@ from benchmarks.options import Options
 from benchmarks.results import Section, not_run
 from benchmarks.sizes import WEIGHTS, Size
 from benchmarks.tpu_sheets import sheet
+from parity.plain_jax import jax_gathered_loss
 from vicreg_jax import aot
 
 PLAIN, OFFICIAL = "plain JAX, d x d", "gather, d x d on every chip"
@@ -141,9 +142,7 @@ def _two_axes(axes, z1, z2):
 
 
 def _official(axes, z1, z2):
-    gather = partial(jax.lax.all_gather, axis_name=axes, tiled=True)
-    # The mean of equal numbers tells JAX that they are equal.
-    return jax.lax.pmean(jax_side.plain(gather(z1), gather(z2)), axes)
+    return jax_gathered_loss(z1, z2, *WEIGHTS, axis_name=axes)
 
 
 # The function, and whether it runs inside a map.

@@ -9,10 +9,9 @@ run (see `training`). The network has no batch norm: DDP keeps that per process.
 
 from __future__ import annotations
 
-import copy
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 
@@ -26,20 +25,16 @@ from jax.sharding import PartitionSpec as P
 from parity import ddp_process, processes, training_torch
 from parity.cases import Level
 from parity.checks import Check, NotRun, Task
+from parity.comparison import Arrays, Reference, compared, largest_distances
+from parity.experiments import draw_batches
 from parity.oracle import WEIGHTS
 from parity.ours import Ours, enabled
-from parity.training import (
-    compared,
-    disturbance,
-    draw_batches,
-    flat,
-    roundoff,
-    schedule,
-)
-from parity.training_torch import MOMENTUM
-from parity.values import UNITS, distance
+from parity.roundings import Roundings
+from parity.training_torch import MOMENTUM, schedule
+from parity.values import UNITS
 
-STEPS, PEAK, INPUTS = 8, 1e-2, 12
+# The first step has a learning rate of 0.
+STEPS, PEAK, INPUTS = 9, 1e-2, 12
 WORLD, SECONDS = 2, 120
 _DRAWS = 8
 # Rows of the global batch, and width: by the n x n product and by the d x d one.
@@ -67,9 +62,8 @@ def check(
         raise NotRun("a TPU has no float64")
     if jax.device_count() < WORLD:
         raise NotRun("needs two devices")
-    theirs, alone, limit = _references(rows, width)
-    parts = _ours(rows, width, checked, ours), theirs, alone
-    return [compared(task, "parameters", parts, limit, "float64", peer_limit=limit)]
+    reference, got = _reference(rows, width), _ours(rows, width, checked, ours)
+    return compared(task, got, reference, "float64", peer_limits=reference.limits)
 
 
 def _start(rows: int, width: int) -> torch.nn.Sequential:
@@ -77,15 +71,16 @@ def _start(rows: int, width: int) -> torch.nn.Sequential:
     return ddp_process.perceptron(INPUTS, width)
 
 
-def _setup(rows: int, width: int) -> dict[str, np.ndarray]:
+def _setup(rows: int, width: int) -> Arrays:
     named = _start(rows, width).named_parameters()
     weights = {name: p.detach().numpy() for name, p in named}
     batches = draw_batches(rows, INPUTS, STEPS)
-    return weights | {"batches": batches, "rates": schedule(PEAK, STEPS)}
+    rates = schedule(PEAK, STEPS, warmup_steps=2)
+    return weights | {"batches": batches, "rates": rates}
 
 
 @cache
-def _references(rows: int, width: int):
+def _reference(rows: int, width: int) -> Reference:
     """Returns parameters by DDP and by one process, and what rounding makes of them."""
     setup = _setup(rows, width)
     with tempfile.TemporaryDirectory() as name:
@@ -97,14 +92,9 @@ def _references(rows: int, width: int):
         processes.run(commands, folder, SECONDS, GLOO_SOCKET_IFNAME=_loopback())
         with np.load(folder / "parameters.npz") as found:
             theirs = dict(found)
-    alone = _alone(rows, width)
-    with torch.no_grad():
-        network = _start(rows, width)
-        views = [network(torch.tensor(view)).numpy() for view in setup["batches"][0]]
-    size = roundoff(views, UNITS["float64"], width)
-    runs = [_alone(rows, width, disturbance(size, seed)) for seed in range(_DRAWS)]
-    limit = max(distance(flat(alone), flat(run)) for run in runs)
-    return theirs, alone, limit
+    alone, unit = _alone(rows, width), UNITS["float64"]
+    disturbed = [_alone(rows, width, Roundings(unit, seed)) for seed in range(_DRAWS)]
+    return Reference(theirs, alone, largest_distances(alone, disturbed))
 
 
 def _loopback() -> str:
@@ -112,16 +102,16 @@ def _loopback() -> str:
     return next(name for name in names if name.startswith("lo"))
 
 
-def _alone(
-    rows: int, width: int, disturb: Callable[[list], list] = list
-) -> dict[str, np.ndarray]:
-    setup, network = _setup(rows, width), copy.deepcopy(_start(rows, width))
+def _alone(rows: int, width: int, roundings: Roundings | None = None) -> Arrays:
+    setup, network = _setup(rows, width), _start(rows, width)
     batches, rates = setup["batches"], setup["rates"]
-    run = training_torch.train(network, batches, "sgd", rates, "float64", disturb)
+    run = training_torch.train(
+        network, batches, "sgd", rates, "float64", roundings=roundings
+    )
     return run.parameters
 
 
-def _ours(rows: int, width: int, checked: bool, ours: Ours) -> dict[str, np.ndarray]:
+def _ours(rows: int, width: int, checked: bool, ours: Ours) -> Arrays:
     setup = _setup(rows, width)
     mesh = jax.make_mesh((WORLD,), ("data",), devices=jax.devices()[:WORLD])
     with enabled("float64"):

@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import vicreg_jax
 from parity.cases import DTYPES
-from parity.ours import Ours
+from parity.ours import PACKAGE, Ours
 
 
 class Fault(NamedTuple):
@@ -128,6 +129,35 @@ def _missing_gather(z1, z2, *args, axis_name=None, **options):
     return jnp.asarray(jax.lax.pmean(loss, axis_name))
 
 
+def _decayed_vectors(config, rate):
+    """LARS with weight decay on biases and batch norms too."""
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        _trust_ratio(config),
+        optax.trace(0.9),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def _rate_in_momentum(config, rate):
+    """LARS whose momentum keeps the learning rates of the past, as `optax.lars`."""
+    return optax.chain(
+        optax.masked(optax.add_decayed_weights(config.weight_decay), _matrices),
+        _trust_ratio(config),
+        optax.scale_by_learning_rate(rate),
+        optax.trace(0.9),
+    )
+
+
+def _trust_ratio(config):
+    trust = optax.scale_by_trust_ratio(trust_coefficient=config.trust_coefficient)
+    return optax.masked(trust, _matrices)
+
+
+def _matrices(params):
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
 _on_devices = partial(Ours, terms=vicreg_jax.vicreg_terms)
 
 FAULTS = {
@@ -150,4 +180,10 @@ FAULTS = {
     "bfloat16-products": Fault(_faulty(partial(_narrow_products, 7)), "values"),
     "world-size": Fault(_on_devices(_world_size), "devices"),
     "missing-gather": Fault(_on_devices(_missing_gather), "devices"),
+    "decayed-vectors": Fault(
+        PACKAGE._replace(optimizer=_decayed_vectors), "pretraining"
+    ),
+    "rate-in-momentum": Fault(
+        PACKAGE._replace(optimizer=_rate_in_momentum), "pretraining"
+    ),
 }

@@ -23,6 +23,8 @@ FaultName = Literal[
     "bfloat16-products",
     "world-size",
     "missing-gather",
+    "decayed-vectors",
+    "rate-in-momentum",
 ]
 
 

@@ -21,10 +21,12 @@ class Ours(NamedTuple):
     Attributes:
         loss: called like `vicreg_jax.vicreg_loss`.
         terms: called like `vicreg_jax.vicreg_terms`.
+        optimizer: called like `vicreg_jax.pretrain.network.optimizer`. None: that one.
     """
 
     loss: Callable
     terms: Callable
+    optimizer: Callable | None = None
 
 
 PACKAGE = Ours(vicreg_jax.vicreg_loss, vicreg_jax.vicreg_terms)

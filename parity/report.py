@@ -22,7 +22,9 @@ from parity.cases import UPSTREAMS
 from parity.checks import Check, Outcome
 
 SHOWN = 10
-"""How many failures are printed in full."""
+"""How many failing cases are printed."""
+SHOWN_CHECKS = 4
+"""How many failing checks of a case are printed in full."""
 
 
 def surroundings(platform: str) -> dict[str, str]:
@@ -99,9 +101,12 @@ def failures(console: Console, outcomes: list[Outcome], options: list[str]) -> N
     failed = [outcome for outcome in outcomes if outcome.failed]
     for outcome in failed[:SHOWN]:
         console.print(f"\nFAILED {outcome.name}", markup=False, highlight=False)
-        for check in outcome.checks:
-            if not check.passed:
-                console.print(described(check), markup=False, highlight=False)
+        worst = sorted(outcome.checks, key=lambda check: -check.ratio)
+        failing = [check for check in worst if not check.passed]
+        for check in failing[:SHOWN_CHECKS]:
+            console.print(described(check), markup=False, highlight=False)
+        if len(failing) > SHOWN_CHECKS:
+            console.print(f"  and {len(failing) - SHOWN_CHECKS} more quantities")
         if outcome.error:
             console.print(outcome.error, markup=False, highlight=False)
         console.print(rerun(outcome.name, options), soft_wrap=True, markup=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from parity import ddp, devices, reproducibility, training, values
+from parity import ddp, devices, experiments, reproducibility, values
 from parity.cases import Level
 from parity.checks import NotRun, Outcome, Task
 from parity.ours import Ours
@@ -17,7 +17,8 @@ SECTIONS = {
     "values": values.tasks,
     "devices": devices.tasks,
     "ddp": ddp.tasks,
-    "training": training.tasks,
+    "training": experiments.training_tasks,
+    "pretraining": experiments.pretraining_tasks,
     "reproducibility": reproducibility.tasks,
 }
 
