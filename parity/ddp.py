@@ -1,10 +1,10 @@
-"""Section 2 again: training on two devices, against PyTorch DDP on two processes.
+"""Section "ddp": training on two devices, compared with PyTorch DDP.
 
-Theirs: `ddp_process` twice, over Gloo on the loopback, with a gather that autograd sees
-through. Ours: a mesh of two devices, the gradients taken inside `jax.shard_map` and
-averaged, as DDP averages them. From the same weights on the same batches, the
-parameters after all steps differ by no more than rounding in the gradients makes of a
-run (see `training`). The network has no batch norm: DDP keeps that per process.
+PyTorch runs `ddp_process` twice, over Gloo on the loopback, with a gather that has a
+gradient. Ours runs on a mesh of two devices; gradients are taken inside `jax.shard_map`
+and averaged, as DDP averages them. Both start from the same weights and see the same
+batches. The limits are those of float64 in `training`. The network has no batch norm,
+since DDP takes its statistics in each process separately.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SIZES = ((16, 48), (64, 16))
 
 
 def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
-    """Yields the section's tasks, in both of `shard_map`'s modes of checking."""
+    """Yields the section's tasks, with and without `shard_map`'s `check_vma`."""
     for rows, width in _SIZES:
         for checked in (True, False):
             vma = "" if checked else "-no_check_vma"
@@ -53,10 +53,10 @@ def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
 def check(
     task: str, rows: int, width: int, checked: bool, ours: Ours, platform: str
 ) -> list[Check]:
-    """Returns the verdict on the parameters after all steps.
+    """Returns the verdicts on the parameters after all steps.
 
     Raises:
-        NotRun: there are no two devices, or no float64 on them.
+        NotRun: there are fewer than two devices, or they have no float64.
     """
     if platform == "tpu":
         raise NotRun("a TPU has no float64")
@@ -81,7 +81,7 @@ def _setup(rows: int, width: int) -> Arrays:
 
 @cache
 def _reference(rows: int, width: int) -> Reference:
-    """Returns parameters by DDP and by one process, and what rounding makes of them."""
+    """Returns the parameters by DDP and by one process, and the limits."""
     setup = _setup(rows, width)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
