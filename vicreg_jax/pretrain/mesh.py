@@ -9,6 +9,8 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vicreg_jax.pretrain.errors import UsageError
+
 
 def axes(mesh: str | None, devices: int) -> dict[str, int]:
     """Returns the devices along each axis by its name.
@@ -25,8 +27,8 @@ def axes(mesh: str | None, devices: int) -> dict[str, int]:
     parts = [re.fullmatch(r"(\w+)=(\d+)", part) for part in mesh.split(",")]
     sizes = {part[1]: int(part[2]) for part in parts if part}
     if len(sizes) != len(parts) or not all(sizes.values()):
-        raise ValueError(
-            f'`mesh` must be such as "data=8" or "data=4,more=2", got {mesh!r}'
+        raise UsageError(
+            f'--mesh must be such as "data=8" or "data=4,more=2", got {mesh!r}'
         )
     return sizes
 
@@ -41,7 +43,7 @@ def make_mesh(mesh: str | None = None) -> Mesh:
     sizes = axes(mesh, len(devices))
     wanted = math.prod(sizes.values())
     if wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
-        raise ValueError(f"`mesh` must use the {len(devices)} devices, got {mesh!r}")
+        raise UsageError(f"--mesh must use the {len(devices)} devices, got {mesh!r}")
     return jax.make_mesh(
         tuple(sizes.values()),
         tuple(sizes),
@@ -67,8 +69,8 @@ def check_batch(batch: int, accumulate: int, devices: int) -> None:
         ValueError: it does not.
     """
     if batch % (devices * accumulate):
-        parts = f" times `accumulate`, {accumulate}" if accumulate > 1 else ""
-        raise ValueError(
-            f"`batch` must be a multiple of the {devices} devices{parts}, got {batch}; "
-            "`mesh` may name fewer"
+        parts = f" times --accumulate, {accumulate}" if accumulate > 1 else ""
+        raise UsageError(
+            f"--batch must be a multiple of the {devices} devices{parts}, got {batch}; "
+            "--mesh may name fewer"
         )

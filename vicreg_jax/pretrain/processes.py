@@ -16,6 +16,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
+from vicreg_jax.pretrain.errors import UsageError
+
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.config import Launch
 
@@ -38,8 +40,8 @@ def connect(launch: Launch) -> None:
             heartbeat_timeout_seconds=launch.heartbeat,
         )
     except ValueError as error:
-        raise ValueError(
-            "`coordinator`, `num_processes` and `process_id` must be given where no "
+        raise UsageError(
+            "--coordinator, --num-processes and --process-id must be given if no "
             f"cluster is found: {error}"
         ) from error
 
