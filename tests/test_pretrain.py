@@ -4,10 +4,12 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+import os
 import re
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from matplotlib.image import imread
 from runs import QUIET, tiny
 
 from vicreg_jax.convert import load_state_dict, read
+from vicreg_jax.pretrain import __main__ as command_line_module
 from vicreg_jax.pretrain import recipes, records, report
 from vicreg_jax.pretrain.__main__ import main, parse
 from vicreg_jax.pretrain.config import Config, Launch
@@ -360,6 +363,28 @@ class TestCommandLine:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert "Traceback" in done.stderr and "ValueError: planted" in done.stderr
+
+    @pytest.mark.parametrize(
+        "error, status, traceback",
+        [
+            (UsageError("--mesh is wrong"), 2, False),
+            (OSError("the disk is full"), 2, False),
+            (jax.errors.JaxRuntimeError("a process is lost"), 1, False),
+            (ValueError("planted"), 1, True),
+        ],
+    )
+    def test_one_of_several_processes_does_not_wait_for_the_others(
+        self, capsys, monkeypatch, error, status, traceback
+    ):
+        def planted(*_):
+            raise error
+
+        monkeypatch.setattr(command_line_module, "parse", planted)
+        monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(os, "_exit", sys.exit)
+        ended, printed = command_line(capsys, monkeypatch)
+        assert ended == status and str(error) in printed
+        assert ("Traceback" in printed) == traceback
 
     @pytest.mark.parametrize(
         "arguments, recipe",

@@ -24,13 +24,13 @@ class Command(Protocol):
     """What a recipe or a command does."""
 
     def run(self) -> None:
-        """Does it, and prints its result."""
+        """Carries it out and prints the result."""
         ...
 
 
 @dataclass(frozen=True)
 class Pretrain:
-    """A run of a recipe."""
+    """Pretrain with a recipe."""
 
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands] = (
         field(default_factory=Config)

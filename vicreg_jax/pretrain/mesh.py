@@ -20,7 +20,7 @@ def axes(mesh: str | None, devices: int) -> dict[str, int]:
         devices: how many there are.
 
     Raises:
-        ValueError: it is no such text.
+        UsageError: If it is not such a text.
     """
     if mesh is None:
         return {"data": devices}
@@ -37,7 +37,7 @@ def make_mesh(mesh: str | None = None) -> Mesh:
     """Returns the mesh called `mesh`, see `axes`, of the first devices that it needs.
 
     Raises:
-        ValueError: there are fewer devices, or some of another process would be left.
+        UsageError: If there are fewer devices, or if another process's would be unused.
     """
     devices = jax.devices()
     sizes = axes(mesh, len(devices))
@@ -66,7 +66,7 @@ def check_batch(batch: int, accumulate: int, devices: int) -> None:
     """Refuses a batch that does not spread evenly.
 
     Raises:
-        ValueError: it does not.
+        UsageError: If it does not.
     """
     if batch % (devices * accumulate):
         parts = f" times --accumulate, {accumulate}" if accumulate > 1 else ""

@@ -28,7 +28,7 @@ def connect(launch: Launch) -> None:
     On TPU pods, Slurm, Kubernetes and under MPI, JAX finds the others by itself.
 
     Raises:
-        ValueError: it does not, and was not told.
+        UsageError: If no cluster is found and the flags are missing.
     """
     if not launch.distributed:
         return

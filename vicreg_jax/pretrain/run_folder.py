@@ -134,13 +134,13 @@ def _refuse_other_files(folder: Path) -> None:
     """Refuses a directory that holds anything but what `claim` itself writes."""
     if folder.is_file():
         raise UsageError(f"--out must be a directory, got the file {folder}")
-    # Another process of this run may have begun to write.
-    ours = {"lock", "config.json", "config.json.partial"}
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if names - ours:
+    # By now another process of this run may have begun to write.
+    others = names - {"lock", "config.json.partial"}
+    if others and "config.json" not in names:
         raise UsageError(
             "--out must be a new or empty directory, or one that holds a run, got "
-            f"{folder}, which holds {sorted(names - ours)[0]}"
+            f"{folder}, which holds {sorted(others)[0]}"
         )
 
 

@@ -63,11 +63,14 @@ def load_datasets(config: Config) -> Datasets:
     return Datasets(train, held_out)
 
 
-def sample(source: Source, most: int, *, seed: int = 0) -> Source:
-    """Returns `source`, or a random sample of `most` of its images if it has more."""
+def sample(source: Source, most: int) -> Source:
+    """Returns `source`, or `most` of its images if it has more.
+
+    The images are drawn at random, the same ones every time.
+    """
     if len(source) <= most:
         return source
-    chosen = np.random.default_rng(seed).choice(len(source), most, replace=False)
+    chosen = np.random.default_rng(0).choice(len(source), most, replace=False)
     return Subset(source, np.sort(chosen))
 
 

@@ -29,7 +29,7 @@ class Files:
     labels: Int32[np.ndarray, " images"]
     classes: tuple[str, ...]
     size: int
-    channels: int = 3
+    channels: int
 
     @property
     def shape(self) -> tuple[int, int, int]:

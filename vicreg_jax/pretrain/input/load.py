@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     """One shard's rows of a step.
 
     Attributes:
-        images: shape ``(rows, height, width, channels)``, uint8.
+        images: uint8, shape ``(rows, height, width, channels)``.
         ids: int64, index of each image in its source; -1 for none.
         labels: int32, class of each image; -1 for none.
         where: bool, False in rows to leave out: padding, or unreadable images.

@@ -36,7 +36,7 @@ class Records:
 
     paths: tuple[str, ...]
     size: int
-    channels: int = 3
+    channels: int
 
     @property
     def shape(self) -> tuple[int, int, int]:
