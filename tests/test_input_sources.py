@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 from photographs import CHINA, FLOWER, numbered, write_photographs
 
+from vicreg_jax.decode import decode
 from vicreg_jax.pretrain.errors import MissingPackageError, UsageError
 from vicreg_jax.pretrain.input import (
     Records,
@@ -21,7 +22,6 @@ from vicreg_jax.pretrain.input import (
     pack,
     split,
 )
-from vicreg_jax.pretrain.input.decode import decode
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from rich.console import Console
 from runs import tiny
 
 from vicreg_jax.augment import DigitViews, ImageViews
-from vicreg_jax.pretrain import run_folder, views_json
+from vicreg_jax.augment.stored import views_from_json, views_to_json
+from vicreg_jax.pretrain import run_folder
 from vicreg_jax.pretrain.__main__ import parse
 from vicreg_jax.pretrain.config import Config, Launch
 from vicreg_jax.pretrain.export import export, newest, probe
@@ -90,8 +91,8 @@ def test_another_kind_on_the_command_line():
 
 @pytest.mark.parametrize("views", [OWN, DigitViews(8, pen=0.1), ImageViews.official()])
 def test_stored_views_are_read_back(views):
-    stored = json.loads(json.dumps(views_json.to_json(views)))
-    assert views_json.from_json(stored) == views
+    stored = json.loads(json.dumps(views_to_json(views)))
+    assert views_from_json(stored) == views
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_stored_views_are_read_back(views):
 )
 def test_stored_views_that_cannot_be_read(stored, message):
     with pytest.raises(ValueError, match=message):
-        views_json.from_json(stored)
+        views_from_json(stored)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,9 @@ The loss and its parts:
     diagnostics: collapse, effective rank, and the covariance floor.
     conventions: the weights of other implementations, by name.
 
+Trained encoders, which need the ``pretrain`` extra:
+    load_encoder: the encoder of a run or a file, with its preprocessing.
+
 Import these by name. They need the ``pretrain`` extra:
     vicreg_jax.nn: encoders and the expander, in Flax.
     vicreg_jax.optim: LARS, AdamW and the paper's schedule.
@@ -21,6 +24,8 @@ Import these by name. They need the ``pretrain`` extra:
 And this needs JAX alone:
     vicreg_jax.aot: what a program needs on TPUs that are not attached.
 """
+
+from typing import Any
 
 from vicreg_jax import conventions as conventions
 from vicreg_jax import local as local
@@ -44,6 +49,7 @@ __all__ = [
     "covariance",
     "diagnostics",
     "invariance",
+    "load_encoder",
     "local",
     "multiview_loss",
     "multiview_terms",
@@ -51,3 +57,16 @@ __all__ = [
     "vicreg_loss",
     "vicreg_terms",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Found when they are used: the loss needs JAX alone, and is imported quickly.
+    if name == "load_encoder":
+        from vicreg_jax.encoder import load_encoder
+
+        return load_encoder
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("vicreg_jax")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,12 +36,17 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
+def write(
+    path: str | Path,
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Writes tensors to a safetensors file, for PyTorch's tools to read.
 
     Args:
         path: the file to write. It must end in .safetensors.
         tensors: the tensors by name.
+        metadata: texts for the file's header.
 
     Raises:
         ValueError: if `path` does not end in .safetensors.
@@ -50,7 +55,7 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
         raise ValueError(f"`path` must end in .safetensors, got {path}")
     # The format has no strides, so transposed views must be copied.
     contiguous = {name: np.ascontiguousarray(v) for name, v in tensors.items()}
-    save_file(contiguous, path, metadata={"format": "pt"})
+    save_file(contiguous, path, metadata={"format": "pt"} | dict(metadata or {}))
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:

@@ -58,7 +58,7 @@ class Pretrain:
 
 @dataclass(frozen=True)
 class Export:
-    """Write the encoder of a run as backbone.safetensors and, for Orbax, backbone/."""
+    """Write the encoder of a run as encoder.safetensors, with its preprocessing."""
 
     run_folder: Annotated[RunFolder, tyro.conf.arg(name="run")]
     """Directory of the run."""
@@ -67,8 +67,7 @@ class Export:
         """Writes the files."""
         from vicreg_jax.pretrain.export import export
 
-        for path in export(self.run_folder):
-            print(path)
+        print(export(self.run_folder))
 
 
 @dataclass(frozen=True)

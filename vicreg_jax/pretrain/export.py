@@ -6,44 +6,51 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import orbax.checkpoint as ocp
-from flax import nnx
-
-from vicreg_jax.convert import state_dict, write
+from vicreg_jax import encoder
 from vicreg_jax.pretrain import evaluation, run_folder
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.checkpoints import Checkpoints
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.input import load_datasets
+from vicreg_jax.pretrain.network import architecture
 from vicreg_jax.pretrain.step import Programs, State
 
 if TYPE_CHECKING:
     from vicreg_jax.probe import Accuracies
 
 
-def export(run: Path) -> list[Path]:
+def export(run: Path) -> Path:
     """Writes the encoder of a run's newest checkpoint into the run's directory.
-
-    backbone.safetensors has PyTorch's names and layout, for a ResNet torchvision's.
-    backbone/ is an Orbax checkpoint of the same encoder with Flax's names.
 
     Args:
         run: the directory of the run.
 
     Returns:
-        The paths that were written.
+        The file, which `vicreg_jax.load_encoder` reads. Its tensors have PyTorch's
+        names and layout, for a ResNet torchvision's.
 
     Raises:
         UsageError: If `run` is not a run, or has no checkpoint yet.
     """
-    programs, state = newest(run)
-    encoder = programs.network(state).encoder
-    tensors, arrays = run / "backbone.safetensors", run.absolute() / "backbone"
-    write(tensors, state_dict(encoder))
-    with ocp.StandardCheckpointer() as checkpointer:
-        pure = nnx.to_pure_dict(nnx.state(encoder, nnx.Any(nnx.Param, nnx.BatchStat)))
-        checkpointer.save(arrays, pure, force=True)
-    return [tensors, arrays]
+    return write_encoder(run, *newest(run))
+
+
+def write_encoder(run: Path, programs: Programs, state: State) -> Path:
+    """Writes the encoder of a state into a run's directory, and returns the file."""
+    config, path = programs.config, run / encoder.FILE
+    with run_folder.writing(path):
+        encoder.save_encoder(
+            path,
+            programs.network(state).encoder,
+            architecture=architecture(config),
+            views=config.views,
+            size=config.size,
+            channels=config.channels,
+            data=config.data,
+            step=int(state.step),
+            epochs=config.epochs,
+        )
+    return path
 
 
 def probe(run: Path, *, data: str | None = None) -> Accuracies:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from flax import nnx
 
-from vicreg_jax.nn import Expander, ResNet, SmallResNet, VICReg
+from vicreg_jax.nn import Expander, VICReg, build_encoder
 from vicreg_jax.optim import (
     WARMUP_EPOCHS,
     adamw,
@@ -23,29 +23,33 @@ if TYPE_CHECKING:
     from vicreg_jax.pretrain.config import Config
 
 
+def architecture(config: Config) -> dict[str, Any]:
+    """Returns the class of the encoder, as "name", and its arguments."""
+    if config.encoder == "small":
+        return {
+            "name": "SmallResNet",
+            "widths": [config.width * factor for factor in (1, 2, 4)],
+            "stem_stride": 2 if config.views.size >= 16 else 1,
+            "channels": config.channels,
+            "dtype": config.dtype,
+        }
+    return {
+        "name": "ResNet",
+        "depth": int(config.encoder.removeprefix("resnet")),
+        "width": config.width,
+        "channels": config.channels,
+        "small_images": config.small_images,
+        "dtype": config.dtype,
+    }
+
+
 def build(config: Config) -> VICReg:
     """Returns the network with its initial parameters."""
     rngs = nnx.Rngs(config.seed)
-    dtype = jnp.dtype(config.dtype)
-    if config.encoder == "small":
-        widths = [config.width * factor for factor in (1, 2, 4)]
-        encoder = SmallResNet(
-            widths,
-            stem_stride=2 if config.views.size >= 16 else 1,
-            channels=config.channels,
-            dtype=dtype,
-            rngs=rngs,
-        )
-    else:
-        encoder = ResNet(
-            int(config.encoder.removeprefix("resnet")),
-            width=config.width,
-            channels=config.channels,
-            small_images=config.small_images,
-            dtype=dtype,
-            rngs=rngs,
-        )
-    expander = Expander(encoder.out_features, config.expander, dtype=dtype, rngs=rngs)
+    encoder = build_encoder(architecture(config), rngs=rngs)
+    expander = Expander(
+        encoder.out_features, config.expander, dtype=jnp.dtype(config.dtype), rngs=rngs
+    )
     return VICReg(encoder, expander)
 
 

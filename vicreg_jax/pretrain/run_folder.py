@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from vicreg_jax.pretrain import views_json
+from vicreg_jax.augment.stored import views_from_json, views_to_json
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.errors import UsageError, flag
 
@@ -70,9 +70,16 @@ def finished(folder: Path) -> bool:
 
 
 def choices(config: Config) -> dict[str, Any]:
-    """Returns a configuration as JSON has it."""
+    """Returns a configuration as JSON has it.
+
+    Raises:
+        UsageError: If its views cannot be stored.
+    """
     plain = dataclasses.asdict(config)
-    plain["views"] = views_json.to_json(config.views)
+    try:
+        plain["views"] = views_to_json(config.views)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     return json.loads(json.dumps(plain))
 
 
@@ -80,14 +87,16 @@ def read_config(folder: Path) -> Config:
     """Returns the configuration of the run in a folder.
 
     Raises:
-        ValueError: there is no run, or one of another version.
+        UsageError: If there is no run, or a run of another version.
     """
     try:
         plain = json.loads((folder / "config.json").read_text())
-        views = views_json.from_json(plain.pop("views"))
+        views = views_from_json(plain.pop("views"))
         return Config(**plain, views=views)
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise UsageError(f"RUN must be the directory of a run, got {folder}") from error
+    except ValueError as error:
+        raise UsageError(f"{folder}/config.json: {error}") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -16,6 +16,7 @@ Images are resized to a square. `Batch.aspect` is the aspect ratio of the origin
 `ImageViews` crops as if the image still had it.
 """
 
+from vicreg_jax.decode import UnreadableError
 from vicreg_jax.pretrain.input.batches import Batches, batches
 from vicreg_jax.pretrain.input.datasets import (
     Datasets,
@@ -23,7 +24,6 @@ from vicreg_jax.pretrain.input.datasets import (
     open_source,
     sample,
 )
-from vicreg_jax.pretrain.input.decode import UnreadableError
 from vicreg_jax.pretrain.input.device import DeviceBatches, to_device
 from vicreg_jax.pretrain.input.files import folder
 from vicreg_jax.pretrain.input.load import Batch

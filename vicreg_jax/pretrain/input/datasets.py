@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from vicreg_jax.decode import decode
 from vicreg_jax.pretrain.errors import MissingPackageError, UsageError, flag
 from vicreg_jax.pretrain.input.cifar import cifar_files, read_cifar
-from vicreg_jax.pretrain.input.decode import decode
 from vicreg_jax.pretrain.input.files import folder
 from vicreg_jax.pretrain.input.sources import UNLABELED, Arrays, Subset, split
 from vicreg_jax.pretrain.input.tfrecords import Records

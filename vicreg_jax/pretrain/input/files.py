@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vicreg_jax.pretrain.input.decode import UnreadableError, decode
+from vicreg_jax.decode import UnreadableError, decode
 from vicreg_jax.pretrain.input.sources import UNLABELED, Sample
 
 if TYPE_CHECKING:

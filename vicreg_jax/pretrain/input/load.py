@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 
+from vicreg_jax.decode import UnreadableError
 from vicreg_jax.pretrain.errors import UsageError
-from vicreg_jax.pretrain.input.decode import UnreadableError
 from vicreg_jax.pretrain.input.order import NONE
 from vicreg_jax.pretrain.input.sources import UNLABELED, Rows, Sample, in_memory
 

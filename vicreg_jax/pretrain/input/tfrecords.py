@@ -11,8 +11,8 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from vicreg_jax.decode import UnreadableError, decode
 from vicreg_jax.pretrain.input import _example
-from vicreg_jax.pretrain.input.decode import UnreadableError, decode
 from vicreg_jax.pretrain.input.files import Files
 from vicreg_jax.pretrain.input.sources import UNLABELED, Sample
 

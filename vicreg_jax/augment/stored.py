@@ -8,17 +8,15 @@ import json
 import operator
 from typing import Any
 
-from vicreg_jax.augment import Views
-from vicreg_jax.augment.views import follows_protocol
-from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.augment.views import Views, follows_protocol
 
 
-def to_json(views: Views) -> dict[str, Any]:
+def views_to_json(views: Views) -> dict[str, Any]:
     """Returns views as JSON.
 
     Raises:
-        UsageError: If `from_json` could not return the same views. For example, a class
-            inside a function cannot be imported, and JSON has no arrays.
+        ValueError: If `views_from_json` could not return the same views. For example,
+            a class inside a function cannot be imported, and JSON has no arrays.
     """
     kind = f"{type(views).__module__}:{type(views).__qualname__}"
     try:
@@ -26,25 +24,25 @@ def to_json(views: Views) -> dict[str, Any]:
             raise TypeError("they are no instance of a dataclass")
         settings = dataclasses.asdict(views)
         stored = json.loads(json.dumps({"kind": kind} | settings))
-        read = from_json(stored)
+        read = views_from_json(stored)
     except (TypeError, ValueError) as error:
-        raise UsageError(
+        raise ValueError(
             f"`views` must be such that config.json can store them, got {views}: "
             f"{error}"
         ) from error
     if read != views:
-        raise UsageError(
+        raise ValueError(
             "`views` must have settings that JSON can store (numbers, strings, and "
             f"tuples of them), got {views}, which config.json would return as {read}"
         )
     return stored
 
 
-def from_json(stored: dict[str, Any]) -> Views:
-    """Returns views from what `to_json` returned.
+def views_from_json(stored: dict[str, Any]) -> Views:
+    """Returns views from what `views_to_json` returned.
 
     Raises:
-        UsageError: If the class cannot be imported, does not follow the protocol
+        ValueError: If the class cannot be imported, does not follow the protocol
             `Views`, or has other settings.
     """
     settings = {name: _tuples(value) for name, value in stored.items()}
@@ -52,14 +50,14 @@ def from_json(stored: dict[str, Any]) -> Views:
     views_class = _imported(kind)
     # Checked before the call, so that config.json can name nothing but views.
     if not isinstance(views_class, type) or not follows_protocol(views_class):
-        raise UsageError(
+        raise ValueError(
             "`kind` of `views` must name a class with `pair`, `plain` and `size`; see "
             f"vicreg_jax.augment.Views; got {kind!r}"
         )
     try:
         return views_class(**settings)
     except TypeError as error:
-        raise UsageError(
+        raise ValueError(
             f"`views` must have the settings of {kind}, got {settings}: {error}"
         ) from error
 
@@ -69,7 +67,7 @@ def _imported(kind: str) -> object:
     try:
         return operator.attrgetter(name)(importlib.import_module(module))
     except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
+        raise ValueError(
             "`kind` of `views` must name a class as module:Class, in a module that can "
             f"be imported here, got {kind!r}: {error}"
         ) from error

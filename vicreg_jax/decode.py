@@ -34,14 +34,16 @@ class Decoded(NamedTuple):
     aspect: float
 
 
-def decode(image: Path | bytes, *, size: int, channels: int) -> Decoded:
+def decode(
+    image: Path | bytes | PIL.Image.Image, *, size: int, channels: int
+) -> Decoded:
     """Decodes an image and resizes all of it to a square, bicubic and antialiased.
 
     Exif's orientation is applied. Transparent images are composed on white. Of 16 bits
     the upper 8 are kept.
 
     Args:
-        image: a file, or its content.
+        image: a file, its content, or an image that Pillow opened.
         size: side of the square in pixels.
         channels: 3 for RGB, 1 for grayscale.
 
@@ -58,7 +60,7 @@ def decode(image: Path | bytes, *, size: int, channels: int) -> Decoded:
 
 def _decoded(image, size, channels) -> Decoded:
     mode = "RGB" if channels == 3 else "L"
-    with PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as it:
+    with _opened(image) as it:
         # Before `draft`, which rounds the sides.
         aspect = it.width / it.height
         if it.getexif().get(ORIENTATION, 1) >= 5:  # a quarter turn, mirrored or not
@@ -71,6 +73,13 @@ def _decoded(image, size, channels) -> Decoded:
         square = _on_white(_eight_bits(upright)).convert(mode)
         square = square.resize((size, size), PIL.Image.Resampling.BICUBIC)
         return Decoded(np.asarray(square).reshape(size, size, channels), aspect)
+
+
+def _opened(image):
+    if isinstance(image, PIL.Image.Image):
+        # The caller's image stays open, and `draft` must not change it.
+        return image.copy()
+    return PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
 
 
 def _eight_bits(image):

@@ -1,0 +1,246 @@
+"""A pretrained encoder in one file: its weights, architecture and preprocessing.
+
+encoder = load_encoder("runs/photos")          # or a safetensors file
+features = encoder.embed(["a.jpg", "b.png"])   # (2, width), float32
+encoder.model                                  # the Flax module
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+
+from vicreg_jax.augment import ImageViews, Views
+from vicreg_jax.augment.stored import views_from_json, views_to_json
+from vicreg_jax.convert import load_resnet, load_state_dict, read, state_dict, write
+from vicreg_jax.decode import decode
+from vicreg_jax.nn import ENCODERS, build_encoder
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Images: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray | Iterable[Any]"
+FILE = "encoder.safetensors"
+_KEY = "vicreg_jax"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen encoder with its preprocessing.
+
+    Attributes:
+        model: the Flax module in eval mode: views in, features out.
+        views: the views it was trained with. ``views.plain`` is its preprocessing.
+        size: side of the square that image files are decoded to.
+        channels: 3 for RGB, 1 for grayscale.
+        about: further facts from its file: data, recipe, step, package version.
+    """
+
+    model: nnx.Module
+    views: Views
+    size: int
+    channels: int
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def embed(
+        self, images: Images, *, batch: int = 256
+    ) -> Float[np.ndarray, "images features"]:
+        """Returns the features of images, exactly as the probes of a run see them.
+
+        Args:
+            images: a path, a PIL image, a uint8 array of shape ``(images, height,
+                width, channels)`` or ``(images, height, width)``, or an iterable of
+                paths and PIL images. Arrays are not resized before ``views.plain``.
+            batch: how many images pass the network at once.
+
+        Returns:
+            float32, one row for each image.
+
+        Raises:
+            TypeError: if an array is not uint8, or an item is no image.
+            ValueError: if an array has another shape or number of channels.
+            UnreadableError: if a file cannot be decoded.
+        """
+        parts = [self._features(*part) for part in self._batches(images, batch)]
+        if not parts:
+            raise ValueError("`images` must hold at least one image, got none")
+        return np.concatenate(parts)
+
+    def _batches(self, images, batch) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if isinstance(images, np.ndarray | jax.Array):
+            pixels = self._checked(np.asarray(images))
+            aspect = np.full(len(pixels), pixels.shape[2] / pixels.shape[1], np.float32)
+            for at in range(0, len(pixels), batch):
+                yield pixels[at : at + batch], aspect[at : at + batch]
+            return
+        items = [images] if isinstance(images, str | Path | PIL.Image.Image) else images
+        decoded = []
+        for item in items:
+            decoded.append(self._decoded(item))
+            if len(decoded) == batch:
+                yield _stacked(decoded)
+                decoded = []
+        if decoded:
+            yield _stacked(decoded)
+
+    def _decoded(self, item):
+        if isinstance(item, str | Path):
+            item = Path(item)
+        elif not isinstance(item, PIL.Image.Image):
+            raise TypeError(
+                "`images` must hold paths or PIL images, or be a uint8 array, got "
+                f"{type(item).__name__}"
+            )
+        return decode(item, size=self.size, channels=self.channels)
+
+    def _checked(self, pixels):
+        if pixels.dtype != np.uint8:
+            raise TypeError(f"`images` must be uint8, got {pixels.dtype}")
+        pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+        if pixels.ndim != 4 or pixels.shape[-1] != self.channels:
+            raise ValueError(
+                f"`images` must have shape (images, height, width, {self.channels}), "
+                f"got {pixels.shape}"
+            )
+        return pixels
+
+    def _features(self, pixels, aspect):
+        # Padded to a power of two, so that few sizes are compiled.
+        rows = 1 << (len(pixels) - 1).bit_length()
+        padding = rows - len(pixels)
+        padded = np.pad(pixels, [(0, padding), (0, 0), (0, 0), (0, 0)])
+        aspect = np.pad(aspect, (0, padding), constant_values=1)
+        return np.asarray(self._encode(padded, aspect))[: len(pixels)]
+
+    @cached_property
+    def _encode(self):
+        graph, state = nnx.split(self.model)
+
+        @jax.jit
+        def encode(state, images, aspect):
+            features = nnx.merge(graph, state)(self.views.plain(images, aspect))
+            return features.astype(jnp.float32)
+
+        return lambda images, aspect: encode(state, images, aspect)
+
+
+def save_encoder(
+    path: str | Path,
+    model: nnx.Module,
+    *,
+    architecture: dict[str, Any],
+    views: Views,
+    size: int,
+    channels: int,
+    **about: Any,
+) -> None:
+    """Writes an encoder to a safetensors file that `load_encoder` reads.
+
+    The tensors have PyTorch's names and layout, for a ResNet those of torchvision.
+
+    Args:
+        path: the file. It must end in .safetensors.
+        model: the encoder.
+        architecture: ``name``, a class of `vicreg_jax.nn`, and its arguments. Another
+            name is stored, but to load the file again, the module must be given.
+        views: the views it was trained with.
+        size: side of the square that image files are decoded to.
+        channels: 3 for RGB, 1 for grayscale.
+        about: anything else worth knowing, as JSON has it.
+
+    Raises:
+        ValueError: if `path` does not end in .safetensors, or `views` cannot be stored.
+    """
+    description = {
+        "architecture": architecture,
+        "views": views_to_json(views),
+        "size": size,
+        "channels": channels,
+        "about": {"package": f"vicreg_jax {version('vicreg_jax')}"} | about,
+    }
+    write(path, state_dict(model), metadata={_KEY: json.dumps(description)})
+
+
+def load_encoder(path: str | Path, model: nnx.Module | None = None) -> Encoder:
+    """Returns the encoder of a run or of a file.
+
+    Args:
+        path: the directory of a run, whose ``encoder.safetensors`` is read; a file that
+            `save_encoder` or ``vicreg-pretrain export`` wrote; or a ResNet in
+            torchvision's names, which gets ImageNet's preprocessing.
+        model: for an encoder of your own class, a module of the same structure. Its
+            parameters are overwritten.
+
+    Raises:
+        ValueError: if there is no such file, or it is damaged, holds no encoder, or has
+            a class that is not one of `vicreg_jax.nn` while `model` is None.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _file_of_run(path)
+    if not path.is_file():
+        raise ValueError(f"`path` must be a file or a run, got {path}")
+    description = _description(path)
+    if description is None:
+        resnet = load_resnet(path)
+        channels = resnet.conv1.in_features
+        return Encoder(resnet, ImageViews(), 256, channels, {"file": str(path)})
+    tensors = read(path)
+    model = _built(description["architecture"], path) if model is None else model
+    load_state_dict(model, tensors)
+    model.eval()
+    views = views_from_json(description["views"])
+    return Encoder(
+        model, views, description["size"], description["channels"], description["about"]
+    )
+
+
+def _stacked(decoded) -> tuple[np.ndarray, np.ndarray]:
+    aspect = np.array([one.aspect for one in decoded], np.float32)
+    return np.stack([one.pixels for one in decoded]), aspect
+
+
+def _file_of_run(run: Path) -> Path:
+    if not (run / FILE).exists():
+        raise ValueError(
+            f"`path` must be a run with an {FILE}, got {run}. A run writes it when it "
+            f"is finished; before, `vicreg-pretrain export {run}` does"
+        )
+    return run / FILE
+
+
+def _description(path: Path) -> dict[str, Any] | None:
+    """Returns the description that `save_encoder` wrote, or None without one."""
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            text = (file.metadata() or {}).get(_KEY)
+    except SafetensorError as error:
+        raise ValueError(
+            f"`path` must be an undamaged safetensors file, got {path}: {error}"
+        ) from error
+    return None if text is None else json.loads(text)
+
+
+def _built(architecture: dict[str, Any], path: Path) -> nnx.Module:
+    name = architecture["name"]
+    if name not in ENCODERS:
+        raise ValueError(
+            f"`model` must be given for an encoder that is not one of "
+            f"{', '.join(ENCODERS)}, got None for {path}, which holds a {name}"
+        )
+    # Shapes suffice, because every parameter is overwritten.
+    return nnx.eval_shape(lambda: build_encoder(architecture, rngs=nnx.Rngs(0)))

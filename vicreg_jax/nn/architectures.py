@@ -1,0 +1,36 @@
+"""Encoders by the name of their class and its arguments, as files store them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from vicreg_jax.nn.resnet import ResNet
+from vicreg_jax.nn.small import SmallResNet
+
+ENCODERS = {encoder.__name__: encoder for encoder in (ResNet, SmallResNet)}
+
+
+def build_encoder(
+    architecture: Mapping[str, Any], *, rngs: nnx.Rngs
+) -> ResNet | SmallResNet:
+    """Returns a new encoder.
+
+    Args:
+        architecture: ``name``, a key of `ENCODERS`, and the arguments of that class.
+            ``dtype`` may be a string.
+        rngs: random number generator of the initial parameters.
+
+    Raises:
+        ValueError: If the name is not a key of `ENCODERS`.
+    """
+    arguments = dict(architecture)
+    name = arguments.pop("name")
+    if name not in ENCODERS:
+        raise ValueError(f"`name` must be one of {', '.join(ENCODERS)}, got {name!r}")
+    if arguments.get("dtype") is not None:
+        arguments["dtype"] = jnp.dtype(arguments["dtype"])
+    return ENCODERS[name](**arguments, rngs=rngs)
