@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from flax import nnx
+from runs import tiny
 from safetensors.numpy import save_file
 
 import vicreg_jax
@@ -13,6 +14,11 @@ from vicreg_jax import convert
 from vicreg_jax.augment import DigitViews, ImageViews
 from vicreg_jax.encoder import load_encoder, save_encoder
 from vicreg_jax.nn import ResNet, SmallResNet
+from vicreg_jax.pretrain import evaluation
+from vicreg_jax.pretrain.export import write_encoder
+from vicreg_jax.pretrain.input import load_datasets, sample
+from vicreg_jax.pretrain.mesh import make_mesh
+from vicreg_jax.pretrain.step import Programs
 
 RESNET = {"depth": 18, "width": 4}
 SMALL = {"widths": [4, 8], "stem_stride": 1, "channels": 1}

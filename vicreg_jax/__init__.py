@@ -49,7 +49,6 @@ __all__ = [
     "covariance",
     "diagnostics",
     "invariance",
-    "load_encoder",
     "local",
     "multiview_loss",
     "multiview_terms",
