@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mutation.mutants import Mutant
-from mutation.plan import EQUIVALENT
+from mutation.plan import equivalent
 
 KILLED, EXPLAINED, SURVIVED = "killed", "explained", "survived"
 
 
 def explained(mutant: Mutant) -> bool:
     """Returns whether the plan says why nothing can see this mutant."""
-    return (mutant.file, mutant.before, mutant.after) in EQUIVALENT
+    return (mutant.file, mutant.before, mutant.after) in equivalent()
 
 
 def difference(mutant: Mutant) -> str:

@@ -73,6 +73,14 @@ def test_negative_settings(value):
         vj.diagnostics(good, collapsed_std=value)
 
 
+def test_the_least_that_is_accepted():
+    """Two rows, one column, and settings of zero."""
+    z = np.array([[0.0], [3.0]], np.float32)
+    value = vj.vicreg_loss(z, z + 1, 1.0, 1.0, gamma=0, eps=0)
+    assert value == 1  # the invariance: nothing is below 0, and one column is alone
+    assert vj.diagnostics(z, collapsed_std=0).collapsed == 0
+
+
 @pytest.mark.parametrize("name", ["lambd", "mu", "nu", "gamma"])
 def test_weights(name):
     arguments = {"lambd": 25.0, "mu": 25.0}
