@@ -19,7 +19,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "vicreg_jax"
 _SLOW_TO_IMPORT = ("chex", "flax.nnx", "jax.test_util", "optax", "torch")
 # One process, no cache of pytest's, and no word on plugins that are imported already.
-_PYTEST = ["-x", "-q", "-n0", "-p", "no:cacheprovider"]
+# Asserts stay plain: pytest would read the modules that it rewrites by itself.
+_PYTEST = ["-x", "-q", "-n0", "-p", "no:cacheprovider", "--assert=plain"]
 _PYTEST += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
 _T = TypeVar("_T")
 
