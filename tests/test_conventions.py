@@ -94,6 +94,17 @@ def test_defaults_are_the_projects_own():
     assert conventions.eb_jepa(dim=5) == VICRegLoss(1, 1, 0.25)
 
 
-def test_options_pass_through():
-    assert conventions.lightly(eps=0.1, precision="high").precision == "high"
+def test_every_convention_passes_options():
+    for name in CASES:
+        function = getattr(conventions, name)
+        needed = {"quadra": {"lambd": 25.0, "mu": 25.0}}.get(name, {})
+        if "dim" in inspect.signature(function).parameters:
+            needed = {"dim": DIM}
+        loss = function(**needed, axis_name="data", precision="high")
+        assert (loss.axis_name, loss.precision) == ("data", "high"), name
+
+
+def test_eps_by_its_name_in_each_project():
+    assert conventions.lightly(eps=0.1).eps == 0.1
+    assert conventions.pytorch_metric_learning(eps=0.1).eps == 0.1
     assert conventions.stable_pretraining(epsilon=0.1).eps == 0.1

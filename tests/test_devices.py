@@ -1,6 +1,7 @@
 """The same number on any number of devices."""
 
 import os
+import re
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from test_values import draw
 
 import vicreg_jax as vj
 from parity import modes, processes
+from vicreg_jax import _rows
+from vicreg_jax._moments import uses_gram_matrix
 
 # Fewer rows than columns, at the switch of the product, just above it, as many, more.
 SHAPES = [(16, 96), (32, 64), (32, 62), (64, 64), (72, 24)]
@@ -88,6 +91,77 @@ def test_every_mode_rounds_no_more_than_it_must(mode, n, d, dtype):
     error = np.stack([np.asarray(dz).astype(np.float64) for dz in got]) - gradients
     allowed = bound + stored(np.abs(gradients) + bound, jnp.finfo(dtype))
     assert np.all(np.abs(error) <= allowed), np.max(np.abs(error) / allowed)
+
+
+@pytest.mark.parametrize(
+    "sizes, transfer_dtype, left, right",
+    [
+        # Bytes an entry of the own rows, blocks against all rows: 64 to 128.
+        ((4, 8), jnp.float32, "a", "b"),
+        ((8, 4), jnp.float32, "b", "a"),
+        # 40 to 64, where rows travel in half the bytes and products come back whole.
+        ((4, 8), jnp.bfloat16, "a", "b"),
+        # 20 to 16: of few devices all rows may as well come.
+        ((2, 4), jnp.bfloat16, "", "ab"),
+        # 32 to 32: a tie is for the block, which is smaller.
+        ((2, 4), jnp.float32, "a", "b"),
+        # 128 to 256, and 160 with one axis on the left.
+        ((2, 2, 8), jnp.float32, "ab", "c"),
+        ((8,), jnp.float32, "", "a"),
+    ],
+)
+def test_the_split_that_moves_least(sizes, transfer_dtype, left, right):
+    names, found = tuple("abc"[: len(sizes)]), []
+
+    def look(_):
+        found.append(_rows.split(names, transfer_dtype, jnp.float32))
+        return 0
+
+    for name in reversed(names):
+        look = jax.vmap(look, axis_name=name)
+    look(jnp.zeros(sizes))
+    assert found[0] == (tuple(left), tuple(right))
+
+
+def test_two_axes_on_the_left(x64):
+    """The product with a block comes back along both, in the order of the rows."""
+    z1, z2 = map(jnp.asarray, draw(32, 96))
+    names = ("a", "b", "c")
+    spread = partial(vj.vicreg_loss, lambd=25.0, mu=25.0, axis_name=names)
+    for name in reversed(names):
+        spread = jax.vmap(spread, axis_name=name)
+
+    def value(z1, z2):
+        rows = (z.reshape(2, 2, 8, 1, 96) for z in (z1, z2))
+        return jnp.mean(spread(*rows))
+
+    got = jax.jit(jax.value_and_grad(value, argnums=(0, 1)))(z1, z2)
+    want = numpy_loss(z1, z2)
+    np.testing.assert_allclose(got[0], want.total, rtol=1e-12)
+    scale = 1e-12 * np.abs(want.dz1).max()
+    np.testing.assert_allclose(got[1][0], want.dz1, rtol=0, atol=scale)
+    np.testing.assert_allclose(got[1][1], want.dz2, rtol=0, atol=scale)
+
+
+@pytest.mark.parametrize("n, d, block", [(72, 24, (24, 24)), (16, 96, (2, 16))])
+@pytest.mark.parametrize("axes", [None, "data"])
+def test_each_device_forms_its_part_of_the_smaller_product(n, d, block, axes):
+    on = modes.mesh()
+    step = partial(vj.vicreg_loss, lambd=25.0, mu=25.0, axis_name=axes)
+    if axes:
+        step = jax.shard_map(step, mesh=on, in_specs=P(axes), out_specs=P())
+    rows = NamedSharding(on, P("data"))
+    z = jax.ShapeDtypeStruct((n, d), jnp.float32, sharding=rows)
+    text = jax.jit(step).lower(z, z).compile().as_text()
+    found = {
+        tuple(map(int, s.split(","))) for s in re.findall(r"f32\[(\d+,\d+)\]", text)
+    }
+    assert block in found
+    assert found.isdisjoint({(n, n), (d, d)} - {block}), found
+
+
+def test_twice_as_many_columns_as_rows_are_enough():
+    assert uses_gram_matrix(32, 64) and not uses_gram_matrix(32, 63)
 
 
 @pytest.mark.slow

@@ -28,6 +28,23 @@ def test_against_numpy(x64, n, d):
         got.effective_rank, np.exp(-np.sum(shares * np.log(shares)))
     )
     assert got.covariance >= got.covariance_floor
+    assert n < d or got.covariance_floor == 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    z = normal(8, 64).astype(dtype)
+    got, want = vj.diagnostics(z), vj.diagnostics(z.astype(jnp.float32))
+    assert {a.dtype for a in got} == {jnp.dtype(jnp.float32)}
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_std_at_the_limit_has_not_collapsed():
+    z = jnp.array([[-1.0], [0.0], [1.0]])  # of standard deviation 1, exactly
+    assert vj.diagnostics(z, collapsed_std=1.0).collapsed == 0
+    # As an array of any dtype the limit does the same.
+    assert vj.diagnostics(z, collapsed_std=jnp.bfloat16(1)).collapsed == 0
+    assert vj.diagnostics(z, collapsed_std=jnp.int32(2)).collapsed == 1
 
 
 @pytest.mark.parametrize("n, d, floor", [(256, 8192, 31.1), (64, 1024, 15.3)])
@@ -51,6 +68,7 @@ def test_collapse_shows():
     z = jnp.ones((16, 8)) * jnp.arange(1, 9, dtype=jnp.float32)
     got = vj.diagnostics(z)
     assert got.collapsed == 1 and got.std_mean == 0
+    assert got.covariance_condition == 1
     np.testing.assert_allclose(got.effective_rank, 1, rtol=1e-3)
     zeros = vj.diagnostics(jnp.zeros((16, 8)))
     np.testing.assert_allclose(zeros.effective_rank, 1, rtol=1e-3)
@@ -76,6 +94,17 @@ def test_condition_foretells_the_error(wide):
     assert error < 8 * 2**-24 * 32 * float(got.covariance_condition)
     assert (float(got.covariance_condition) > 100) == (wide >= 100)
     assert vj.diagnostics(normal(256, 32)).covariance_condition == 1
+
+
+def test_condition_does_not_depend_on_the_scale(x64):
+    want = vj.diagnostics(normal(8, 64)).covariance_condition
+    got = vj.diagnostics(normal(8, 64) * 1e-3).covariance_condition
+    np.testing.assert_allclose(got, want, rtol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(8, 64), (64, 8)])
+def test_collapse_leaves_the_condition_at_one(shape):
+    assert vj.diagnostics(jnp.zeros(shape)).covariance_condition == 1
 
 
 def test_padding_changes_nothing(x64):

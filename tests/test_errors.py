@@ -17,10 +17,11 @@ LOSSES = {
         lambda a, b: vj.vicreg_loss(a, b, 25, 25, **options)
     )(z1, z2),
 }
+TWO_VIEWS = LOSSES | {"invariance": vj.invariance}
 ONE_VIEW = [vj.variance, vj.covariance, vj.diagnostics]
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("loss", TWO_VIEWS.values(), ids=TWO_VIEWS)
 @pytest.mark.parametrize(
     "z1, z2, error, match",
     [
@@ -44,9 +45,13 @@ def test_one_view(function):
         function(np.ones(3, "f4"))
     with pytest.raises(TypeError, match="`z` must have a dtype of"):
         function(np.ones((3, 3), int))
+    with pytest.raises(ValueError, match=r"`where` must have one entry.*\(4,\), got"):
+        function(good, where=np.ones(3, bool))
+    with pytest.raises(TypeError, match="`where` must have dtype bool.*float32"):
+        function(good, where=np.ones(4, "f4"))
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("loss", TWO_VIEWS.values(), ids=TWO_VIEWS)
 def test_where(loss):
     with pytest.raises(ValueError, match=r"`where` must have one entry.*\(4,\), got"):
         loss(good, good, where=np.ones(3, bool))
@@ -66,6 +71,14 @@ def test_negative_settings(value):
         vj.variance(good, value)
     with pytest.raises(ValueError, match="`collapsed_std` must be at least 0, got"):
         vj.diagnostics(good, collapsed_std=value)
+
+
+def test_the_least_that_is_accepted():
+    """Two rows, one column, and settings of zero."""
+    z = np.array([[0.0], [3.0]], np.float32)
+    value = vj.vicreg_loss(z, z + 1, 1.0, 1.0, gamma=0, eps=0)
+    assert value == 1  # the invariance: nothing is below 0, and one column is alone
+    assert vj.diagnostics(z, collapsed_std=0).collapsed == 0
 
 
 @pytest.mark.parametrize("name", ["lambd", "mu", "nu", "gamma"])

@@ -53,6 +53,16 @@ def test_a_batch_that_is_known_to_be_small():
         assert_close(loaded.call(*views(n)), step(*views(n)))
 
 
+def test_embeddings_of_any_width():
+    (dim,) = export.symbolic_shape("dim")
+    z = jax.ShapeDtypeStruct((8, dim), np.float32)
+    program = jax.jit(lambda z1, z2: tuple(vj.vicreg_terms(z1, z2)))
+    loaded, _ = stored(program, z)
+    for d in (4, 40):
+        views = np.float32(draw(8, d))
+        assert_close(loaded.call(*views), program(*views))
+
+
 def test_every_public_function():
     (batch,) = export.symbolic_shape("batch", constraints=["batch >= 2"])
     z = jax.ShapeDtypeStruct((batch, DIM), np.float32)

@@ -336,7 +336,11 @@ def changed(**options):
         ({"gamma": -1.0}, ValueError, "`gamma` must be at least 0, got -1"),
         ({"lambd": jnp.ones(2)}, ValueError, "`lambd` must be a scalar"),
         ({"axis_name": "data"}, ValueError, "`axis_name` must name axes"),
-        ({"where": np.ones(3, bool)}, ValueError, r"`where` must have one entry a row"),
+        (
+            {"where": np.ones(3, bool)},
+            ValueError,
+            r"`where` must have one entry for each row",
+        ),
     ],
 )
 def test_errors_name_the_argument(options, error, match):

@@ -104,6 +104,7 @@ def test_clipped_trust_is_never_above_the_schedule():
     """Written out in float64 NumPy: the rate of a layer is the smaller of two."""
     rng = np.random.default_rng(1)
     start = {"large": 30 * rng.standard_normal((4, 3)), "small": np.eye(3) * 1e-3}
+    start |= {"zeros": np.zeros((2, 3))}
     gradients = rng.standard_normal((STEPS, 3))
     tx = lars(
         paper_schedule(**PAPER), weight_decay=0.1, trust_coefficient=0.1, clip=True
@@ -120,11 +121,32 @@ def test_clipped_trust_is_never_above_the_schedule():
             step = gradient + 0.1 * p
             alone = 0.1 * np.linalg.norm(p) / np.linalg.norm(step)
             clipped += alone > rate
-            share = min(alone, rate) / rate if rate else 1.0
+            # A layer of zeros has no size to trust, and takes the schedule's.
+            share = min(alone, rate) / rate if rate and np.any(p) else 1.0
             velocity[name] = 0.9 * velocity[name] + share * step
             expected[name] = p - rate * velocity[name]
             np.testing.assert_allclose(params[name], expected[name], rtol=1e-11)
     assert 5 < clipped < 2 * STEPS - 5
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_clipped_layer_without_a_step_stays():
+    """No gradient and no decay: a norm of 0 to divide by."""
+    params = {"still": jnp.ones((2, 2))}
+    tx = lars(lambda _: 1.0, weight_decay=0.0, clip=True)
+    updates, _ = tx.update(
+        params | {"still": jnp.zeros((2, 2))}, tx.init(params), params
+    )
+    np.testing.assert_array_equal(updates["still"], 0)
+
+
+def test_a_clipped_step_keeps_its_dtype():
+    params = {"kernel": jnp.full((2, 2), 0.5, jnp.bfloat16)}
+    tx = lars(lambda _: 0.5, weight_decay=0.0, trust_coefficient=0.25, clip=True)
+    updates, _ = tx.update(params, tx.init(params), params)
+    # Of equal norms the trust is its coefficient; exact powers of two all of it.
+    assert updates["kernel"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(updates["kernel"].astype(jnp.float32), -0.125)
 
 
 def test_lars_leaves_vectors_alone():
@@ -152,6 +174,7 @@ def test_lars_leaves_vectors_alone():
         (512, 100, 0.4),
         (1024, 100, 0.3),
         (2048, 100, 0.3),
+        (2048, 999, 0.3),
         (2048, 1000, 0.2),
     ],
 )
@@ -162,6 +185,14 @@ def test_base_learning_rate(batch, epochs, rate):
 def test_a_run_must_outlast_its_warm_up():
     with pytest.raises(ValueError, match="`epochs` must be above 10, .*, got 10"):
         paper_schedule(0.3, batch=256, epochs=10, epoch_steps=5)
+    assert paper_schedule(0.3, batch=256, epochs=11, epoch_steps=5)(50) == 0.3
+
+
+def test_a_run_that_ends_in_its_warm_up():
+    """Only `paper_schedule` refuses it: trying things out takes a few steps."""
+    schedule = warmup_cosine(2.0, steps=5, warmup_steps=10)
+    rates = [float(schedule(step)) for step in (0, 5, 10, 11)]
+    np.testing.assert_allclose(rates, [0, 1, 2, 0.002], rtol=1e-5)
 
 
 def test_schedule_rises_then_falls_to_a_thousandth():

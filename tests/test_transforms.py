@@ -1,5 +1,7 @@
 """What JAX does to functions, done to the loss; against plain autodiff."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 from functools import partial
@@ -99,6 +101,55 @@ def test_under_every_transformation(x64, n, d):
     chex.assert_trees_all_close(exported.call(*z), want, rtol=1e-12)
 
 
+FUNCTIONS = {
+    "loss": loss,
+    "terms": vj.vicreg_terms,
+    "invariance": vj.invariance,
+    "variance": lambda z, _: vj.variance(z),
+    "covariance": lambda z, _: vj.covariance(z),
+    "diagnostics": lambda z, _: vj.diagnostics(z),
+}
+every_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+
+
+@every_function
+def test_each_function_is_one_program(compilations, function):
+    z1, z2 = (jnp.array(z, jnp.float32) for z in draw(9, 33))
+    compilations.clear()
+    jax.block_until_ready(function(z1, z2))
+    assert len(compilations) == 1
+
+
+@every_function
+def test_nothing_is_called_inside_a_program(function):
+    """Inlined: the programs of users show what is computed, not our functions."""
+    z = jnp.zeros((4, 3))
+    text = str(jax.make_jaxpr(function)(z, z))
+    ours = "loss|terms|invariance|variance|covariance|diagnostics"
+    assert not re.findall(rf"name=_({ours})\b", text)
+
+
+def test_the_invariance_keeps_no_differences():
+    """They are computed again for the gradient, which spares as much as a view."""
+    z = jnp.zeros((4, 3))
+    _, backward = jax.vjp(vj.invariance, z, z)
+    kept = [leaf.shape for leaf in jax.tree.leaves(backward)]
+    assert kept.count(z.shape) == 2, kept  # the views themselves
+
+
+@pytest.mark.parametrize("number", [jnp.int32, jnp.bfloat16])
+def test_settings_of_any_dtype(number):
+    """As arrays they join a loss in float32 without promotion."""
+    z1, z2 = (jnp.array(z, jnp.float32) for z in draw(8, 4))
+    want = vj.vicreg_loss(z1, z2, 3.0, 5.0, 2.0, 1.0, eps=1.0)
+    got = vj.vicreg_loss(z1, z2, *map(number, (3, 5, 2, 1)), eps=number(1))
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    want = vj.variance(z1, 2.0, eps=1.0)
+    got = vj.variance(z1, number(2), eps=number(1))
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
 def test_one_program_compiled_once(compilations):
     z1, z2 = (jnp.array(z, jnp.float32) for z in draw(9, 31))
     compilations.clear()  # bringing NumPy arrays to the device compiled something
@@ -173,11 +224,13 @@ def test_weighted_sum_is_the_loss():
 
 
 def test_class_is_a_pytree():
-    configured = vj.VICRegLoss(25, 25, precision="default")
+    configured = vj.VICRegLoss(25, 25, axis_name="data", precision="default")
     leaves, structure = jax.tree.flatten(configured)
     assert leaves == [25, 25, 1.0, 1.0]
     assert jax.tree.unflatten(structure, leaves) == configured
     assert jax.tree.map(lambda a: 2 * a, configured).lambd == 50
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        configured.lambd = 1
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "default"])

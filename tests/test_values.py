@@ -99,10 +99,13 @@ def test_sizes_whose_product_needs_more_than_32_bits():
     """Nothing is computed: no machine here would hold it."""
     z = jax.ShapeDtypeStruct((2**18, 2**13), jnp.float32)
     rows = jax.ShapeDtypeStruct((2**31 + 8, 4), jnp.bfloat16)
-    for views in ((z, z), (rows, rows)):
-        step = jax.value_and_grad(partial(vj.vicreg_loss, lambd=25, mu=25))
-        value, gradient = jax.eval_shape(step, *views)
-        assert (value.shape, gradient.shape) == ((), views[0].shape)
+    columns = jax.ShapeDtypeStruct((4, 2**31 + 8), jnp.float32)
+    for view in (z, rows, columns):
+        mask = jax.ShapeDtypeStruct(view.shape[:1], jnp.bool_)
+        for where in (None, mask):
+            step = jax.value_and_grad(partial(vj.vicreg_loss, lambd=25, mu=25))
+            value, gradient = jax.eval_shape(step, view, view, where=where)
+            assert (value.shape, gradient.shape) == ((), view.shape)
     entries = str(jax.make_jaxpr(vj.invariance)(z, z))
     assert f"{2.0**31:.1f}" in entries or "2147483648.0" in entries
 
