@@ -243,7 +243,7 @@ def test_every_mode(x64, name, n, d, padded):
             np.ones((3, 4, 3)),
             {"where": np.ones(3, bool)},
             ValueError,
-            r"`where` must have one entry a row, shape \(4,\)",
+            r"`where` must have one entry for each row, shape \(4,\)",
         ),
     ],
 )
