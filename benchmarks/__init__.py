@@ -1,4 +1,4 @@
-"""What this package costs, side by side with PyTorch and with the bare products.
+"""Benchmarks of this package beside PyTorch and the bare matrix products.
 
-`python -m benchmarks` measures and prints; the README here says how to read it.
+`python -m benchmarks` measures and prints. The README says how to read the results.
 """

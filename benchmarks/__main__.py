@@ -12,21 +12,21 @@ import tyro
 from rich.console import Console
 
 from benchmarks import machine, results
-from benchmarks.contenders import Place
 from benchmarks.options import Options
+from benchmarks.place import Place
 from benchmarks.results import Section
 
 _IN_CAPTIONS = "date", "machine", "instruction set", "threads", "jax", "torch", "QUICK"
 
 
 def main() -> None:
-    """Measures what the command line says, prints it, and writes it down."""
+    """Runs the chosen sections, prints the results, and writes them to files."""
     options = tyro.cli(Options, prog="python -m benchmarks")
     threads = machine.start(options.threads or (1 if options.quick else None))
     console = Console(width=None if sys.stdout.isatty() else 200)
     about = machine.about(threads)
     if options.quick:
-        about["QUICK"] = "shows that everything runs; no figure here means anything"
+        about["QUICK"] = "a check that everything runs; the figures mean nothing"
     for name, value in about.items():
         console.print(f"{name}: {value}", markup=False, highlight=False)
     sections = []
@@ -38,12 +38,12 @@ def main() -> None:
         console.print(f"{name}: {time.monotonic() - started:.0f} s\n", highlight=False)
         sections.append(section)
         if options.out:
-            # After each section: what is measured is not lost if a later one fails.
+            # After each section, so that a later failure loses no results.
             write(options.out, about, sections)
 
 
 def write(out: Path, about: dict[str, str], sections: list[Section]) -> None:
-    """Writes JSON, Markdown and plots into a folder."""
+    """Writes JSON, Markdown and plots to a directory."""
     from benchmarks import plots
 
     out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Fresh processes: each measures one thing and prints one line of JSON."""
+"""Runs new Python processes that each print one line of JSON."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-# Arrays of 64 KiB and more are mapped one by one and unmapped when freed, so that what
-# is resident is what is held.
+# Makes malloc map blocks of 64 KiB and more one by one and unmap them when freed, so
+# that the resident memory is the memory in use.
 _EXACT_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 
 
 def run(*arguments: str, exact_malloc: bool = False, timeout: float = 600) -> Any:
-    """Returns what `python ARGUMENTS` prints, read as JSON.
+    """Runs `python ARGUMENTS` and returns the last line of its output, read as JSON.
 
     Raises:
-        RuntimeError: it failed; with the end of what it said.
+        RuntimeError: the process failed or took too long.
     """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     if exact_malloc:
@@ -36,6 +36,6 @@ def run(*arguments: str, exact_malloc: bool = False, timeout: float = 600) -> An
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"took longer than {timeout:.0f} s") from None
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
-        raise RuntimeError(f"exit status {done.returncode}: {said[:200]}")
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise RuntimeError(f"exit status {done.returncode}: {last[:200]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,4 +1,4 @@
-"""The process that `startup` starts: how long the loss takes to trace and compile."""
+"""The process that `startup` starts: measures tracing and compilation of the loss."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import time
 
 
 def main(name: str, n: str, d: str) -> None:
-    """Prints seconds to trace and to compile value and gradient, as JSON."""
+    """Prints, as JSON, the seconds to trace and to compile value and gradient."""
     import jax
 
     from benchmarks import jax_side
 
     loss = {"ours": jax_side.ours, "plain JAX": jax_side.plain}[name]
     z = jax.ShapeDtypeStruct((int(n), int(d)), "float32")
-    # The first program of a process pays for the start of XLA, which is not the loss's.
+    # The first program of a process includes the start of XLA.
     jax.jit(lambda x: x @ x.T).lower(z).compile()
     started = time.perf_counter()
     lowered = jax.jit(jax_side.with_gradient(loss)).lower(z, z)

@@ -1,4 +1,4 @@
-"""Who takes part: one list for time and for memory."""
+"""The contenders: one list for time and for memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from benchmarks.place import NotAvailable, Place
 from benchmarks.sizes import DTYPES, Problem
 from benchmarks.timing import Call
 
@@ -13,32 +14,17 @@ OURS, REFERENCE = "ours", "PyTorch reference"
 FLOOR, FLOOR_TORCH = "floor, JAX", "floor, PyTorch"
 FLOORS = (FLOOR, FLOOR_TORCH)
 EAGER = (REFERENCE, "quadra", "lightly", "solo-learn")
-"""Losses in PyTorch that run as they are written, in the dtype they are given."""
-
-
-class NotAvailable(Exception):
-    """Says why a contender cannot take part."""
-
-
-class Place(NamedTuple):
-    """The device that contenders run on, as each framework names it.
-
-    Attributes:
-        jax: "cpu" or "gpu", its first.
-        torch: "cpu" or "cuda"; None: PyTorch cannot take part here.
-    """
-
-    jax: str
-    torch: str | None
+"""Uncompiled PyTorch losses, which compute in the dtype of their inputs."""
 
 
 class Contender(NamedTuple):
-    """A name, and what makes a call that is ready to be timed.
+    """A loss or a product to measure.
 
     Attributes:
         name: in tables and for `--filter`.
-        build: from a problem and a place; raises `NotAvailable`.
-        dtypes: that it has something to say about.
+        build: returns a call that is ready to be timed, from a problem and a place. It
+            raises `NotAvailable` where the contender cannot run.
+        dtypes: that it is measured in.
     """
 
     name: str
@@ -47,7 +33,7 @@ class Contender(NamedTuple):
 
 
 def contenders() -> list[Contender]:
-    """Returns all of them, in the order of the tables."""
+    """Returns all contenders, in the order of the tables."""
     return [
         Contender(OURS, partial(_jax, "ours")),
         Contender(REFERENCE, partial(_torch, "reference")),
@@ -62,8 +48,8 @@ def contenders() -> list[Contender]:
     ]
 
 
-# Each framework is imported only where a contender needs it: a process that measures
-# the memory of one has no pages of the other.
+# Each framework is imported only where a contender needs it, so that a process that
+# measures the memory of one does not hold the other.
 def _jax(which: str, problem: Problem, place: Place) -> Call:
     from benchmarks import jax_side
 

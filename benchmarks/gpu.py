@@ -1,6 +1,6 @@
 """The GPU section: the loss on JAX's default device, if that is a GPU.
 
-Nobody has run this on a GPU yet: none was at hand. What it calls has run on CPUs.
+This section has not been run on a GPU yet. The functions that it calls run on CPUs.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import loss, timing
-from benchmarks.contenders import Place
 from benchmarks.options import Options
+from benchmarks.place import Place
 from benchmarks.results import Section, Sheet, not_run
 
 
 def run(options: Options, progress) -> Section:
-    """Measures the loss's table on the GPU, and what the GPU can do at most.
+    """Measures the loss on the GPU, and the GPU's highest rates of copies and products.
 
     Args:
         options: of the command line.
-        progress: called with what is being done.
+        progress: called with a description of each part.
     """
     device = jax.devices()[0]
     if device.platform != "gpu":
@@ -48,7 +48,7 @@ def _torch_sees_one() -> bool:
 
 
 def _ceilings() -> dict[str, float]:
-    """Returns bytes a second of a copy and FLOPs a second of products."""
+    """Returns the rate of a copy in GB/s and of matrix products in TFLOP/s."""
     x = jnp.ones((8192, 8192), jnp.float32)
     copied = _best(jax.jit(lambda x: x + 1), x)
     found = {"copy, GB/s, read and written": 2 * x.nbytes / copied / 1e9}

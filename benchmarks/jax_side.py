@@ -1,4 +1,4 @@
-"""The contenders in JAX: this package, plain autodiff, and the bare products."""
+"""The contenders in JAX: this package, plain JAX, and the bare matrix products."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from parity.plain_jax import jax_loss
 
 
 def ours(z1, z2):
-    """The loss of this package."""
+    """Returns the loss of this package."""
     return vicreg_jax.vicreg_loss(z1, z2, *WEIGHTS)
 
 
 def plain(z1, z2):
-    """The paper's equations as they stand, d x d, in float32 like ours."""
+    """Returns the loss by the d x d covariance, in float32 like ours."""
     return jax_loss(z1.astype(jnp.float32), z2.astype(jnp.float32), *WEIGHTS)
 
 
 def with_gradient(loss: Callable) -> Callable:
-    """Returns the function that all contenders in JAX are timed in."""
+    """Returns value and gradient of both views, which all JAX contenders compute."""
     return jax.value_and_grad(loss, argnums=(0, 1))
 
 
 def products(z1, z2, *, by_rows: bool):
-    """The products no exact gradient can do without: two a view, in the smaller form.
+    """Returns the matrix products that every exact gradient needs: two for each view.
 
-    There is nothing else, neither centring nor sums. What they multiply is float32
-    already, whatever the problem's dtype.
+    They take the smaller of the two forms. Centering and sums are left out. The inputs
+    are float32, whatever the dtype of the problem.
     """
 
     def of(z):
@@ -45,7 +45,7 @@ def products(z1, z2, *, by_rows: bool):
 
 
 def build_loss(loss: Callable, problem: Problem, platform: str) -> Call:
-    """Returns a call for value and gradient, compiled; it returns the value."""
+    """Returns a compiled call for value and gradient. It returns the value."""
     program, views = compiled(with_gradient(loss), problem, platform)
 
     def call():
@@ -57,7 +57,7 @@ def build_loss(loss: Callable, problem: Problem, platform: str) -> Call:
 
 
 def build_products(problem: Problem, platform: str) -> Call:
-    """Returns a call for the bare products, compiled; it returns nothing."""
+    """Returns a compiled call that computes the bare products."""
     function = partial(products, by_rows=problem.size.by_rows)
     program, views = compiled(function, problem._replace(dtype="float32"), platform)
 
@@ -70,7 +70,7 @@ def build_products(problem: Problem, platform: str) -> Call:
 def compiled(
     function: Callable, problem: Problem, platform: str
 ) -> tuple[Any, tuple[jax.Array, ...]]:
-    """Returns a compiled program and the arrays that it was compiled for."""
+    """Returns a compiled program and the arrays to call it with."""
     device = jax.devices(platform)[0]
     views = tuple(
         jax.device_put(jnp.asarray(z, problem.dtype), device) for z in problem.views()
@@ -79,7 +79,7 @@ def compiled(
 
 
 def temporaries(name: str, problem: Problem) -> int | None:
-    """Returns the bytes that a compiled program needs beside inputs and results."""
+    """Returns the bytes that XLA plans beyond inputs and results."""
     functions = {
         "ours": with_gradient(ours),
         "plain JAX": with_gradient(plain),

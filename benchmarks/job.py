@@ -1,4 +1,4 @@
-"""The job section: a whole run of `vicreg-pretrain`, and what of it is not steps."""
+"""The job section: a whole run of `vicreg-pretrain`, and its time outside the steps."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from benchmarks.results import Section, Sheet
 from vicreg_jax.pretrain import recipes
 
 _QUICK = ("--width", "8", "--expander", "64", "--epochs", "2", "--probe-images", "100")
-_GOAL = 0.05  # of the time beside the steps
+_GOAL = 0.05  # share of the time that is not training steps
 
 
 def run(options: Options, progress) -> Section:
-    """Measures two starts of one run and, of another, everything.
+    """Measures two starts of one run, and one whole run.
 
     Args:
         options: of the command line.
-        progress: called with what is being done.
+        progress: called with a description of each part.
     """
-    # With --quick, the digits: they do as well to show that everything runs.
+    # --quick only shows that everything runs, for which the digits are enough.
     recipe = "digits" if options.quick else "mnist"
     batch = recipes.RECIPES[recipe]().batch
     command = [sys.executable, "-m", "vicreg_jax.pretrain", recipe]
@@ -45,7 +45,7 @@ def run(options: Options, progress) -> Section:
 
 
 def _start(command: list[str], out: Path) -> float:
-    """Returns the seconds until a step is written down, and stops the run then."""
+    """Returns the seconds until the first step is logged, and stops the run there."""
     metrics = out / "metrics.jsonl"
     before = _lines(metrics)
     started = time.monotonic()
@@ -64,15 +64,15 @@ def _job(command: list[str], out: Path) -> subprocess.Popen:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # Whatever cache there is would hide what the run's own one does.
+        # Another compilation cache would hide the effect of the run's own.
         env={k: v for k, v in os.environ.items() if "COMPILATION_CACHE" not in k},
     )
 
 
 def _finish(process: subprocess.Popen, statuses: tuple[int, ...]) -> None:
-    _, said = process.communicate()
+    _, errors = process.communicate()
     if process.returncode not in statuses:
-        raise RuntimeError(f"exit status {process.returncode}: {said[-300:]}")
+        raise RuntimeError(f"exit status {process.returncode}: {errors[-300:]}")
 
 
 def _lines(path: Path) -> int:
@@ -80,10 +80,11 @@ def _lines(path: Path) -> int:
 
 
 def _shares(out: Path, batch: int) -> dict:
-    """Returns the median step, and the share of the time that is not such steps.
+    """Returns the median step, and the share of the time outside such steps.
 
-    Speeds are means of a few steps each, with whatever was done between them. Most saw
-    neither a checkpoint nor an evaluation, so that the median is the step's.
+    Each logged speed is the mean of a few steps, including what happens between them.
+    Most of them include no checkpoint and no evaluation, so the median is that of a
+    step alone.
     """
     lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
     known = [line for line in lines if "images_per_second" in line]
@@ -103,20 +104,20 @@ def _sheet(record: dict) -> Sheet:
     rows = [
         ["start to first step", f"{record['first_start']:.1f} s"],
         ["second start of the same run", f"{record['second_start']:.1f} s"],
-        ["whole run, probes and picture included", f"{record['seconds']:.0f} s"],
-        ["its steps and what is between them", f"{record['pretraining']:.0f} s"],
-        ["a step, median", f"{1000 * record['step']:.1f} ms"],
-        ["of that time beside the steps", f"{100 * record['beside']:.1f}%"],
-        ["of that time waiting for images", f"{100 * record['waiting']:.1f}%"],
+        ["whole run, with probes and picture", f"{record['seconds']:.0f} s"],
+        ["its steps, with everything between them", f"{record['pretraining']:.0f} s"],
+        ["median step", f"{1000 * record['step']:.1f} ms"],
+        ["share of that time outside the steps", f"{100 * record['beside']:.1f}%"],
+        ["share of that time waiting for images", f"{100 * record['waiting']:.1f}%"],
     ]
     return Sheet(
         f"vicreg-pretrain {record['recipe']}",
         ["what", "measured"],
         rows,
         [
-            "starts are of new processes, imports included; the second one finds what "
-            "the first has compiled in the run's folder",
-            "beside the steps: checkpoints, evaluations, logs, waiting: 1 - steps x "
+            "a start is a new process, imports included; the second start reads the "
+            "programs that the first one compiled from the run's folder",
+            "outside the steps: checkpoints, evaluations, logs, waiting: 1 - steps x "
             f"median / time; goal at most {100 * _GOAL:.0f}%: {met}",
         ],
     )

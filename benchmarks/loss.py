@@ -11,27 +11,26 @@ from benchmarks.contenders import (
     FLOOR_TORCH,
     OURS,
     Contender,
-    NotAvailable,
-    Place,
 )
 from benchmarks.loss_sheets import sheets
 from benchmarks.options import Options
+from benchmarks.place import NotAvailable, Place
 from benchmarks.results import Section
 from benchmarks.sizes import Problem
 from benchmarks.timing import Budget, Spread, Times
 
 LONGEST = 90.0
-"""Seconds a call: a contender that would take longer is left out."""
+"""Seconds for each call. A contender that would take longer is left out."""
 
 
 class Measured(NamedTuple):
-    """What became of one problem.
+    """The results of one problem.
 
     Attributes:
         problem: the inputs.
         times: of each contender, by round.
         values: of the loss, by contender.
-        missing: why a contender has no times.
+        missing: the reason why a contender was not measured, by its name.
     """
 
     problem: Problem
@@ -40,7 +39,7 @@ class Measured(NamedTuple):
     missing: dict[str, str]
 
     def record(self) -> dict:
-        """Returns it as JSON can hold it, with the ratios that follow."""
+        """Returns the results and their ratios as plain Python values."""
         spreads = {name: Spread.of(t.values()) for name, t in self.times.items()}
         ours = self.times.get(OURS)
         ratios = {}
@@ -72,12 +71,12 @@ class Measured(NamedTuple):
 
 
 def run(options: Options, place: Place, progress) -> Section:
-    """Measures every size in every dtype, and returns tables of each.
+    """Measures every size in every dtype.
 
     Args:
         options: of the command line.
         place: the device.
-        progress: called with what is being done.
+        progress: called with a description of each part.
     """
     records = []
     for dtype in options.dtypes():
@@ -105,14 +104,15 @@ def measure(
         chosen: contenders.
         place: the device.
         budget: how long to measure.
-        rates: seconds for each multiplication of `Size.work`, by contender, of the size
-            before; updated. It tells what would take too long before it is begun.
+        rates: seconds for each multiplication of `Size.work` by contender, as measured
+            at the size before. It predicts which contenders would take too long, and is
+            updated.
     """
     calls, estimates, values, missing = {}, {}, {}, {}
     for contender in chosen:
         expected = rates.get(contender.name, 0.0) * problem.size.work
         if expected > LONGEST:
-            missing[contender.name] = f"left out: would take about {expected:.0f} s"
+            missing[contender.name] = f"left out: it would take about {expected:.0f} s"
             continue
         try:
             call = contender.build(problem, place)

@@ -1,4 +1,4 @@
-"""Tables of the loss: times, ratios, and the goals that were set."""
+"""Tables of the loss: times, ratios and goals."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from benchmarks.results import Sheet, spread
 from benchmarks.sizes import GOALS, Size
 
 Record = dict[str, Any]
-# The views' values may differ by what their dtype can carry.
+# Values of the loss may differ by the precision of the dtype.
 _AGREES = {"float32": 1e-3, "bfloat16": 5e-2}
 
 
 def sheets(records: list[Record]) -> list[Sheet]:
-    """Returns times and ratios by dtype, and the goals."""
+    """Returns tables of times and ratios by dtype, and of the goals."""
     dtypes = dict.fromkeys(record["dtype"] for record in records)
     found = []
     for dtype in dtypes:
@@ -53,7 +53,7 @@ def _ratios(dtype: str, records: list[Record]) -> Sheet:
         for r in records
     ]
     return Sheet(
-        f"Loss, {dtype}: how many times as long as ours, median of rounds (quartiles)",
+        f"Loss, {dtype}: time over the time of ours, median of rounds (quartiles)",
         ["size", *names, "ours / floor", "ours / PyTorch's floor", "fastest eager"],
         rows,
     )
@@ -79,7 +79,7 @@ def _goals(records: list[Record]) -> Sheet:
             ]
         )
     return Sheet(
-        "Goals, float32, set for two cores",
+        "Goals, float32, on two cores",
         [
             "size",
             "goal",
@@ -121,7 +121,7 @@ def _missing(records: Iterable[Record]) -> list[str]:
 
 
 def _disagreeing(dtype: str, records: Iterable[Record]) -> list[str]:
-    """Says who computes another number: then its time is of something else."""
+    """Lists contenders whose value is another one, so that times mean little."""
     notes = []
     for r in records:
         ours = r["values"].get(OURS)

@@ -1,4 +1,4 @@
-"""The machine: how many threads both frameworks get, and what a figure comes with."""
+"""The machine: the threads of both frameworks, and what results depend on."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pathlib import Path
 
 import jax
 
-# By the flags of /proc/cpuinfo, the widest first.
+# By their flags in /proc/cpuinfo, widest first.
 _INSTRUCTION_SETS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE"}
-# What holds a framework to an older set than the processor has.
-_HELD = ("XLA_FLAGS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+# Settings that restrict a framework to an older instruction set.
+_RESTRICTIONS = ("XLA_FLAGS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 _PACKAGES = ("vicreg_jax", "jax", "jaxlib", "flax", "torch", "numpy", "libtpu")
 
 
 def start(threads: int | None) -> int:
-    """Gives both frameworks as many threads; to be called before JAX has started.
+    """Sets the number of threads of both frameworks, before JAX starts.
 
-    Where there is no NVIDIA GPU, JAX is told not to look for accelerators: libtpu,
-    which is here to compile, would otherwise be searched for chips.
+    Where there is no NVIDIA GPU, JAX uses the CPU. Otherwise libtpu, which is installed
+    to compile only, would search for chips.
 
     Args:
-        threads: wanted; None: one for each core that this process may use.
+        threads: number of threads. None: one for each core of this process.
 
     Returns:
-        How many there are.
+        The number of threads.
     """
     if threads is None:
         threads = _cores()
@@ -46,7 +46,7 @@ def start(threads: int | None) -> int:
 
 
 def about(threads: int) -> dict[str, str]:
-    """Returns what a figure depends on beside the code."""
+    """Returns versions, hardware and settings, which results depend on."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -67,24 +67,25 @@ def about(threads: int) -> dict[str, str]:
 
 
 def processor() -> str:
-    """Returns the processor's name, as far as the system tells."""
+    """Returns the name of the processor, or its architecture if it has none."""
     return _cpuinfo("model name") or platform.machine()
 
 
 def instruction_set() -> str:
-    """Returns the widest vector instructions, which ratios between libraries turn on.
+    """Returns the widest vector instructions, and settings that restrict them.
 
-    XLA and PyTorch do not profit from them alike. Settings that hold either to an older
-    set are named as well.
+    XLA and PyTorch do not profit equally from them, so ratios depend on them.
     """
     flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
     widest = next((n for f, n in _INSTRUCTION_SETS.items() if f in flags), "unknown")
-    held = [f"{name}={os.environ[name]}" for name in _HELD if os.environ.get(name)]
-    return ", ".join([widest, *held])
+    restricted = [
+        f"{name}={os.environ[name]}" for name in _RESTRICTIONS if os.environ.get(name)
+    ]
+    return ", ".join([widest, *restricted])
 
 
 def _cpuinfo(field: str) -> str:
-    """Returns a field of the first processor, empty where the system does not tell."""
+    """Returns a field of /proc/cpuinfo, or an empty string if there is none."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

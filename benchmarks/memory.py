@@ -1,4 +1,4 @@
-"""The memory section: peak beyond inputs and gradients, a fresh process each."""
+"""The memory section: peak beyond inputs and gradients, each in a new process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.sizes import MEMORY_GOAL, Problem
 _QUICK = (OURS, REFERENCE)
 _OF = {
     "float32": (*EAGER, OURS, "torch.compile", "plain JAX", FLOOR),
-    # Here the other losses are the reference again.
+    # In bfloat16 the other losses behave as the reference.
     "bfloat16": (*_QUICK, "PyTorch in float32", "plain JAX"),
 }
 
@@ -23,10 +23,10 @@ def run(options: Options, progress) -> Section:
 
     Args:
         options: of the command line.
-        progress: called with what is being done.
+        progress: called with a description of each part.
     """
     if not peak.available():
-        return not_run("memory", "the kernel keeps no peak that can be set back")
+        return not_run("memory", "the kernel has no peak of memory that can be reset")
     sizes = options.memory_sizes()
     problems = [
         Problem(size, dtype)
@@ -44,7 +44,7 @@ def run(options: Options, progress) -> Section:
 
 
 def measure(name: str, problem: Problem) -> dict:
-    """Returns the record of one contender at one problem."""
+    """Measures one contender on one problem and returns the record."""
     size, dtype = problem
     arguments = (name, str(size.n), str(size.d), dtype)
     found: dict[str, Any]
@@ -54,7 +54,7 @@ def measure(name: str, problem: Problem) -> dict:
         found = {"missing": str(error)}
     record = {"n": size.n, "d": size.d, "dtype": dtype, "name": name, **found}
     if "peak" in found:
-        # The products are float32, and as large as gradients, whatever the dtype.
+        # The products are always float32 and have the size of the gradients.
         wide = dtype == "float32" or name.startswith("floor")
         gradients = 2 * size.n * size.d * (4 if wide else 2)
         record["beyond"] = found["peak"] - gradients
@@ -80,5 +80,5 @@ def _sheet(records: list[dict]) -> Sheet:
         "Peak memory of value and gradient beyond inputs and gradients",
         ["size", "contender", "peak", "in float32 views (n d 4 bytes)", "compiled"],
         rows,
-        ["compiled: the temporaries that XLA plans for", *notes],
+        ["compiled: the temporaries that XLA plans", *notes],
     )

@@ -1,4 +1,4 @@
-"""What the command line can say."""
+"""The options of the command line."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ SECTIONS = ("loss", "local", "memory", "step", "job", "startup", "tpu", "gpu")
 
 @dataclass(frozen=True)
 class Options:
-    """Measures speed, memory and traffic of this package and of others, side by side.
+    """Measures speed, memory and traffic of this package and of other implementations.
 
-    With no argument everything is measured: half an hour on two free cores. Leave
-    the machine alone meanwhile.
+    Without arguments all sections run, which takes 40 minutes on two idle cores. Leave
+    the machine idle meanwhile.
     """
 
     sections: str = ",".join(SECTIONS)
-    """What to measure, with commas between."""
+    """Sections to run, separated by commas."""
     out: Path | None = None
-    """Folder for results.json, results.md and the plots. None: nothing is written."""
+    """Directory for results.json, results.md and the plots. None: write no files."""
     filter: str = ""
-    """Only these sizes (2048x8192), dtypes and contenders (parts of names), with commas
-    between: "2048x8192,float32,ours,floor"."""
+    """Measure only these sizes, dtypes and contenders (parts of their names), separated
+    by commas: "2048x8192,float32,ours,floor"."""
     quick: bool = False
-    """Small sizes and few rounds: shows that everything runs, and no more than that."""
+    """Check that everything runs, with small sizes and few rounds."""
     seconds: float = 1.5
-    """For each contender at each size of the loss, about; three calls at least."""
+    """Approximate seconds for each contender at each size; at least three calls."""
     threads: int | None = None
-    """Threads of both frameworks. None: one for each core; with --quick, one."""
+    """Threads of both frameworks. None: one for each core, or 1 with --quick."""
 
     def __post_init__(self):
-        """Refuses what could not run."""
+        """Checks the options."""
         for section in self.chosen_sections:
             if section not in SECTIONS:
                 raise ValueError(
@@ -49,31 +49,31 @@ class Options:
 
     @property
     def chosen_sections(self) -> list[str]:
-        """Sections in the order of the command line."""
+        """The chosen sections, in the order of the command line."""
         return _words(self.sections)
 
     @property
     def budget(self) -> Budget:
-        """How long to measure the loss."""
+        """How long the loss is measured."""
         if self.quick:
             return Budget(seconds=0.01, turn=0.002, rounds=2)
         return Budget(seconds=self.seconds)
 
     def loss_sizes(self) -> list[Size]:
-        """Sizes for times."""
+        """Returns the sizes that are timed."""
         return self._sizes(LOSS_SIZES)
 
     def memory_sizes(self) -> list[Size]:
-        """Sizes for peak memory."""
+        """Returns the sizes for peak memory."""
         return self._sizes(MEMORY_SIZES)[-1 if self.quick else 0 :]
 
     def dtypes(self) -> list[str]:
-        """Dtypes of the views."""
+        """Returns the dtypes of the views."""
         named = [word for word in _words(self.filter) if word in DTYPES]
         return named or list(DTYPES)
 
     def contenders(self, dtype: str) -> list[Contender]:
-        """Contenders for a dtype."""
+        """Returns the contenders for a dtype."""
         words = [
             word.lower()
             for word in _words(self.filter)

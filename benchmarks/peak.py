@@ -1,4 +1,4 @@
-"""Peak memory of this process, by the kernel's own account (Linux)."""
+"""Peak memory of this process, as counted by the Linux kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PROC = Path("/proc/self")
 
 
 def available() -> bool:
-    """Returns whether the kernel keeps a high-water mark that can be set back."""
+    """Returns whether the kernel's high-water mark of memory can be reset."""
     try:
         reset()
     except OSError:
@@ -23,22 +23,22 @@ def available() -> bool:
 
 
 def reset() -> None:
-    """Sets the high-water mark to what is held now."""
+    """Resets the high-water mark to the memory in use now."""
     (_PROC / "clear_refs").write_text("5")
 
 
 def release() -> None:
-    """Hands freed memory that the C library keeps for later back to the system."""
+    """Returns freed memory that the C library keeps to the system."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def of(call: Callable[[], Any]) -> tuple[Any, int]:
-    """Returns what a call returns, and how many bytes it added at its peak.
+    """Returns the result of a call, and the bytes that it added at its peak.
 
-    Freed memory that the C library keeps for later would hide what is taken from it,
-    so it is handed back first.
+    Freed memory that the C library keeps is returned to the system first. Otherwise the
+    call could reuse it, and the peak would miss that.
     """
     release()
     reset()
@@ -48,7 +48,7 @@ def of(call: Callable[[], Any]) -> tuple[Any, int]:
 
 
 def status(field: str) -> int:
-    """Returns a field of the process's status in bytes."""
+    """Returns a field of /proc/self/status in bytes."""
     text = (_PROC / "status").read_text()
     found = re.search(rf"^{field}:\s*(\d+) kB$", text, re.MULTILINE)
     if found is None:

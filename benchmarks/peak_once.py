@@ -1,4 +1,4 @@
-"""The process that `memory` starts: one contender, one size, one number as JSON."""
+"""The process that `memory` starts: measures one contender at one size."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import os
 import sys
 
 from benchmarks import peak
-from benchmarks.contenders import NotAvailable, Place, contenders
+from benchmarks.contenders import contenders
+from benchmarks.place import NotAvailable, Place
 from benchmarks.sizes import Problem, Size
 
 
 def main(name: str, n: str, d: str, dtype: str) -> None:
-    """Prints the peak beyond inputs, and our compiler's word on it where it has one."""
+    """Prints, as JSON, the peak beyond inputs and, for JAX, the planned temporaries."""
     problem = Problem(Size(int(n), int(d)), dtype)
     contender = next(c for c in contenders() if c.name == name)
     found: dict[str, object] = {}
@@ -25,7 +26,7 @@ def main(name: str, n: str, d: str, dtype: str) -> None:
             import torch
 
             torch.set_num_threads(int(os.environ["NPROC"]))
-        # What is made once, threads and the libraries' own buffers, is not the call's.
+        # The first call also starts threads and allocates the libraries' own buffers.
         call()
         _, found["peak"] = peak.of(call)
         if "torch" not in sys.modules:

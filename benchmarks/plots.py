@@ -14,7 +14,7 @@ from benchmarks.contenders import FLOOR, FLOOR_TORCH, OURS, REFERENCE
 from benchmarks.results import Section
 from benchmarks.sizes import GOALS, Size
 
-# One colour and marker for each name, whatever the plot.
+# Each name has the same color and marker in all plots.
 _STYLES = {
     OURS: ("tab:blue", "o"),
     REFERENCE: ("tab:red", "s"),
@@ -25,15 +25,15 @@ _STYLES = {
     "solo-learn": ("tab:brown", "<"),
     "plain JAX": ("tab:green", "x"),
     FLOOR: ("black", "_"),
-    FLOOR_TORCH: ("grey", "_"),
+    FLOOR_TORCH: ("gray", "_"),
 }
 
 
 def draw(folder: Path, sections: Iterable[Section], caption: str) -> list[str]:
-    """Writes a PNG for each plot that there are records for, and returns their names.
+    """Writes a PNG for each plot that has records, and returns their names.
 
     Args:
-        folder: to write to.
+        folder: directory to write to.
         sections: of the run.
         caption: date, versions and machine, below each plot.
     """
@@ -49,7 +49,7 @@ def draw(folder: Path, sections: Iterable[Section], caption: str) -> list[str]:
         records = [record for record in by_name.get(section, []) if drawn(record)]
         if records:
             figure = plot(records)
-            figure.text(0.01, 0.005, caption, fontsize=6, color="grey")
+            figure.text(0.01, 0.005, caption, fontsize=6, color="gray")
             figure.savefig(folder / name, dpi=110)
             written.append(name)
     return written
@@ -67,7 +67,7 @@ def _time(records: list[dict]) -> Figure:
     figure, panels = _panels([f"value and gradient, {dtype}" for dtype in dtypes])
     for axes, dtype in zip(panels, dtypes, strict=True):
         here = sorted((r for r in records if r["dtype"] == dtype), key=_columns_rows)
-        for name, (colour, marker) in _STYLES.items():
+        for name, (color, marker) in _STYLES.items():
             times = {
                 at: r["seconds"][name]
                 for at, r in enumerate(here)
@@ -82,7 +82,7 @@ def _time(records: list[dict]) -> Figure:
                 list(times),
                 medians,
                 [below, above],
-                color=colour,
+                color=color,
                 marker=marker,
                 label=name,
                 linestyle="none",
@@ -95,7 +95,7 @@ def _time(records: list[dict]) -> Figure:
 
 
 def _floor(records: list[dict]) -> Figure:
-    figure, (axes,) = _panels(["time over the floor, XLA's bare products, float32"])
+    figure, (axes,) = _panels(["time of ours over XLA's bare products, float32"])
     here = sorted(records, key=_columns_rows)
     for at, r in enumerate(here):
         over = r["over_floor"]
@@ -115,17 +115,17 @@ def _floor(records: list[dict]) -> Figure:
 def _memory(records: list[dict]) -> Figure:
     figure, (axes,) = _panels(["peak beyond inputs and gradients, float32"])
     common = _commonest(r["d"] for r in records)
-    for name, (colour, marker) in _STYLES.items():
+    for name, (color, marker) in _STYLES.items():
         line = sorted(
             (r["n"], r["beyond"] / 2**20)
             for r in records
             if r["name"] == name and r["d"] == common
         )
         if line:
-            # On a logarithmic axis there is no place for nothing.
+            # A logarithmic axis has no zero.
             rows, peaks = zip(*line, strict=True)
             peaks = [max(peak, 0.25) for peak in peaks]
-            axes.plot(rows, peaks, color=colour, marker=marker, label=name)
+            axes.plot(rows, peaks, color=color, marker=marker, label=name)
     axes.set(xscale="log", yscale="log", ylabel="MiB")
     axes.set_xlabel(f"rows, at {common} columns")
     _tick(axes, (r["n"] for r in records if r["d"] == common))
@@ -155,7 +155,7 @@ def _traffic(records: list[dict]) -> Figure:
 
 
 def _panels(titles: list[str]):
-    # Room for the caption.
+    # Leaves room for the caption.
     layout = ConstrainedLayoutEngine(rect=(0, 0.03, 1, 0.97))
     figure = Figure(figsize=(max(8, 6.5 * len(titles)), 5.5), layout=layout)
     panels = figure.subplots(1, len(titles), squeeze=False)[0]
@@ -174,7 +174,7 @@ def _columns_rows(record: dict) -> tuple[int, int]:
 
 
 def _tick(axes, values: Iterable[int]) -> None:
-    """Names just these values along a logarithmic axis."""
+    """Labels only these values on a logarithmic axis."""
     ticks = sorted(set(values))
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xticks([], minor=True)

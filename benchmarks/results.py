@@ -1,4 +1,4 @@
-"""What a section hands back: records for JSON and plots, sheets for people."""
+"""The results of a section: records for JSON and plots, tables for people."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rich.table import Table
 
 
 class Sheet(NamedTuple):
-    """A table, before it is Rich's or Markdown's.
+    """A table, to be printed or written as Markdown.
 
     Attributes:
-        title: a line above it.
-        headings: of the columns; the first column is of words, the others of figures.
-        rows: of words.
-        notes: lines below it.
+        title: line above the table.
+        headings: of the columns. The first column has names, the others have figures.
+        rows: of cells.
+        notes: lines below the table.
     """
 
     title: str
@@ -29,12 +29,12 @@ class Sheet(NamedTuple):
 
 
 class Section(NamedTuple):
-    """What was measured in one section.
+    """The results of one section.
 
     Attributes:
         name: as on the command line.
-        records: every measurement, as JSON can hold it.
-        sheets: the same for people.
+        records: all measurements, as plain Python values.
+        sheets: tables of the measurements.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Section(NamedTuple):
 
 
 def not_run(name: str, reason: str) -> Section:
-    """Returns a section that says why there is nothing in it."""
+    """Returns a section without results, with the reason."""
     return Section(name, [], [Sheet(f"{name}: not run: {reason}", [], [])])
 
 
@@ -69,7 +69,7 @@ def _rich(sheet: Sheet) -> Table:
 
 
 def markdown(about: dict[str, str], sections: list[Section], plots: list[str]) -> str:
-    """Returns everything for people, to be pasted into a document."""
+    """Returns all tables as Markdown."""
     blocks = ["; ".join(f"{name}: {value}" for name, value in about.items())]
     for sheet in (sheet for section in sections for sheet in section.sheets):
         if sheet.headings:
@@ -89,9 +89,9 @@ def _line(cells: list[str]) -> str:
 
 
 def write_json(path: Path, about: dict[str, str], sections: list[Section]) -> None:
-    """Writes every record; what is not finite is null."""
+    """Writes all records and tables as JSON. Infinities and NaN become null."""
     records = {section.name: section.records for section in sections}
-    # What was left out and why is in the sheets alone.
+    # Only the tables say what was left out and why.
     sheets = {
         section.name: [sheet._asdict() for sheet in section.sheets]
         for section in sections
@@ -109,7 +109,7 @@ def _finite(value):
 
 
 def seconds(value: float) -> str:
-    """Returns a time in the unit that suits it."""
+    """Returns a time in a suitable unit."""
     size, unit = _unit(value)
     return f"{value / size:.3g} {unit}"
 
@@ -120,7 +120,7 @@ def _unit(value: float) -> tuple[float, str]:
 
 
 def spread(found: dict[str, float]) -> str:
-    """Returns median and quartiles of times, in the unit that suits the median."""
+    """Returns median and quartiles of times, in a unit suitable for the median."""
     size, unit = _unit(found["median"])
     median, low, high = (found[key] / size for key in ("median", "low", "high"))
     return f"{median:.3g} ({low:.3g}-{high:.3g}) {unit}"

@@ -1,4 +1,4 @@
-"""What is measured: sizes, dtypes, and the goals that some of them have."""
+"""The sizes and dtypes to measure, and goals for some of them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Size(NamedTuple):
 
     @property
     def by_rows(self) -> bool:
-        """Whether the batch x batch product is the smaller form."""
+        """Whether the loss uses the batch x batch product."""
         return 2 * self.n <= self.d
 
     @property
     def work(self) -> int:
-        """Multiplications of one d x d product: what plain implementations pay."""
+        """Multiplications of one d x d product, as in plain implementations."""
         return self.n * self.d * self.d
 
 
@@ -41,9 +41,10 @@ class Problem(NamedTuple):
         return f"{self.size} {self.dtype}"
 
     def views(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns both views in float32: half signal, half noise of their own.
+        """Returns both views in float32: a shared signal, and noise of half its size.
 
-        Spreads lie on both sides of the hinge, so that no gradient is trivially zero.
+        Standard deviations lie on both sides of the hinge, so no gradient is trivially
+        zero.
         """
         rng = np.random.default_rng(0)
         shared, first, second = (
@@ -54,11 +55,11 @@ class Problem(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """What is wanted of a size, in float32 on two cores.
+    """The goals at a size, in float32 on two cores.
 
     Attributes:
-        faster: at least this many times as fast as the PyTorch reference.
-        over_floor: at most this many times the floor's time.
+        faster: smallest ratio of the PyTorch reference's time to ours.
+        over_floor: largest ratio of our time to the floor's.
     """
 
     faster: float
@@ -79,8 +80,8 @@ LOSS_SIZES = tuple(
         (2048, 8192),
     )
 )
-"""By work, so that what a size will take is known from the one before it."""
-# Three of one width, for the growth with n, and the paper's own.
+"""In the order of `Size.work`, so that each size predicts the time of the next."""
+# Three of one width, for the growth with n, and the paper's size.
 MEMORY_SIZES = (Size(256, 4096), Size(1024, 4096), Size(4096, 4096), Size(2048, 8192))
 QUICK_SIZES = (Size(32, 128),)
 

@@ -1,4 +1,4 @@
-"""The startup section: import and compilation, a fresh process each time."""
+"""The startup section: import and compilation, each in a new process."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def run(options: Options, progress) -> Section:
 
     Args:
         options: of the command line.
-        progress: called with what is being done.
+        progress: called with a description of each part.
     """
     repeats = 1 if options.quick else 5
     sizes = options.loss_sizes()[:1] if options.quick else _SIZES
     progress("startup imports")
-    # The first one reads from disk and writes bytecode.
+    # The first import reads from disk and writes bytecode.
     child.run("-c", _IMPORTS)
     imports = [child.run("-c", _IMPORTS) for _ in range(repeats)]
     records = [_record("import", name, "", imports, name) for name in imports[0]]
@@ -57,8 +57,8 @@ def _sheet(records: list[dict]) -> Sheet:
         what = f"{r['what']} {r['name']} {r['size']}".strip()
         rows.append([what, spread(r["seconds"])])
     return Sheet(
-        "Start-up, a fresh process each",
+        "Start-up, each in a new process",
         ["what", "median (quartiles)"],
         rows,
-        ["import vicreg_jax: after jax is imported", "compile: value and gradient"],
+        ["import vicreg_jax: after import jax", "compile: value and gradient"],
     )

@@ -24,9 +24,9 @@ class Case(NamedTuple):
     """A step to measure.
 
     Attributes:
-        name: what the tables call it.
-        config: of the run that it is a step of.
-        rounds: in which contenders take turns, at most.
+        name: in the tables.
+        config: of the run.
+        rounds: most rounds in which the contenders take turns.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Case(NamedTuple):
 
 
 def run(options: Options, progress) -> Section:
-    """Measures the steps in both frameworks, with the loss and without.
+    """Measures the steps in both frameworks, with and without the loss.
 
     Args:
         options: of the command line.
-        progress: called with what is being done.
+        progress: called with a description of each part.
     """
     records, sheets = [], []
     for case in cases(options.quick):
@@ -54,15 +54,15 @@ def run(options: Options, progress) -> Section:
 
 
 def cases(quick: bool) -> list[Case]:
-    """Returns the steps to measure; small ones show that everything runs."""
+    """Returns the steps to measure, or small ones if `quick`."""
     mnist = recipes.mnist()
-    # AdamW, as PyTorch has it; a batch that a CPU has room for; the CPU's dtype.
+    # AdamW, which both frameworks have; a batch and a dtype for CPUs.
     resnet = dataclasses.replace(
         recipes.cifar(), optimizer="adamw", batch=32, dtype="float32"
     )
     if quick:
-        # PyTorch 2.13 crashes in the gradient of convolutions with fewer channels than
-        # 8 on processors without AVX-512, where it runs on one thread.
+        # On one thread and without AVX-512, PyTorch 2.13 crashes in the gradient of
+        # convolutions with fewer than 8 channels.
         small = {"batch": 16, "width": 8, "expander": 64}
         mnist = dataclasses.replace(mnist, **small)
         resnet = dataclasses.replace(resnet, size=8, **small)
@@ -88,7 +88,7 @@ def _measured(case, builders, options, progress) -> dict[str, Times]:
 
 
 def _builders(config: Config, quick: bool):
-    """Returns what builds each step, and why others are missing."""
+    """Returns functions that build the steps, and why others are missing."""
     builders: dict[str, Callable[[], Call]] = {}
     missing = []
     try:
@@ -153,10 +153,10 @@ def _sheet(case: Case, records: list[dict], missing: list[str]) -> Sheet:
         ["step", "median (quartiles)", "images/s", "loss's share", "times ours"],
         rows,
         [
-            "ours is `Programs.train`, the step that `vicreg-pretrain` runs, here on "
-            "views that are drawn already, as PyTorch's are",
+            "ours is `Programs.train`, the step that `vicreg-pretrain` runs, on views "
+            "that are drawn before, as in PyTorch",
             "network, loss and AdamW in both frameworks; PyTorch in channels last",
-            f"loss's share: 1 - time with {WITHOUT_LOSS} instead of the loss / time",
+            f"loss's share: 1 - time with a {WITHOUT_LOSS} as the loss / time",
             *_goal(records),
             *missing,
         ],

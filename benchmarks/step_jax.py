@@ -1,4 +1,4 @@
-"""The training step in JAX: the one that ships, and what it would be otherwise."""
+"""The training step in JAX: the one that ships, and variants of it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from vicreg_jax.pretrain.compilation import compiler_options
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.step import Programs
 
-_EPOCH = 31  # steps, on which no time depends
+_EPOCH = 31  # steps; no time depends on it
 
 
 class WithYnnpack(Programs):
-    """The step as jaxlib compiles it if it is told nothing."""
+    """The step with jaxlib's default compiler options."""
 
     @cached_property
     def train(self):
@@ -30,7 +30,7 @@ class WithYnnpack(Programs):
 
 
 class WithoutLoss(Programs):
-    """The step with hardly a loss, to see what the rest of it takes."""
+    """The step with a mean of squares for a loss, to measure the rest of the step."""
 
     def _terms(self, first, second) -> VICRegTerms:
         zero = jnp.zeros(())
@@ -45,18 +45,18 @@ def has_ynnpack() -> bool:
 def build(
     config: Config, *, programs: type[Programs] = Programs, augmented: bool = False
 ) -> Call:
-    """Returns a step as a call.
+    """Returns a call that takes one step.
 
     Args:
         config: of the run.
-        programs: whose step.
-        augmented: whether it draws its views, as in a run.
+        programs: the class whose step is taken.
+        augmented: draws the views in the step, as a run does.
     """
     if not augmented:
         config = dataclasses.replace(config, views=MirroredViews(config.size))
     made = programs(config, meshes.make_mesh("data=1"), _EPOCH)
     shape = config.batch, config.size, config.size, config.channels
-    # What they show does not matter to time.
+    # The time does not depend on what the images show.
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     aspect = jnp.ones(config.batch)
     state = made.start()

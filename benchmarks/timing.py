@@ -1,8 +1,8 @@
-"""Times of several contenders, taken in turns, and what may be concluded from them.
+"""Times of several contenders, measured in turns, and their ratios.
 
-A machine drifts: it heats up, it has neighbours. So contenders take turns in rounds, in
-an order drawn anew for each, and a ratio is the median of the rounds' own ratios,
-which drift leaves alone, not the ratio of two medians.
+The speed of a machine drifts with its temperature and its other users. Contenders
+therefore take turns in rounds, in a random order. A ratio is the median of the ratios
+within each round, which drift does not change, instead of the ratio of two medians.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 Call = Callable[[], Any]
 """Runs once, to completion."""
 Times = dict[int, float]
-"""Seconds a call, by round: slow contenders sit some rounds out."""
+"""Seconds for each call, by round. Slow contenders skip rounds."""
 
 
 class Spread(NamedTuple):
@@ -42,10 +42,10 @@ class Budget(NamedTuple):
     """How long to measure.
 
     Attributes:
-        seconds: for each contender at each size, about.
-        turn: for the calls that a contender makes when its turn has come.
-        rounds: at most.
-        slow: seconds a call, from which on two rounds have to do.
+        seconds: approximate time for each contender at each size.
+        turn: seconds for the calls of one turn.
+        rounds: most rounds.
+        slow: seconds for a call, above which a contender has only two turns.
     """
 
     seconds: float = 1.5
@@ -54,13 +54,13 @@ class Budget(NamedTuple):
     slow: float = 20.0
 
     def stride(self, estimate: float) -> int:
-        """Returns how many rounds lie from turn to turn of a contender.
+        """Returns the number of rounds from one turn of a contender to its next.
 
-        It divides the strides of slower contenders, as far as each has three turns:
-        whatever two are compared, the slower one's rounds are rounds of the faster.
+        Strides of slower contenders are multiples of it, as far as each has three
+        turns. So in each round of a slow contender a faster one also has a turn.
 
         Args:
-            estimate: seconds a call.
+            estimate: seconds for each call.
         """
         if estimate > self.slow:
             return max(1, self.rounds // 2)
@@ -73,9 +73,9 @@ class Budget(NamedTuple):
 
 
 def warmed_up(call: Call) -> tuple[Any, float]:
-    """Returns what a compiled call returns, and about how long it takes.
+    """Returns the result of a compiled call, and about how long it takes.
 
-    What is short is called twice, since a first call can be an outlier.
+    A short call is made twice, since the first one can be an outlier.
     """
     started = time.perf_counter()
     result = call()
@@ -86,11 +86,11 @@ def warmed_up(call: Call) -> tuple[Any, float]:
 def interleaved(
     calls: Mapping[str, Call], estimates: Mapping[str, float], budget: Budget
 ) -> dict[str, Times]:
-    """Returns the times of calls that are warm.
+    """Measures calls that have been made before, in turns.
 
     Args:
         calls: by name of the contender.
-        estimates: seconds a call, by name.
+        estimates: seconds for each call, by name.
         budget: how long to measure.
     """
     strides = {name: budget.stride(estimates[name]) for name in calls}
@@ -105,10 +105,10 @@ def interleaved(
 
 
 def turn(call: Call, seconds: float) -> float:
-    """Returns the median time of the calls that fit into so many seconds.
+    """Returns the median time of the calls that fit into a number of seconds.
 
-    A first call is not counted if it is short: it pays for what the contender before
-    it left in the caches, and for that one's threads, which spin for a while.
+    A short first call is not counted: it is slowed by what the contender before it left
+    in the caches, and by that contender's threads, which spin for a while.
     """
     first = timed(call)
     if first > seconds:
@@ -128,6 +128,6 @@ def timed(call: Call) -> float:
 
 
 def ratio(ours: Times, theirs: Times) -> Spread | None:
-    """Returns the spread of `ours / theirs` over the rounds that both were in."""
+    """Returns the spread of `ours / theirs` over the rounds that both took part in."""
     both = sorted(ours.keys() & theirs.keys())
     return Spread.of(ours[at] / theirs[at] for at in both) if both else None

@@ -1,4 +1,4 @@
-"""The contenders in PyTorch: reference, compiled, released packages, bare products."""
+"""The contenders in PyTorch: reference, released packages and bare products."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import torch
 
-from benchmarks.contenders import NotAvailable
+from benchmarks.place import NotAvailable
 from benchmarks.sizes import WEIGHTS, Problem
 from benchmarks.timing import Call
 from parity import upstream
@@ -17,27 +17,27 @@ from vicreg_jax import conventions
 
 
 def reference(z1, z2):
-    """Algorithm 1 of the paper, as the parity suite has it."""
+    """Returns the loss by Algorithm 1 of the paper, from the parity suite."""
     return weighted_sum(torch_terms(z1, z2), WEIGHTS)
 
 
 def raised(z1, z2):
-    """The reference on float32 copies of the views: the accuracy that ours has."""
+    """Returns the reference on float32 copies of the views, as accurate as ours."""
     return reference(z1.float(), z2.float())
 
 
 def compiled(z1, z2):
-    """Replaced by `torch.compile` of the reference before it is called."""
+    """Stands for `torch.compile` of the reference, which replaces it."""
     raise NotImplementedError
 
 
 def released(name: str) -> Callable:
-    """Returns the loss of an installed package, weighed to be the same number.
+    """Returns the loss of an installed package, with weights that give our value.
 
     Raises:
-        NotAvailable: it is not installed, or is another release than is known.
+        NotAvailable: it is not installed, or another release is installed.
     """
-    # What a weight of 1 of theirs is of ours.
+    # Our weights for their weights of 1.
     one = getattr(conventions, name)(1.0, 1.0, 1.0)
     shares = (one.lambd, one.mu, one.nu)
     weights = [ours / share for ours, share in zip(WEIGHTS, shares, strict=True)]
@@ -48,16 +48,16 @@ def released(name: str) -> Callable:
 
 
 def build_loss(loss: Callable, problem: Problem, device: str) -> Call:
-    """Returns a call for value and gradient; it returns the value.
+    """Returns a call for value and gradient. It returns the value.
 
     Raises:
-        NotAvailable: it needs what is not here.
+        NotAvailable: `torch.compile` does not work here.
     """
     views = [z.requires_grad_() for z in _tensors(problem, device)]
     made = loss is compiled
     if made:
         loss = _compile()
-    # The reference makes a mask of its own, which has to be where the views are.
+    # The reference creates a mask, which must be on the device of the views.
     mask_there = nullcontext() if device == "cpu" else torch.device(device)
 
     def call():
@@ -78,7 +78,7 @@ def build_loss(loss: Callable, problem: Problem, device: str) -> Call:
 
 
 def build_products(problem: Problem, device: str) -> Call:
-    """Returns a call for the bare products, in float32; it returns nothing."""
+    """Returns a call that computes the bare products in float32."""
     views = _tensors(problem._replace(dtype="float32"), device)
 
     @torch.no_grad()
@@ -94,7 +94,7 @@ def build_products(problem: Problem, device: str) -> Call:
 def _compile() -> Callable:
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise NotAvailable("no C++ compiler")
-    # Otherwise a second size is compiled for any size, and is slower for it.
+    # Otherwise the second size is compiled for all sizes, which is slower.
     torch.compiler.reset()
     return torch.compile(reference, dynamic=False)
 

@@ -1,6 +1,6 @@
-"""The TPU section: what libtpu's compiler says of the loss; no TPU runs it.
+"""The TPU section: the loss compiled by libtpu, without running it.
 
-Figures are for value and gradient of both views, per chip, at highest precision.
+Figures are for value and gradient of both views, for each chip, at highest precision.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from benchmarks.options import Options
 from benchmarks.results import Section, not_run
 from benchmarks.sizes import WEIGHTS, Size
 from benchmarks.tpu_sheets import sheet
+from parity.plain_jax import jax_gathered_loss
 from vicreg_jax import aot
 
 PLAIN, OFFICIAL = "plain JAX, d x d", "gather, d x d on every chip"
 ONE, TWO = "ours, one axis", "ours, two axes"
-# With a second axis where the chips' own wiring can be cut.
+# The shapes of meshes with two axes follow the topology.
 CHIPS = {
     "v5e": {"2x4": (2, 4), "4x8": (4, 8), "8x16": (8, 16), "16x16": (16, 16)},
     "v5p": {
@@ -45,7 +46,7 @@ _GROWTH = (
 
 
 class Program(NamedTuple):
-    """One thing to compile; see `PLAIN` and its neighbours for the ways."""
+    """A program to compile. Its `way` is a key of `_WAYS`."""
 
     way: str
     size: Size
@@ -55,11 +56,11 @@ class Program(NamedTuple):
 
 
 def run(options: Options, progress) -> Section:
-    """Compiles the ways side by side, and the growth with chips, rows and columns.
+    """Compiles all ways to compute the loss, for growing chips, rows and columns.
 
     Args:
         options: of the command line.
-        progress: called with what is being done.
+        progress: called with a description of each part.
     """
     if not aot.available():
         return not_run("tpu", "libtpu is not installed")
@@ -77,7 +78,7 @@ def run(options: Options, progress) -> Section:
 
 
 def _tables(quick: bool) -> dict[str, list[Program]]:
-    """Returns what to compile, by the title of its table."""
+    """Returns the programs to compile, by the title of their table."""
     if quick:
         small = Size(64, 256)
         chosen = [Program(way, small, "float32", "v5e", "2x4") for way in (ONE, TWO)]
@@ -105,7 +106,7 @@ def _tables(quick: bool) -> dict[str, list[Program]]:
 
 
 def compiled(program: Program) -> dict:
-    """Returns the record of one program."""
+    """Compiles one program and returns its record."""
     grid = CHIPS[program.generation][program.shape]
     record = program._asdict() | {"n": program.size.n, "d": program.size.d}
     record |= {"chips": prod(grid), "grid": grid if program.way == TWO else None}
@@ -141,12 +142,10 @@ def _two_axes(axes, z1, z2):
 
 
 def _official(axes, z1, z2):
-    gather = partial(jax.lax.all_gather, axis_name=axes, tiled=True)
-    # The mean of equal numbers tells JAX that they are equal.
-    return jax.lax.pmean(jax_side.plain(gather(z1), gather(z2)), axes)
+    return jax_gathered_loss(z1, z2, *WEIGHTS, axis_name=axes)
 
 
-# The function, and whether it runs inside a map.
+# The function, and whether it runs inside `jax.shard_map`.
 _WAYS = {
     PLAIN: (jax_side.plain, False),
     OFFICIAL: (_official, True),

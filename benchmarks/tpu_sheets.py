@@ -1,4 +1,4 @@
-"""Tables of what the TPU compiler says."""
+"""Tables of the programs that were compiled for TPUs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sheet(title: str, records: list[dict]) -> Sheet:
         f"TPU: {title}, for each chip",
         ["topology", "chips", "size", "way", "temporaries", "GFLOP", "moved", "by"],
         rows,
-        ["compiled by libtpu for chips that are not here; not run"],
+        ["compiled by libtpu; not run on TPUs"],
     )
 
 

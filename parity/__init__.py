@@ -1,7 +1,11 @@
-"""The proof that this is PyTorch's VICReg: run it with `python -m parity`.
+"""The parity suite: compares this package with PyTorch. Run `python -m parity`.
 
-`cases` is the catalogue of inputs, `oracle` the exact results with the bounds on what
-rounding may do to them, `torch_reference` and `upstream` the PyTorch side, `ours` and
-`faults` this package's. A section each: `values`, `devices`, `ddp`, `training`,
-`reproducibility`. `checks` is the verdict, `report` and `picture` show it.
+cases: the catalogue of inputs.
+oracle: exact results in float64, and bounds on rounding errors.
+torch_reference, torch_networks, training_torch: the PyTorch side.
+upstream: released PyTorch implementations.
+ours, training_jax, faults: this package, and faults put into it.
+values, devices, ddp, experiments, reproducibility: the sections.
+training, roundings, comparison: how training runs are compared.
+checks, suite, report, picture: verdicts, and how they are run and shown.
 """

@@ -24,7 +24,7 @@ PASSED, FAILED, BROKEN = 0, 1, 2
 
 
 def main() -> None:
-    """Runs what the command line says and exits with its verdict."""
+    """Runs the chosen cases and exits with the status of the result."""
     try:
         options = tyro.cli(Options, prog="python -m parity")
         platform = platforms.start(options.platform)
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def run(tasks: list[Task], console: Console) -> list[Outcome]:
-    """Returns what became of the tasks, with a progress bar meanwhile."""
+    """Runs the tasks under a progress bar and returns their outcomes."""
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -68,7 +68,7 @@ def run(tasks: list[Task], console: Console) -> list[Outcome]:
 
 
 def verdict(outcomes: list[Outcome]) -> int:
-    """Returns the exit status: 0 only if something was compared and all passed."""
+    """Returns the exit status: 0 if something was compared and everything passed."""
     checks = [check for outcome in outcomes for check in outcome.checks]
     if not all(check.passed for check in checks):
         return FAILED
@@ -77,17 +77,16 @@ def verdict(outcomes: list[Outcome]) -> int:
 
 
 def conclusion(code: int, outcomes: list[Outcome], options: Options) -> str:
-    """Returns the last line."""
+    """Returns the last line of the output."""
     if options.inject:
         section = FAULTS[options.inject].section
         caught = {o.section for o in outcomes if any(not c.passed for c in o.checks)}
-        where = (
-            f"by {', '.join(sorted(caught))}" if caught else f"not even by {section}"
-        )
-        return f"{options.inject} was {'' if caught else 'not '}caught, {where}"
+        if not caught:
+            return f"{options.inject} was not caught; {section} should have caught it"
+        return f"{options.inject} was caught by {', '.join(sorted(caught))}"
     if not any(outcome.checks for outcome in outcomes):
         return "nothing was compared"
-    return ("passed", "FAILED", "something broke")[code]
+    return ("passed", "FAILED", "an error occurred")[code]
 
 
 if __name__ == "__main__":

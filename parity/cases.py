@@ -1,7 +1,7 @@
-"""The catalogue of inputs: one list for the suite, the tests and the benchmarks.
+"""The catalogue of inputs.
 
-A case is drawn from its own name alone, so that it is the same wherever it is run, in
-whatever order and company. Only NumPy is needed to draw one.
+The random seed of a case depends on its distribution and shape alone, so that a case is
+the same in every run. Drawing one needs only NumPy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UPSTREAMS = (
 
 
 class Level(IntEnum):
-    """How much is run; each level includes those before it."""
+    """How much is run. Each level includes the levels before it."""
 
     QUICK = 0
     STANDARD = 1
@@ -37,15 +37,15 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: inputs, weights, and whom to compare with.
+    """One comparison: inputs, weights, and the reference.
 
     Attributes:
         distribution: a key of `DISTRIBUTIONS`.
         n: rows.
         d: columns.
         dtype: of the embeddings.
-        reference: "torch" for our transcription, or one of `UPSTREAMS`, which brings
-            its own convention of what `weights` weigh.
+        reference: "torch" for our own PyTorch reference, or one of `UPSTREAMS`, each
+            with its own convention of the weights.
         weights: of invariance, variance and covariance.
         gamma: target standard deviation.
         eps: added to the variances.
@@ -62,7 +62,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The name that `--filter` knows it by; what is usual goes without saying."""
+        """The name that `--filter` matches. Default weights and gamma are left out."""
         parts = [self.reference, self.distribution, f"{self.n}x{self.d}", self.dtype]
         if self.weights != WEIGHTS:
             parts.append("w" + "_".join(f"{weight:g}" for weight in self.weights))
@@ -72,18 +72,18 @@ class Case:
 
     @property
     def exact(self) -> bool:
-        """Whether every number on the way is representable: nothing may be off."""
+        """Whether no number is rounded on the way, so that no error is allowed."""
         return self.distribution == "kink"
 
     def views(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns both views in float64, not yet rounded to `dtype`."""
+        """Returns both views in float64, before rounding to `dtype`."""
         seed = zlib.crc32(f"{self.distribution} {self.n} {self.d}".encode())
         draw = DISTRIBUTIONS[self.distribution]
         return draw(np.random.default_rng(seed), self.n, self.d)
 
 
 def _pair(shared: np.ndarray, rng, noise=0.5) -> tuple[np.ndarray, np.ndarray]:
-    """Two views of the same rows: what they share, and noise of their own."""
+    """Two views of the same rows, each with its own noise."""
     scale = noise * shared.std()
     first, second = (
         shared + scale * rng.standard_normal(shared.shape) for _ in range(2)
@@ -92,20 +92,20 @@ def _pair(shared: np.ndarray, rng, noise=0.5) -> tuple[np.ndarray, np.ndarray]:
 
 
 def normal(rng, n, d):
-    """Columns on both sides of the hinge, a little off centre."""
+    """Columns on both sides of the hinge, with small nonzero means."""
     first, second = _pair(rng.standard_normal((n, d)), rng)
     scale = rng.uniform(0.3, 1.8, d)
     return scale * first + 0.3, scale * second + 0.3
 
 
 def correlated(rng, n, d):
-    """One common factor in all columns: a large covariance term."""
+    """One factor shared by all columns, which makes the covariance term large."""
     common, own = rng.standard_normal((n, 1)), rng.standard_normal((n, d))
     return _pair(0.5 * common + 0.6 * own, rng, noise=0.2)
 
 
 def low_rank(rng, n, d):
-    """Rows in a space of few dimensions, as after a narrow bottleneck."""
+    """Rows in a subspace of low dimension, as after a narrow bottleneck."""
     rank = max(1, min(n, d) // 4)
     basis = rng.standard_normal((rank, d)) / np.sqrt(rank)
     first, second = _pair(rng.standard_normal((n, rank)), rng)
@@ -113,46 +113,46 @@ def low_rank(rng, n, d):
 
 
 def collapsed(rng, n, d):
-    """All rows equal: variances of zero, where only eps keeps the root smooth."""
+    """All rows are equal, so that only eps keeps the square root smooth."""
     z = np.broadcast_to(rng.standard_normal(d), (n, d)).copy()
     return z, z.copy()
 
 
 def near_collapsed(rng, n, d):
-    """Spreads far below the root of eps."""
+    """Standard deviations far below the square root of eps."""
     first, second = _pair(rng.standard_normal((n, d)), rng)
     scale = rng.uniform(1e-5, 1e-3, d)
     return scale * first, scale * second
 
 
 def offset(rng, n, d):
-    """Means a hundred times the spread: what is not centred first is lost."""
+    """Means a hundred times the standard deviation, where centering is critical."""
     first, second = _pair(rng.standard_normal((n, d)), rng)
     mean = 100 * rng.choice([-1.0, 1.0], d)
     return first + mean, second + mean
 
 
 def scales(rng, n, d):
-    """Columns whose spreads differ by five orders of magnitude."""
+    """Columns whose standard deviations differ by five orders of magnitude."""
     first, second = _pair(rng.standard_normal((n, d)), rng)
     scale = np.logspace(-3, 2, d)
     return scale * first, scale * second
 
 
 def heavy_tailed(rng, n, d):
-    """Student's t with three degrees of freedom: single rows outweigh the rest."""
+    """Student's t with three degrees of freedom: single rows dominate."""
     shared = 0.5 * rng.standard_t(3, (n, d))
     return _pair(np.clip(shared, -50, 50), rng)
 
 
 def large(rng, n, d):
-    """Spreads of a hundred, whose squared covariances float16 cannot hold."""
+    """Standard deviations near 100, whose squared covariances overflow in float16."""
     first, second = _pair(rng.standard_normal((n, d)), rng)
     return 90 * first, 90 * second
 
 
 def whitened(rng, n, d):
-    """No covariance beyond what the rank forces: where training is headed."""
+    """As little covariance as the rank allows, as at the end of training."""
     x = rng.standard_normal((n, d))
     u, _, vt = np.linalg.svd(x - x.mean(0), full_matrices=False)
     rank = min(n - 1, d)
@@ -161,15 +161,16 @@ def whitened(rng, n, d):
 
 
 def balanced(rng, n, d):
-    """The invariance pulls as hard as the hinge pushes, at the weights `BALANCED`."""
+    """The gradients of invariance and hinge cancel at the weights `BALANCED`."""
     x = rng.standard_normal((n, d))
     x = (x - x.mean(0)) / x.std(0, ddof=1)
     return 0.9 * x, 0.9 * x * (1 - 0.9 * 0.45 * n / (n - 1) / 0.81)
 
 
 def kink(rng, n, d):
-    """Every column's deviation is gamma to the last bit, with eps 7/16, for n = 5."""
-    assert n == 5, "only for five rows is every step of the arithmetic exact"
+    """With eps 7/16 and n = 5, every standard deviation is exactly gamma."""
+    if n != 5:
+        raise ValueError(f"`n` must be 5, where the arithmetic is exact, got {n}")
     signs = rng.choice([-1.0, 1.0], d)
     z = 0.75 * np.outer([1, -1, 1, -1, 0], signs)
     return z, z.copy()
@@ -196,7 +197,7 @@ DISTRIBUTIONS: dict[str, Draw] = {
 
 Shapes = tuple[tuple[int, int], ...]
 
-# Few columns and many, and on both sides of where the smaller product changes.
+# On both sides of the point where the loss switches to the other product.
 _SMALL = ((64, 24), (24, 64))
 _SHAPES: dict[Level, Shapes] = {
     Level.QUICK: ((2, 3), (33, 64), (32, 64), *_SMALL),
@@ -209,13 +210,13 @@ _TERMS = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (10.0, 3.0, 0.04))
 
 
 def catalogue(level: Level) -> list[Case]:
-    """Returns every case of a level and of those below it, each once."""
+    """Returns every case of a level and of the levels below it, without repetition."""
     chosen = [case for up_to in range(level + 1) for case in _added(Level(up_to))]
     return list(dict.fromkeys(chosen))
 
 
 def _added(level: Level) -> Iterator[Case]:
-    """What a level adds to those below it."""
+    """Yields the cases that a level adds to those below it."""
     # On one core a product of this size takes seconds in half precision.
     dtypes = DTYPES if level < Level.HUGE else ("float32",)
     for (n, d), dtype in product(_SHAPES[level], dtypes):

@@ -1,4 +1,4 @@
-"""The verdict on one quantity of one case, and what a section is made of."""
+"""The verdict on one quantity of one case, and the tasks that a section consists of."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 FACTOR = 1.0
-"""How many times PyTorch's own distance ours may be, beside the rounding bound."""
+"""Our distance may be the rounding bound plus this many times PyTorch's distance."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One quantity: three numbers, two distances to the exact one, and their limits.
+    """One quantity: three numbers, their distances, and the limits of the distances.
 
     Attributes:
-        task: name of the task that it belongs to.
+        task: name of the task.
         quantity: what is compared.
-        ours: our number; of an array, the entry that is furthest off.
-        theirs: PyTorch's.
-        exact: the oracle's.
-        unit: one unit of rounding at this size, of the dtype that the inputs have.
-        distance: ours to the oracle; of an array, the Frobenius norm.
-        their_distance: PyTorch's to the oracle, in the dtype of the inputs.
-        limit: what `distance` must not exceed.
-        peer_distance: PyTorch's to the oracle, in the arithmetic that ours runs in.
-        peer_limit: what `peer_distance` must not exceed, or it is another loss.
-        entries: of an array, the largest share of its own limit that the error of an
-            entry takes; above 1 is a failure.
+        ours: our number. Of an array, the entry with the largest error.
+        theirs: PyTorch's number.
+        exact: the exact number.
+        unit: one unit of rounding at this size, in the dtype of the inputs.
+        distance: of ours to the exact result. Of an array, the Frobenius norm.
+        their_distance: of PyTorch to the exact result, in the dtype of the inputs.
+        limit: largest allowed `distance`.
+        peer_distance: of PyTorch to the exact result, in the arithmetic that ours uses.
+        peer_limit: largest allowed `peer_distance`. Beyond it PyTorch computes another
+            loss.
+        entries: of an array, the largest ratio of an entry's error to its own limit.
+            Above 1 is a failure.
         size: entries of one view, for the picture.
         dtype: of the embeddings.
     """
@@ -50,18 +51,18 @@ class Check:
 
     @property
     def ratio(self) -> float:
-        """Our distance as a share of what is allowed: above 1 is a failure."""
+        """Our distance divided by its limit. Above 1 is a failure."""
         ratio = max(share(self.distance, self.limit), self.entries)
         return math.inf if math.isnan(ratio) else ratio
 
     @property
     def reference_agrees(self) -> bool:
-        """Whether the reference computes this loss at all."""
+        """Whether the reference computes this loss."""
         return self.peer_distance <= self.peer_limit
 
     @property
     def passed(self) -> bool:
-        """Whether we are as right as PyTorch, and it is right."""
+        """Whether ours is within its limit and the reference within its own."""
         return self.ratio <= 1 and self.reference_agrees
 
     def in_units(self, distance: float) -> float:
@@ -72,18 +73,18 @@ class Check:
 
 
 def share(error: float, limit: float) -> float:
-    """Returns an error as a share of its limit; infinite if it must be 0 and is not."""
+    """Returns an error divided by its limit; infinite if the limit 0 is exceeded."""
     if math.isnan(error) or limit == 0:
         return 0.0 if error == 0 else math.inf
     return error / limit
 
 
 class Task(NamedTuple):
-    """Something to run that ends in checks.
+    """Something to run that returns checks.
 
     Attributes:
         name: "section/case".
-        run: does it.
+        run: runs it.
     """
 
     name: str
@@ -96,13 +97,13 @@ class NotRun(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: checks, or the reason why there are none.
+    """The result of a task: checks, or the reason why there are none.
 
     Attributes:
-        name: the task's.
-        checks: empty if it was not run or broke.
+        name: of the task.
+        checks: empty if the task was not run or raised an error.
         not_run: why it cannot be run here.
-        error: what it broke with.
+        error: the traceback of the error that it raised.
         seconds: how long it took.
     """
 
@@ -119,5 +120,5 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether it broke or one of its checks failed."""
+        """Whether it raised an error or one of its checks failed."""
         return bool(self.error) or any(not check.passed for check in self.checks)

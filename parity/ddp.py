@@ -1,18 +1,17 @@
-"""Section 2 again: training on two devices, against PyTorch DDP on two processes.
+"""Section "ddp": training on two devices, compared with PyTorch DDP.
 
-Theirs: `ddp_process` twice, over Gloo on the loopback, with a gather that autograd sees
-through. Ours: a mesh of two devices, the gradients taken inside `jax.shard_map` and
-averaged, as DDP averages them. From the same weights on the same batches, the
-parameters after all steps differ by no more than rounding in the gradients makes of a
-run (see `training`). The network has no batch norm: DDP keeps that per process.
+PyTorch runs `ddp_process` twice, over Gloo on the loopback, with a gather that has a
+gradient. Ours runs on a mesh of two devices; gradients are taken inside `jax.shard_map`
+and averaged, as DDP averages them. Both start from the same weights and see the same
+batches. The limits are those of float64 in `training`. The network has no batch norm,
+since DDP takes its statistics in each process separately.
 """
 
 from __future__ import annotations
 
-import copy
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 
@@ -26,20 +25,16 @@ from jax.sharding import PartitionSpec as P
 from parity import ddp_process, processes, training_torch
 from parity.cases import Level
 from parity.checks import Check, NotRun, Task
+from parity.comparison import Arrays, Reference, compared, largest_distances
+from parity.experiments import draw_batches
 from parity.oracle import WEIGHTS
 from parity.ours import Ours, enabled
-from parity.training import (
-    compared,
-    disturbance,
-    draw_batches,
-    flat,
-    roundoff,
-    schedule,
-)
-from parity.training_torch import MOMENTUM
-from parity.values import UNITS, distance
+from parity.roundings import Roundings
+from parity.training_torch import MOMENTUM, schedule
+from parity.values import UNITS
 
-STEPS, PEAK, INPUTS = 8, 1e-2, 12
+# The first step has a learning rate of 0.
+STEPS, PEAK, INPUTS = 9, 1e-2, 12
 WORLD, SECONDS = 2, 120
 _DRAWS = 8
 # Rows of the global batch, and width: by the n x n product and by the d x d one.
@@ -47,7 +42,7 @@ _SIZES = ((16, 48), (64, 16))
 
 
 def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
-    """Yields the section's tasks, in both of `shard_map`'s modes of checking."""
+    """Yields the section's tasks, with and without `shard_map`'s `check_vma`."""
     for rows, width in _SIZES:
         for checked in (True, False):
             vma = "" if checked else "-no_check_vma"
@@ -58,18 +53,17 @@ def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
 def check(
     task: str, rows: int, width: int, checked: bool, ours: Ours, platform: str
 ) -> list[Check]:
-    """Returns the verdict on the parameters after all steps.
+    """Returns the verdicts on the parameters after all steps.
 
     Raises:
-        NotRun: there are no two devices, or no float64 on them.
+        NotRun: there are fewer than two devices, or they have no float64.
     """
     if platform == "tpu":
         raise NotRun("a TPU has no float64")
     if jax.device_count() < WORLD:
         raise NotRun("needs two devices")
-    theirs, alone, limit = _references(rows, width)
-    parts = _ours(rows, width, checked, ours), theirs, alone
-    return [compared(task, "parameters", parts, limit, "float64", peer_limit=limit)]
+    reference, got = _reference(rows, width), _ours(rows, width, checked, ours)
+    return compared(task, got, reference, "float64", peer_limits=reference.limits)
 
 
 def _start(rows: int, width: int) -> torch.nn.Sequential:
@@ -77,16 +71,17 @@ def _start(rows: int, width: int) -> torch.nn.Sequential:
     return ddp_process.perceptron(INPUTS, width)
 
 
-def _setup(rows: int, width: int) -> dict[str, np.ndarray]:
+def _setup(rows: int, width: int) -> Arrays:
     named = _start(rows, width).named_parameters()
     weights = {name: p.detach().numpy() for name, p in named}
     batches = draw_batches(rows, INPUTS, STEPS)
-    return weights | {"batches": batches, "rates": schedule(PEAK, STEPS)}
+    rates = schedule(PEAK, STEPS, warmup_steps=2)
+    return weights | {"batches": batches, "rates": rates}
 
 
 @cache
-def _references(rows: int, width: int):
-    """Returns parameters by DDP and by one process, and what rounding makes of them."""
+def _reference(rows: int, width: int) -> Reference:
+    """Returns the parameters by DDP and by one process, and the limits."""
     setup = _setup(rows, width)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -97,14 +92,9 @@ def _references(rows: int, width: int):
         processes.run(commands, folder, SECONDS, GLOO_SOCKET_IFNAME=_loopback())
         with np.load(folder / "parameters.npz") as found:
             theirs = dict(found)
-    alone = _alone(rows, width)
-    with torch.no_grad():
-        network = _start(rows, width)
-        views = [network(torch.tensor(view)).numpy() for view in setup["batches"][0]]
-    size = roundoff(views, UNITS["float64"], width)
-    runs = [_alone(rows, width, disturbance(size, seed)) for seed in range(_DRAWS)]
-    limit = max(distance(flat(alone), flat(run)) for run in runs)
-    return theirs, alone, limit
+    alone, unit = _alone(rows, width), UNITS["float64"]
+    disturbed = [_alone(rows, width, Roundings(unit, seed)) for seed in range(_DRAWS)]
+    return Reference(theirs, alone, largest_distances(alone, disturbed))
 
 
 def _loopback() -> str:
@@ -112,16 +102,16 @@ def _loopback() -> str:
     return next(name for name in names if name.startswith("lo"))
 
 
-def _alone(
-    rows: int, width: int, disturb: Callable[[list], list] = list
-) -> dict[str, np.ndarray]:
-    setup, network = _setup(rows, width), copy.deepcopy(_start(rows, width))
+def _alone(rows: int, width: int, roundings: Roundings | None = None) -> Arrays:
+    setup, network = _setup(rows, width), _start(rows, width)
     batches, rates = setup["batches"], setup["rates"]
-    run = training_torch.train(network, batches, "sgd", rates, "float64", disturb)
+    run = training_torch.train(
+        network, batches, "sgd", rates, "float64", roundings=roundings
+    )
     return run.parameters
 
 
-def _ours(rows: int, width: int, checked: bool, ours: Ours) -> dict[str, np.ndarray]:
+def _ours(rows: int, width: int, checked: bool, ours: Ours) -> Arrays:
     setup = _setup(rows, width)
     mesh = jax.make_mesh((WORLD,), ("data",), devices=jax.devices()[:WORLD])
     with enabled("float64"):

@@ -1,7 +1,7 @@
 """One process of a PyTorch DDP run: `python -m parity.ddp_process RANK WORLD FOLDER`.
 
-Reads the run from `setup.npz` in the folder, meets the others there, trains, and if
-its rank is 0 writes `parameters.npz`. It knows nothing of JAX.
+It reads the run from `setup.npz` in the folder, meets the other processes through a
+file there, and trains. Rank 0 writes `parameters.npz`. It does not import JAX.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from parity.training_torch import MOMENTUM
 
 
 class Gather(torch.autograd.Function):
-    """The rows of all processes; its gradient is summed over the processes.
+    """Gathers the rows of all processes. The gradient is summed over the processes.
 
-    `torch.distributed.all_gather` alone lets no gradient through. Each process then
-    has the loss of the whole batch, so that the sum is as many times the gradient as
-    there are processes, and the mean that DDP takes of the parameters' is right.
+    `torch.distributed.all_gather` has no gradient. Each process computes the loss of
+    the whole batch, so the summed gradient is too large by the number of processes.
+    DDP's mean over the processes takes that factor out again.
     """
 
     @staticmethod
@@ -37,7 +37,7 @@ class Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients):
-        """Returns what all processes ask of the own rows."""
+        """Returns the summed gradient of the rows of this process."""
         summed = gradients[0].contiguous()
         distributed.all_reduce(summed)
         return summed.chunk(distributed.get_world_size())[distributed.get_rank()]
@@ -53,7 +53,7 @@ def perceptron(inputs: int, width: int) -> torch.nn.Sequential:
 
 
 def train(setup: dict[str, np.ndarray], rank: int, world: int) -> torch.nn.Module:
-    """Returns the network after one pass over the batches, a share of each here."""
+    """Trains on this process's share of each batch and returns the network."""
     weights = {name: torch.tensor(setup[name]) for name in setup if name[0].isdigit()}
     width, inputs = weights["0.weight"].shape
     network = perceptron(inputs, width)
@@ -99,6 +99,6 @@ def main(rank: int, world: int, folder: Path) -> None:
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
     sys.stdout.flush()
-    # Everything is written. Gloo's threads sometimes abort a process that Python takes
-    # down in its usual order ("terminate called without an active exception").
+    # Gloo's threads sometimes abort the process during Python's usual shutdown
+    # ("terminate called without an active exception").
     os._exit(0)

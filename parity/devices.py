@@ -1,10 +1,10 @@
-"""Section 2: rows spread over devices, in every mode, against one PyTorch process.
+"""Section "devices": the loss on eight devices, compared with one PyTorch process.
 
-Each mode of `modes` runs the loss on the same batch, spread over eight devices, and is
-held to what the whole batch gives: to the oracle, as closely as section 1, and to
-single-process PyTorch. A masked batch has NaN in the rows that do not count, and one
-device without a row that does. With fewer than eight devices only what `vmap` spreads
-over one is run.
+Each mode of `modes` runs the loss on the same batch, with its rows on eight devices.
+The results are compared with those of the whole batch: with the oracle, within the
+bounds of the section "values", and with PyTorch in one process. A masked batch has NaN
+in the rows that are masked out, and one device has no valid row. With fewer than eight
+devices only the modes that use `vmap` are run.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from parity.checks import Check, NotRun, Task
 from parity.modes import DEVICES, MODES
 from parity.oracle import WEIGHTS, Bounds, Result, numpy_loss, rounding_bounds
 from parity.ours import Ours, enabled, rounded, wide
-from parity.values import HALF, UNITS, Judged, theirs
+from parity.values import HALF, UNITS, Expected, theirs
 
-# Fewer than half as many rows as columns, fewer than twice as many, and more.
+# n < d / 2, then n < 2 d, then more rows.
 _BY_ROWS, _BETWEEN, _BY_COLUMNS = (16, 48), (40, 24), (64, 24)
 _BATCHES = {
     Level.QUICK: ((*_BY_ROWS, "float32", True),),
@@ -57,10 +57,10 @@ def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
 def check_mode(
     task: str, mode: str, case: Case, masked: bool, ours: Ours, platform: str = "cpu"
 ) -> list[Check]:
-    """Returns the verdicts on a mode's value and gradients.
+    """Returns the verdicts on the value and the gradients of a mode.
 
     Raises:
-        NotRun: there are too few devices, or they have no such dtype.
+        NotRun: there are too few devices, or they lack the dtype.
     """
     if platform == "tpu" and case.dtype == "float64":
         raise NotRun("a TPU has no float64")
@@ -75,16 +75,16 @@ def check_mode(
     peer = _spread_out(theirs(case, *counted, compute), rows) if compute else native
     exact = numpy_loss(*counted)
     bound = partial(rounding_bounds, *counted, UNITS[compute or case.dtype])
-    # Which product serves is decided by all rows, those that do not count included.
+    # All rows, masked ones included, decide which product the loss uses.
 
     def bounds(by_rows: bool) -> Bounds:
         found = bound(by_rows=by_rows, exact=exact)
         return Bounds(**_spread_out(found._asdict(), rows))
 
     whole = Result(**_spread_out(exact._asdict(), rows))
-    judged = Judged(task, case.dtype, whole, bounds(2 * case.n <= case.d))
+    expected = Expected(task, case.dtype, whole, bounds(2 * case.n <= case.d))
     got = _outcome(MODES[mode], ours, case, (z1, z2), where)
-    return judged.checks(got, native, peer, bounds(False))
+    return expected.checks(got, native, peer, bounds(False))
 
 
 def _outcome(mode, ours: Ours, case: Case, views, where) -> dict:
@@ -102,7 +102,7 @@ def _outcome(mode, ours: Ours, case: Case, views, where) -> dict:
 
 
 def _mask(case: Case) -> np.ndarray:
-    """Returns rows that count: none of the second device's, most of the others'."""
+    """Returns a mask of valid rows: none on the second device, most on the others."""
     rng = np.random.default_rng(zlib.crc32(case.name.encode()))
     mask = rng.random(case.n) < 0.8
     share = case.n // DEVICES
@@ -111,7 +111,7 @@ def _mask(case: Case) -> np.ndarray:
 
 
 def _spread_out(found: dict, rows: np.ndarray) -> dict:
-    """Returns results of the rows that count as results of all, the others' zero."""
+    """Returns results of the valid rows as results of all rows, zero elsewhere."""
     spread = dict(found)
     for name in ("dz1", "dz2"):
         spread[name] = np.zeros((len(rows), found[name].shape[1]))

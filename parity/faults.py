@@ -1,9 +1,9 @@
-"""This package's loss with a fault in it: proof that the suite can fail.
+"""This package with a fault in it, which proves that the suite can fail.
 
 Each fault is one that implementations of VICReg have had, or one that a compiler or a
-careless change would bring, built around the real loss for the time of a run. Those of
-the section `values` show on a single device, in the dtypes that they name; the others
-only where rows are spread over mapped axes.
+careless change could introduce. Faults of the section "values" show on a single device,
+in the dtypes that they name. Those of "devices" show only where rows lie on several
+devices, and those of "pretraining" only in training.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import vicreg_jax
 from parity.cases import DTYPES
@@ -25,8 +26,8 @@ class Fault(NamedTuple):
     """A fault, and where it must be caught.
 
     Attributes:
-        ours: the loss that has it.
-        section: of the suite.
+        ours: the loss or the optimizer with the fault.
+        section: that must catch it.
         dtypes: of the embeddings, in which it shows.
     """
 
@@ -36,7 +37,7 @@ class Fault(NamedTuple):
 
 
 def _faulty(terms: Callable) -> Ours:
-    """Returns the loss that is the weighted sum of faulty terms."""
+    """Returns the loss that is a weighted sum of faulty terms."""
 
     def loss(z1, z2, lambd, mu, nu=1.0, gamma=1.0, **options):
         return terms(z1, z2, gamma, **options).weighted_sum(lambd, mu, nu)
@@ -45,7 +46,7 @@ def _faulty(terms: Callable) -> Ours:
 
 
 def _biased_variance(z1, z2, gamma=1.0, *, eps=1e-4, precision="highest", **rows):
-    """Divides the variances by n: what scaling the columns by sqrt(1 - 1/n) does."""
+    """Divides the variances by n, by scaling the columns by sqrt(1 - 1/n)."""
     terms = vicreg_jax.vicreg_terms(z1, z2, gamma, eps=eps, precision=precision, **rows)
     shrink = (1 - 1 / len(z1)) ** 0.5
     wide = [z.astype(terms.variance.dtype) * shrink for z in (z1, z2)]
@@ -54,38 +55,38 @@ def _biased_variance(z1, z2, gamma=1.0, *, eps=1e-4, precision="highest", **rows
 
 
 def _halved_hinge(z1, z2, gamma=1.0, **options):
-    """Averages the hinge over the views where the convention sums it."""
+    """Averages the hinge over the views instead of summing it."""
     terms = vicreg_jax.vicreg_terms(z1, z2, gamma, **options)
     return terms._replace(variance=terms.variance / 2)
 
 
 def _missing_factor(z1, z2, gamma=1.0, **options):
-    """Has the covariance's value, and half of its gradient: a 2 for a 4."""
+    """Halves the gradient of the covariance: a factor of 2 instead of 4."""
     terms = vicreg_jax.vicreg_terms(z1, z2, gamma, **options)
     half = terms.covariance / 2
     return terms._replace(covariance=half + jax.lax.stop_gradient(half))
 
 
 def _wrong_eps(z1, z2, gamma=1.0, *, eps=1e-4, **options):
-    """Adds a tenth of the eps that was asked for."""
+    """Adds a tenth of eps."""
     return vicreg_jax.vicreg_terms(z1, z2, gamma, eps=eps / 10, **options)
 
 
 def _without_gradient(term, z1, z2, gamma=1.0, **options):
-    """Has the value of a term, and none of its gradient."""
+    """Drops the gradient of a term."""
     terms = vicreg_jax.vicreg_terms(z1, z2, gamma, **options)
     return terms._replace(**{term: jax.lax.stop_gradient(getattr(terms, term))})
 
 
 def _half_the_columns(z1, z2, gamma=1.0, **options):
-    """Has the gradient of every second column."""
+    """Drops the gradient of every second column."""
     seen = jnp.arange(z1.shape[1]) % 2 == 0
     z1, z2 = (jnp.where(seen, z, jax.lax.stop_gradient(z)) for z in (z1, z2))
     return vicreg_jax.vicreg_terms(z1, z2, gamma, **options)
 
 
 def _cast_per_term(z1, z2, gamma=1.0, *, eps=1e-4, precision="highest", **rows):
-    """Rounds the gradient of each term to the dtype of the views, and adds those."""
+    """Rounds the gradient of each term to the dtype of the views before adding."""
     v1, v2 = (vicreg_jax.variance(z, gamma, eps=eps, **rows) for z in (z1, z2))
     c1, c2 = (vicreg_jax.covariance(z, precision=precision, **rows) for z in (z1, z2))
     invariance = vicreg_jax.invariance(z1, z2, **rows)
@@ -93,7 +94,7 @@ def _cast_per_term(z1, z2, gamma=1.0, *, eps=1e-4, precision="highest", **rows):
 
 
 def _narrow_products(bits, z1, z2, gamma=1.0, **options):
-    """Rounds what the products of the gradient multiply to so many bits."""
+    """Rounds the inputs of the covariance's products to a number of bits."""
     terms = vicreg_jax.vicreg_terms(z1, z2, gamma, **options)
     off = _narrow_covariance(bits, z1) + _narrow_covariance(bits, z2)
     value = jax.lax.stop_gradient(terms.covariance)
@@ -101,11 +102,11 @@ def _narrow_products(bits, z1, z2, gamma=1.0, **options):
 
 
 def _narrow_covariance(bits, z):
-    """The covariance term by the d x d product of rounded rows."""
+    """Returns the covariance term by the d x d product of rounded rows."""
     z = z.astype(jnp.float64 if z.dtype == jnp.float64 else jnp.float32)
     n, d = z.shape
     x = z - z.mean(0)
-    # Rounded in the value of the products, and passed over by the derivative.
+    # The value of the products is rounded; the derivative ignores the rounding.
     rounded = jax.lax.reduce_precision(x, jnp.finfo(z.dtype).nexp, bits)
     x = x + jax.lax.stop_gradient(rounded - x)
     c = jnp.matmul(x.T, x, precision="highest") / (n - 1)
@@ -113,7 +114,7 @@ def _narrow_covariance(bits, z):
 
 
 def _world_size(z1, z2, *args, axis_name=None, **options):
-    """Has gradients that are summed over devices where they should be averaged."""
+    """Sums gradients over devices instead of averaging them."""
     loss = vicreg_jax.vicreg_loss(z1, z2, *args, axis_name=axis_name, **options)
     if axis_name is None:
         return loss
@@ -122,11 +123,40 @@ def _world_size(z1, z2, *args, axis_name=None, **options):
 
 
 def _missing_gather(z1, z2, *args, axis_name=None, **options):
-    """Takes each device's rows for the batch, and averages the losses."""
+    """Averages the losses of the devices' own rows, without a gather."""
     loss = vicreg_jax.vicreg_loss(z1, z2, *args, **options)
     if axis_name is None:
         return loss
     return jnp.asarray(jax.lax.pmean(loss, axis_name))
+
+
+def _decayed_vectors(config, rate):
+    """LARS with weight decay on biases and batch norms too."""
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        _trust_ratio(config),
+        optax.trace(0.9),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def _rate_in_momentum(config, rate):
+    """LARS with past learning rates in its momentum, as `optax.lars` has."""
+    return optax.chain(
+        optax.masked(optax.add_decayed_weights(config.weight_decay), _matrices),
+        _trust_ratio(config),
+        optax.scale_by_learning_rate(rate),
+        optax.trace(0.9),
+    )
+
+
+def _trust_ratio(config):
+    trust = optax.scale_by_trust_ratio(trust_coefficient=config.trust_coefficient)
+    return optax.masked(trust, _matrices)
+
+
+def _matrices(params):
+    return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 _on_devices = partial(Ours, terms=vicreg_jax.vicreg_terms)
@@ -155,4 +185,10 @@ FAULTS = {
         name: Fault(PACKAGE._replace(local=loss), "local")
         for name, loss in LOCAL_FAULTS.items()
     },
+    "decayed-vectors": Fault(
+        PACKAGE._replace(optimizer=_decayed_vectors), "pretraining"
+    ),
+    "rate-in-momentum": Fault(
+        PACKAGE._replace(optimizer=_rate_in_momentum), "pretraining"
+    ),
 }

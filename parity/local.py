@@ -31,7 +31,7 @@ from parity.local_torch import lightly_loss, torch_local_loss
 from parity.modes import DEVICES, MODES
 from parity.oracle import Bounds, Result
 from parity.ours import Ours, enabled, rounded, wide
-from parity.values import HALF, UNITS, Judged
+from parity.values import HALF, UNITS, Expected
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def check_case(
         where = [jax.numpy.asarray(p, compute or case.dtype) for p in positions]
         total, gradients = _program(ours, case.settings)(arrays, where)
         got = _quantities(float(total), map(wide, gradients))
-    judged, peer_bounds = _judged(task, case, maps, positions, compute or case.dtype)
+    judged, peer_bounds = _expected(task, case, maps, positions, compute or case.dtype)
     return judged.checks(got, native, peer, peer_bounds)
 
 
@@ -191,7 +191,7 @@ def check_mode(task: str, mode: str, ours: Ours, platform: str = "cpu") -> list[
         got = _quantities(float(value), shaped)
     positions = [_places(x, np) for x in maps]
     theirs = _theirs(case, maps, positions, None)
-    judged, peer_bounds = _judged(task, case, maps, positions, "float64")
+    judged, peer_bounds = _expected(task, case, maps, positions, "float64")
     return judged.checks(got, theirs, theirs, peer_bounds)
 
 
@@ -210,7 +210,7 @@ def _places(x, np_or_jnp):
     return np_or_jnp.stack([x.mean(3), (x**2).mean(3)], axis=-1)
 
 
-def _judged(task, case, maps, positions, compute) -> tuple[Judged, Bounds]:
+def _expected(task, case, maps, positions, compute) -> tuple[Expected, Bounds]:
     exact = numpy_local_loss(maps, positions, case.settings)
     bound = partial(
         local_rounding_bounds, maps, positions, UNITS[compute], case.settings
@@ -218,7 +218,7 @@ def _judged(task, case, maps, positions, compute) -> tuple[Judged, Bounds]:
     bounds = [bound(by_rows=by_rows) for by_rows in (None, False)]
     ours, peer = (Bounds(*found[:4], *found.gradients) for found in bounds)
     whole = Result(*exact[:4], *exact.gradients)
-    return Judged(task, case.dtype, whole, ours), peer
+    return Expected(task, case.dtype, whole, ours), peer
 
 
 def _theirs(case, maps, positions, compute) -> dict:

@@ -1,9 +1,9 @@
-"""The ways to run one loss on eight devices: a catalogue for the suite and the tests.
+"""The ways to run one loss on eight devices, for the suite and the tests.
 
-Every mode gets the views of the whole batch, spreads their rows over devices, and
-returns the value with the gradients of the whole views. Where a mode differentiates
-inside the map, the views are parameters that all devices hold, of which each looks up
-its own rows: what comes back is a gradient of parameters, as in training.
+Every mode takes the views of the whole batch, puts their rows on devices, and returns
+the value and the gradients of the whole views. Where a mode differentiates inside the
+map, the views are replicated parameters, and each device looks up its own rows. The
+result is then a gradient of parameters, as in training.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def mesh(shape=(DEVICES,), names=("data",), axis_type=AxisType.Auto) -> Mesh:
 
 
 def spread(on: Mesh, spec: P, z1, z2, where):
-    """Returns the batch on a mesh: the views by `spec`, the mask by its rows alone."""
+    """Returns the batch on a mesh: views sharded by `spec`, the mask by its rows."""
     specs = (spec, spec, P(spec[0]))
     return tuple(
         None if a is None else jax.device_put(jnp.asarray(a), NamedSharding(on, s))
@@ -44,7 +44,7 @@ def spread(on: Mesh, spec: P, z1, z2, where):
 
 
 def jit(shape, names, spec, axis_type, z1, z2, where, loss, ambient=False) -> Outcome:
-    """One program over sharded arrays: devices are the compiler's affair."""
+    """Runs one `jit` program over sharded arrays; the compiler places the work."""
     on = mesh(shape, names, axis_type)
     z1, z2, where = spread(on, spec, z1, z2, where)
     step = jax.jit(lambda a, b, where: _gradient(partial(loss, where=where))(a, b))
@@ -55,12 +55,12 @@ def jit(shape, names, spec, axis_type, z1, z2, where, loss, ambient=False) -> Ou
 
 
 def outside(shape, names, axes, check_vma, z1, z2, where, loss) -> Outcome:
-    """`shard_map`, differentiated from outside."""
+    """Runs `shard_map`, differentiated from outside."""
     return _outside(mesh(shape, names), P(axes), axes, check_vma, z1, z2, where, loss)
 
 
 def partly(axis_type, z1, z2, where, loss) -> Outcome:
-    """`shard_map` over the rows alone; features over `model` are the compiler's."""
+    """Runs `shard_map` over the rows; `model`, with the features, is left to XLA."""
     on = mesh(_model, _both, axis_type)
     return _outside(on, P("data", "model"), "data", True, z1, z2, where, loss)
 
@@ -85,7 +85,7 @@ def _outside(on, spec, axes, check_vma, z1, z2, where, loss) -> Outcome:
 
 
 def _own_step(loss, axes, views, ids, where=None) -> Outcome:
-    """One device's step: gradients of parameters that all hold, averaged over them."""
+    """Returns gradients of replicated parameters, averaged over devices."""
 
     def of_parameters(first, second):
         return loss(first[ids], second[ids], where=where, axis_name=axes)
@@ -94,7 +94,7 @@ def _own_step(loss, axes, views, ids, where=None) -> Outcome:
 
 
 def _accumulated(loss, axes, views, ids, where=None) -> Outcome:
-    """Two steps in a scan, over the same rows in another order, averaged."""
+    """Averages two steps in a scan, the second over the same rows reversed."""
 
     def step(order):
         masks = () if where is None else (where[order],)
@@ -114,7 +114,7 @@ def _accumulated(loss, axes, views, ids, where=None) -> Outcome:
 def inside(
     shape, names, axes, check_vma, z1, z2, where, loss, step=_own_step
 ) -> Outcome:
-    """`shard_map`, differentiated inside; each device looks up its rows."""
+    """Runs `shard_map`, differentiated inside; each device looks up its rows."""
     on, rows = mesh(shape, names), P(axes)
     masked = () if where is None else (jnp.asarray(where),)
     mapped = jax.shard_map(
@@ -129,7 +129,7 @@ def inside(
 
 
 def mapped(transform, shape, axes, z1, z2, where, loss) -> Outcome:
-    """`pmap` or `vmap`, once for each of `axes`, differentiated inside."""
+    """Runs `pmap` or `vmap`, once for each of `axes`, differentiated inside."""
     step = partial(_own_step, loss, axes)
     masked = () if where is None else (jnp.asarray(where),)
     for axis in (axes,) if isinstance(axes, str) else reversed(axes):
@@ -187,4 +187,4 @@ MODES: dict[str, Mode] = {
     "vmap": partial(mapped, jax.vmap, _one, "data"),
     "vmap, two row axes": partial(mapped, jax.vmap, _grid, _pod),
 }
-"""By name. Rows are a multiple of eight, columns even."""
+"""Modes by name. They need a multiple of eight rows and an even number of columns."""

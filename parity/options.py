@@ -1,4 +1,4 @@
-"""What the command line can say."""
+"""The options of the command line."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ FaultName = Literal[
     "pooled-slots",
     "one-direction",
     "ignored-flips",
+    "decayed-vectors",
+    "rate-in-momentum",
 ]
 
 
@@ -34,36 +36,36 @@ FaultName = Literal[
 class Options:
     """Compares this package with PyTorch, case by case.
 
-    Exits with 0 if everything chosen passed, with 1 if a comparison failed, and with 2
-    if nothing was compared or something broke. What cannot be run here is listed and
-    counts as neither.
+    The exit status is 0 if every chosen case passed, 1 if a comparison failed, and 2 if
+    nothing was compared or an error occurred. Cases that cannot run here are listed and
+    count as neither.
     """
 
     quick: bool = False
-    """Runs for less than a minute: what a change has to pass."""
+    """Run the smallest cases only, for a few minutes."""
     full: bool = False
-    """Adds shapes up to 1024 x 4096."""
+    """Add shapes up to 1024 x 4096, a ResNet-50, and a pretraining job."""
     huge: bool = False
-    """Adds 2048 x 8192 to the full suite."""
+    """Add 2048 x 8192 to the full suite."""
     filter: str = "*"
-    """Shell pattern of whole names, such as 'values/*float16*' or 'training/*'."""
+    """Shell pattern for the names of cases, such as 'values/*float16*'."""
     json: Path | None = None
-    """File for all numbers."""
+    """Write all numbers to this JSON file."""
     png: Path | None = None
-    """File for a picture: error against size, for both frameworks."""
+    """Write a picture of error against size to this PNG file."""
     platform: Platform | None = None
-    """Where this package runs; PyTorch stays on the CPU. None: what JAX finds."""
+    """Platform of this package. None: what JAX finds. PyTorch runs on the CPU."""
     inject: FaultName | None = None
-    """Puts this fault into the loss: the suite then has to exit with 1."""
+    """Put this fault into the package. The suite must then exit with 1."""
 
     def __post_init__(self):
-        """Refuses two levels at once."""
+        """Checks that at most one level is chosen."""
         if self.quick + self.full + self.huge > 1:
-            raise ValueError("only one of --quick, --full and --huge can be chosen")
+            raise ValueError("only one of --quick, --full and --huge may be given")
 
     @property
     def level(self) -> Level:
-        """How much is run."""
+        """The chosen level."""
         chosen = {
             Level.QUICK: self.quick,
             Level.FULL: self.full,
@@ -73,7 +75,7 @@ class Options:
 
     @property
     def without_filter(self) -> list[str]:
-        """The command line that chooses the same cases, but for its filter."""
+        """The words of the command line, except --filter, --json and --png."""
         levels = {name: getattr(self, name) for name in ("quick", "full", "huge")}
         words = [f"--{name}" for name, on in levels.items() if on]
         for name in ("platform", "inject"):

@@ -1,7 +1,7 @@
-"""The loss in float64 NumPy, and how far from it rounding can take a computation.
+"""The loss in float64 NumPy, and bounds on what rounding can do to it.
 
-The value is Algorithm 1 of arXiv:2105.04906; the gradients are derived by hand, so that
-the oracle shares no differentiation with what it judges.
+The value is Algorithm 1 of arXiv:2105.04906. The gradients are derived by hand, so that
+the oracle shares no differentiation with the code under test.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ WEIGHTS = (25.0, 25.0, 1.0)
 
 
 def stored(want: np.ndarray, info) -> np.ndarray:
-    """Returns what rounding entries to a dtype on the way out can do to each.
+    """Returns the largest error of each entry when results are rounded to a dtype.
 
     Args:
         want: the exact entries.
         info: `finfo` of the dtype.
     """
-    # Half an eps; below the smallest normal number half a subnormal, doubled for the
-    # scaling before it.
+    # Half an eps. Below the smallest normal number it is half a subnormal, doubled for
+    # the scaling before the rounding.
     return float(info.eps) / 2 * np.abs(want) + float(info.smallest_subnormal)
 
 
 class Result(NamedTuple):
-    """Terms, total, and the gradients of the total."""
+    """Terms, their weighted total, and the gradients of the total."""
 
     invariance: float
     variance: float
@@ -37,7 +37,7 @@ class Result(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """How far from the oracle rounding alone can take a result.
+    """Largest errors that rounding alone explains.
 
     Attributes:
         invariance: of the term.
@@ -45,7 +45,7 @@ class Bounds(NamedTuple):
         covariance: of the term.
         total: of the loss.
         dz1: of each entry of the gradient of the first view.
-        dz2: of the second's.
+        dz2: of each entry of the gradient of the second view.
     """
 
     invariance: float
@@ -56,24 +56,24 @@ class Bounds(NamedTuple):
     dz2: np.ndarray
 
 
-class _Doubt(NamedTuple):
-    """What rounding can do to one unweighted term, and to its gradient's entries."""
+class _Error(NamedTuple):
+    """Bounds on the errors of one unweighted term and of its gradient's entries."""
 
     value: float
     gradient: np.ndarray
 
 
-class _Centred(NamedTuple):
-    """One view's moments, exact, and the roundings that a computation starts from.
+class _Centered(NamedTuple):
+    """One view's exact moments, and the rounding errors of mean and centering.
 
     Attributes:
-        x: centred rows.
+        x: centered rows.
         c: sample covariance.
-        dmean: error of a mean, by column: the same in each row of `x`.
-        dx: error of an entry of `x` beside that of the mean, by column.
+        dmean: error of the mean, by column. All rows of `x` share it.
+        dx: other error of an entry of `x`, by column.
         dv: error of a variance, by column.
-        unit: roundoff of the dtype that is computed in.
-        inputs: roundoff of the matrix products' inputs, 0 where they are not rounded.
+        unit: unit roundoff of the computation.
+        inputs: unit roundoff of the inputs of matrix products. 0: not rounded.
     """
 
     x: np.ndarray
@@ -85,12 +85,15 @@ class _Centred(NamedTuple):
     inputs: float
 
     def sums(self, k: int) -> float:
-        """Relative error of a sum of `k` products, but with negligible probability."""
+        """Returns a relative bound on the error of a sum of `k` products.
+
+        It is exceeded with negligible probability only.
+        """
         return 8 * np.sqrt(k) * self.unit
 
 
 def numpy_loss(z1, z2, weights=WEIGHTS, gamma=1.0, eps=1e-4) -> Result:
-    """Returns everything in float64.
+    """Returns terms, total and gradients in float64.
 
     Args:
         z1: one view, shape (n, d).
@@ -131,42 +134,42 @@ def rounding_bounds(
     inputs=0.0,
     exact=None,
 ) -> Bounds:
-    """Bounds the rounding errors of the loss at these inputs.
+    """Returns bounds on the rounding errors of the loss at these inputs.
 
-    The model is Higham and Mary's (SIAM J. Sci. Comput. 41, 2019): roundings are
-    independent, and a sum of k products is off by at most `8 sqrt(k) unit` times the
-    sum of their magnitudes, but with negligible probability. The errors are followed
-    entry by entry through centring, product, square and weights, to first order, and to
-    second order where the first vanishes; no constant is fitted. Independent errors add
-    as the root of their squares. An error of a column's mean changes a covariance to
-    second order only, since the centred columns sum to zero.
+    The model is that of Higham and Mary (SIAM J. Sci. Comput. 41, 2019): rounding
+    errors are independent, and with near certainty a sum of k products is off by at
+    most `8 sqrt(k) unit` times the sum of their magnitudes. Errors are followed entry
+    by entry through centering, product, square and weights: to first order, and to
+    second order where the first vanishes. No constant is fitted. Independent errors add
+    as the root of the sum of squares. An error of a column's mean changes a covariance
+    to second order only, since centered columns sum to zero.
 
     Args:
-        z1: one view, exactly as the loss gets it.
+        z1: one view, exactly as the loss gets it, shape (n, d).
         z2: the other view.
-        unit: roundoff of the dtype that is computed in.
+        unit: unit roundoff of the computation.
         weights: lambd, mu and nu.
         gamma: target standard deviation.
         eps: added to the variances.
-        by_rows: whether the product is the n x n one; None: where 2n <= d.
-        inputs: what a matrix product rounds its inputs to before it multiplies them,
-            below the highest precision.
-        exact: what `numpy_loss` says of the same arguments, if it is known already.
+        by_rows: whether the product is the n x n one. None: if 2n <= d.
+        inputs: unit roundoff of the inputs of matrix products, below the highest
+            precision.
+        exact: the result of `numpy_loss` for the same arguments, if known already.
     """
     z1, z2 = (np.asarray(z, np.float64) for z in (z1, z2))
     n, d = z1.shape
     if exact is None:
         exact = numpy_loss(z1, z2, weights, gamma, eps)
     by_rows = 2 * n <= d if by_rows is None else by_rows
-    views = [_centred(z, unit, inputs) for z in (z1, z2)]
-    of_product = _rows_doubt if by_rows else _columns_doubt
-    invariance = _invariance_doubt(z1, z2, unit)
-    variances = [_variance_doubt(view, gamma, eps) for view in views]
+    views = [_centered(z, unit, inputs) for z in (z1, z2)]
+    of_product = _rows_error if by_rows else _columns_error
+    invariance = _invariance_error(z1, z2, unit)
+    variances = [_variance_error(view, gamma, eps) for view in views]
     covariances = [of_product(view) for view in views]
     values = (
         float(invariance.value),
-        float(sum(doubt.value for doubt in variances)),
-        float(sum(doubt.value for doubt in covariances)),
+        float(sum(error.value for error in variances)),
+        float(sum(error.value for error in covariances)),
     )
     lambd, mu, nu = weights
     dz1, dz2 = (
@@ -177,26 +180,26 @@ def rounding_bounds(
     return Bounds(*values, total=total, dz1=dz1, dz2=dz2)
 
 
-def _centred(z, unit, inputs) -> _Centred:
+def _centered(z, unit, inputs) -> _Centered:
     n = len(z)
     x = z - z.mean(0)
     c = x.T @ x / (n - 1)
     v, largest = np.diag(c), np.abs(x).max(0)
     sums = 8 * np.sqrt(n) * unit
     dmean, dx = sums * np.abs(z).max(0), unit * largest
-    # The mean's error moves a variance to second order only; dx is the rounding of
-    # z - mean.
+    # The error of the mean changes a variance to second order only. dx is the rounding
+    # of z - mean.
     dv = sums * v + 4 * np.sqrt(v) * dx + 2 * (dmean + dx) ** 2
-    return _Centred(x, c, dmean, dx, dv, unit, inputs)
+    return _Centered(x, c, dmean, dx, dv, unit, inputs)
 
 
-def _invariance_doubt(z1, z2, unit) -> _Doubt:
+def _invariance_error(z1, z2, unit) -> _Error:
     size, difference = z1.size, np.abs(z1 - z2)
     value = (8 * np.sqrt(size) + 4) * unit * np.mean(difference**2)
-    return _Doubt(value, 2 * 4 * unit * difference / size)
+    return _Error(value, 2 * 4 * unit * difference / size)
 
 
-def _variance_doubt(view: _Centred, gamma, eps) -> _Doubt:
+def _variance_error(view: _Centered, gamma, eps) -> _Error:
     (n, d), unit = view.x.shape, view.unit
     std = np.sqrt(np.diag(view.c) + eps)
     dstd = view.dv / (2 * std) + 2 * unit * std
@@ -205,26 +208,27 @@ def _variance_doubt(view: _Centred, gamma, eps) -> _Doubt:
     value = np.mean(np.where(near, slack, 0)) + view.sums(d) * gamma
     hinge = np.where(near, 1 / (d * (n - 1) * std), 0)
     # Where rounding decides on which side of the hinge a column falls, all of its
-    # gradient is in doubt; where nothing rounds, none of it is.
-    doubt = np.where((np.abs(gamma - std) <= slack) & (slack > 0), 1.0, 0.0)
+    # gradient may be wrong. Without rounding, none of it is.
+    undecided = np.where((np.abs(gamma - std) <= slack) & (slack > 0), 1.0, 0.0)
     size = np.abs(view.x)
-    gradient = view.dmean + view.dx + (4 * unit + dstd / std + doubt) * size
-    return _Doubt(float(value), hinge * gradient)
+    gradient = view.dmean + view.dx + (4 * unit + dstd / std + undecided) * size
+    return _Error(float(value), hinge * gradient)
 
 
-def _rows_doubt(view: _Centred) -> _Doubt:
-    """Of the n x n product `K`, whose diagonal part is taken off the total.
+def _rows_error(view: _Centered) -> _Error:
+    """Returns the errors of the form that uses the n x n product `K`.
 
-    The gradient is `K X - X diag(v)`. An error `e` of the mean adds `X e` to each
-    column of `K` and `e X^T` to each row: the first is multiplied by columns of `X`
-    that sum to zero, the second gives `C e`, alike in all rows.
+    The diagonal part is subtracted from the total. The gradient is `K X - X diag(v)`.
+    An error `e` of the mean adds `X e` to each column of `K` and `e X^T` to each row.
+    The first vanishes, since it is multiplied by columns of `X` that sum to zero. The
+    second gives `C e`, the same in all rows.
     """
     x, unit, v = view.x, view.unit, np.diag(view.c)
     n, d = x.shape
     dof, size = n - 1, np.abs(x)
     k = x @ x.T / dof
     lengths = np.linalg.norm(x, axis=1)
-    # What a product's sum rounds, and what the rounding of x - mean brings into it.
+    # The rounding of the product's sum, and that of x - mean.
     dk = view.sums(d) * np.outer(lengths, lengths) / dof
     dk = np.hypot(dk, 16 * lengths[:, None] * np.linalg.norm(view.dx) / dof)
     narrowed = 2 * view.inputs * np.outer(lengths, lengths) / dof
@@ -234,36 +238,36 @@ def _rows_doubt(view: _Centred) -> _Doubt:
     energy += (np.sum(view.dmean**2) * n / dof) ** 2 + view.sums(n * n) * np.sum(k**2)
     energy += 2 * np.linalg.norm(v) * np.linalg.norm(view.dv) + np.sum(view.dv**2)
     energy += view.sums(d) * np.sum(v**2)
-    slope = np.sqrt(dk**2 @ x**2) + narrowed @ size
-    slope += 8 * np.linalg.norm(k, axis=1)[:, None] * view.dx
-    slope += np.sqrt(view.c**2 @ view.dmean**2)
-    slope += (view.sums(n) + 4 * unit + 2 * view.inputs) * (np.abs(k) @ size)
-    slope += size * view.dv + v * (view.dmean + view.dx) + 4 * unit * size * v
-    return _Doubt(float(energy / d), 4 * slope / (d * dof))
+    gradient = np.sqrt(dk**2 @ x**2) + narrowed @ size
+    gradient += 8 * np.linalg.norm(k, axis=1)[:, None] * view.dx
+    gradient += np.sqrt(view.c**2 @ view.dmean**2)
+    gradient += (view.sums(n) + 4 * unit + 2 * view.inputs) * (np.abs(k) @ size)
+    gradient += size * view.dv + v * (view.dmean + view.dx) + 4 * unit * size * v
+    return _Error(float(energy / d), 4 * gradient / (d * dof))
 
 
-def _columns_doubt(view: _Centred) -> _Doubt:
-    """Of the d x d product `C`, whose diagonal is left out before it is squared.
+def _columns_error(view: _Centered) -> _Error:
+    """Returns the errors of the form that uses the d x d product `C`.
 
-    The gradient is `X C`. An error `e` of the mean adds `e e^T` to `C`, and `C e` to
-    each row of the gradient.
+    The diagonal is removed before squaring. The gradient is `X C`. An error `e`
+    of the mean adds `e e^T` to `C`, and `C e` to each row of the gradient.
     """
     x, unit = view.x, view.unit
     n, d = x.shape
     dof, size = n - 1, np.abs(x)
     off = view.c - np.diag(np.diag(view.c))
     lengths = np.linalg.norm(x, axis=0)
-    # What a product's sum rounds, and what the rounding of x - mean brings into it.
+    # The rounding of the product's sum, and that of x - mean.
     dc = view.sums(n) * np.outer(lengths, lengths) / dof
     of_inputs = 8 * np.outer(lengths, view.dx) / dof
     dc = np.sqrt(dc**2 + of_inputs**2 + of_inputs.T**2)
     narrowed = 2 * view.inputs * np.outer(lengths, lengths) / dof
-    # Neither of these is independent from entry to entry.
+    # Neither of these errors is independent between entries.
     common = narrowed + np.outer(view.dmean, view.dmean) * n / dof
     energy = 2 * np.sqrt(2) * np.linalg.norm(off * dc) + np.sum(dc**2)
     energy += 2 * np.sum(np.abs(off) * common) + np.sum(common**2)
     energy += view.sums(d * d) * np.sum(off**2)
-    slope = np.sqrt(x**2 @ dc**2) + size @ common
-    slope += np.sqrt(off**2 @ (view.dmean**2 + (8 * view.dx) ** 2))
-    slope += (view.sums(d) + 4 * unit + 2 * view.inputs) * (size @ np.abs(off))
-    return _Doubt(float(energy / d), 4 * slope / (d * dof))
+    gradient = np.sqrt(x**2 @ dc**2) + size @ common
+    gradient += np.sqrt(off**2 @ (view.dmean**2 + (8 * view.dx) ** 2))
+    gradient += (view.sums(d) + 4 * unit + 2 * view.inputs) * (size @ np.abs(off))
+    return _Error(float(energy / d), 4 * gradient / (d * dof))

@@ -16,29 +16,31 @@ from parity.oracle import Result
 
 
 class Ours(NamedTuple):
-    """What is put to the test: `vicreg_jax`, or something with a fault in it.
+    """What is tested: `vicreg_jax`, or a variant with a fault.
 
     Attributes:
         loss: called like `vicreg_jax.vicreg_loss`.
         terms: called like `vicreg_jax.vicreg_terms`.
         local: called like `vicreg_jax.local.local_loss`.
+        optimizer: called like `vicreg_jax.pretrain.network.optimizer`. None: that one.
     """
 
     loss: Callable
     terms: Callable
     local: Callable = vicreg_jax.local.local_loss
+    optimizer: Callable | None = None
 
 
 PACKAGE = Ours(vicreg_jax.vicreg_loss, vicreg_jax.vicreg_terms)
 
 
 def enabled(dtype: str):
-    """Returns a context in which JAX has this dtype, and nothing else is changed."""
+    """Returns a context in which JAX has this dtype. Nothing else changes."""
     return jax.enable_x64(True) if dtype == "float64" else nullcontext()
 
 
 def rounded(z, dtype: str) -> np.ndarray:
-    """Returns what is left of `z` in a dtype, in float64: what everybody is given."""
+    """Returns `z` rounded to a dtype, in float64. Both frameworks get these numbers."""
     return np.asarray(z).astype(jax.numpy.dtype(dtype)).astype(np.float64)
 
 
@@ -47,9 +49,9 @@ def outcome(ours: Ours, case: Case, views, precision: str | None = "highest") ->
 
     Args:
         ours: the loss.
-        case: whose dtype, convention, gamma and eps count.
-        views: both, as `rounded` leaves them.
-        precision: of the matrix products; None: what JAX does unasked.
+        case: gives dtype, convention, gamma and eps.
+        views: both, as returned by `rounded`.
+        precision: of the matrix products. None: JAX's default.
     """
     with enabled(case.dtype):
         arrays = [jax.numpy.asarray(z, case.dtype) for z in views]
@@ -62,7 +64,7 @@ def outcome(ours: Ours, case: Case, views, precision: str | None = "highest") ->
 
 
 def our_weights(case: Case) -> tuple[float, float, float]:
-    """Returns what `vicreg_jax.conventions` makes of the reference's own weights."""
+    """Returns the reference's weights in the convention of this package."""
     if case.reference == "torch":
         return case.weights
     loss = getattr(vicreg_jax.conventions, case.reference)(*case.weights)
@@ -82,5 +84,5 @@ def _program(ours: Ours, precision: str | None):
 
 
 def wide(array) -> np.ndarray:
-    """Returns an array of any dtype, bfloat16 too, in float64."""
+    """Returns an array of any dtype, including bfloat16, in float64."""
     return np.asarray(array).astype(np.float64)

@@ -11,7 +11,7 @@ from parity.cases import DTYPES
 from parity.checks import Check, Outcome
 
 _ROWS = {"total": "value of the loss", "dz1": "gradient of a view"}
-# Entries of a view: on a logarithmic axis both frameworks' markers stay apart.
+# The factors keep the markers of the frameworks apart on the logarithmic axis.
 _SIDES = {
     "this package": ("distance", "o", 1 / 1.06),
     "PyTorch": ("their_distance", "x", 1.06),
@@ -23,7 +23,7 @@ def draw(path: Path, outcomes: Iterable[Outcome]) -> None:
 
     Args:
         path: of the file.
-        outcomes: of all tasks; the picture is of the section on values.
+        outcomes: of all tasks. Only those of the section "values" are drawn.
     """
     checks = [c for o in outcomes if o.section == "values" for c in o.checks]
     figure = Figure(figsize=(15, 7), layout="constrained")
@@ -36,7 +36,7 @@ def draw(path: Path, outcomes: Iterable[Outcome]) -> None:
         axes.set_xlabel("entries of a view")
     for axes in panels[:, 0]:
         axes.set_ylabel("error, in units of rounding")
-    figure.suptitle("Distance to the float64 oracle; what overflows is not drawn")
+    figure.suptitle("Distance to the float64 oracle; overflows are not drawn")
     figure.savefig(path, dpi=110)
 
 
@@ -46,8 +46,8 @@ def _panel(axes, checks: list[Check], title: str) -> None:
         sizes = [check.size * apart for check in checks]
         axes.scatter(sizes, errors, 16, marker=marker, alpha=0.6, label=label)
     axes.set(title=title, xscale="log")
-    # Many results are exact: zero has to have a place.
+    # Many results are exact, and a logarithmic axis has no zero.
     axes.set_yscale("symlog", linthresh=0.1)
     axes.set_ylim(bottom=-0.02)
-    axes.axhline(1, color="grey", linewidth=0.5)
+    axes.axhline(1, color="gray", linewidth=0.5)
     axes.legend(loc="upper left")

@@ -1,13 +1,15 @@
-"""The loss in plain JAX: the paper's equations as they stand, for autodiff."""
+"""The loss in plain JAX: the paper's equations, differentiated automatically."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 
 def jax_terms(z1, z2, gamma=1.0, eps=1e-4):
-    """The three terms by the d x d covariance, for autodiff."""
+    """Returns the three terms by the d x d covariance."""
     variance = covariance = 0.0
     for z in (z1, z2):
         n, d = z.shape
@@ -20,6 +22,18 @@ def jax_terms(z1, z2, gamma=1.0, eps=1e-4):
 
 
 def jax_loss(z1, z2, lambd=25.0, mu=25.0, nu=1.0, gamma=1.0, eps=1e-4):
-    """The loss by the d x d covariance, for autodiff."""
+    """Returns the loss by the d x d covariance."""
     s, v, c = jax_terms(z1, z2, gamma, eps)
     return lambd * s + mu * v + nu * c
+
+
+def jax_gathered_loss(z1, z2, *weights, axis_name):
+    """Returns the loss as the official code computes it on several devices.
+
+    Every device gathers the rows of all devices and computes the d x d covariance. It
+    runs inside `jax.shard_map`.
+    """
+    gather = partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
+    loss = jax_loss(gather(z1), gather(z2), *weights)
+    # The mean of equal numbers tells JAX that they are equal.
+    return jax.lax.pmean(loss, axis_name)

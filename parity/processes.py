@@ -1,4 +1,4 @@
-"""Python processes of our own, which do not outlive what they are for."""
+"""Runs Python processes and ends them all when one fails."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def free_address() -> str:
-    """Returns an address on this machine alone where processes can meet."""
+    """Returns a free address on the loopback where processes can meet."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def run(commands: list[list[str]], folder: Path, seconds: float, **environment) -> None:
-    """Runs modules of this project at the same time, until the last one is done.
+    """Runs modules of this project at the same time and waits for all of them.
 
     Args:
-        commands: module and arguments of each.
-        folder: for what they print.
-        seconds: that they may take.
-        **environment: variables that they get beside those of this process.
+        commands: module and arguments of each process.
+        folder: for their output.
+        seconds: time limit.
+        **environment: additional environment variables.
 
     Raises:
-        RuntimeError: one failed; with what it printed. The others are ended.
-        TimeoutError: they took too long, and were ended.
+        RuntimeError: a process failed. The message has its output. The others are
+            ended.
+        TimeoutError: the time limit was reached. All processes are ended.
     """
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     variables = os.environ | {"PYTHONPATH": path} | environment
@@ -56,7 +57,7 @@ def _wait(started: list[subprocess.Popen], logs: list[Path], deadline: float) ->
     while any(process.poll() is None for process in started):
         _raise_if_failed(started, logs)
         if time.monotonic() > deadline:
-            raise TimeoutError("processes that did not end in time were ended")
+            raise TimeoutError("the processes did not end in time and were ended")
         time.sleep(0.05)
     _raise_if_failed(started, logs)
 

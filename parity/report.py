@@ -1,4 +1,4 @@
-"""What the suite prints, and its JSON."""
+"""The printed report of the suite, and its JSON."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from parity.cases import UPSTREAMS
 from parity.checks import Check, Outcome
 
 SHOWN = 10
-"""How many failures are printed in full."""
+"""How many failing cases are printed."""
+SHOWN_CHECKS = 4
+"""How many failing checks of a case are printed in full."""
 
 
 def surroundings(platform: str) -> dict[str, str]:
-    """Returns what a result depends on beside the code."""
+    """Returns versions and hardware, which results depend on besides the code."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "torch")}
     devices = f"{jax.device_count()} {jax.devices()[0].device_kind}"
     return {
@@ -39,10 +41,10 @@ def surroundings(platform: str) -> dict[str, str]:
 
 
 def tables(console: Console, outcomes: list[Outcome]) -> None:
-    """Prints a table for each section, and what was not run."""
+    """Prints a table for each section, and why cases were not run."""
     console.print(
-        "ours, PyTorch: median distance to the exact result, in units of rounding;\n"
-        "of limit: the worst share of what is allowed"
+        "ours, PyTorch: median distance to the exact result, in units of rounding.\n"
+        "of limit: the largest distance of ours as a share of its limit."
     )
     for section in dict.fromkeys(outcome.section for outcome in outcomes):
         console.print(_table(section, [o for o in outcomes if o.section == section]))
@@ -57,13 +59,13 @@ def _table(section: str, outcomes: list[Outcome]) -> Table:
         "not run": sum(bool(outcome.not_run) for outcome in outcomes),
         "failed": sum(outcome.failed for outcome in outcomes),
     }
-    said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    summary = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     seconds = sum(outcome.seconds for outcome in outcomes)
-    table = Table(title=f"{section}: {said}, {seconds:.0f} s", title_justify="left")
+    table = Table(title=f"{section}: {summary}, {seconds:.0f} s", title_justify="left")
     table.add_column("dtype", no_wrap=True)
     for heading in ("checks", "ours", "PyTorch", "of limit"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("where that is", overflow="fold")
+    table.add_column("at", overflow="fold")
     checks = [check for outcome in outcomes for check in outcome.checks]
     for dtype in dict.fromkeys(check.dtype for check in checks):
         table.add_row(*_row(dtype, [c for c in checks if c.dtype == dtype]))
@@ -71,7 +73,7 @@ def _table(section: str, outcomes: list[Outcome]) -> Table:
 
 
 def _row(dtype: str, checks: list[Check]) -> list[str]:
-    """Returns the median errors in units of rounding, and the worst ratio."""
+    """Returns a row: median errors in units of rounding, and the worst ratio."""
     scaled = [check for check in checks if check.unit] or checks
     worst = max(checks, key=lambda check: check.ratio)
     ours, theirs = (
@@ -94,14 +96,17 @@ def failures(console: Console, outcomes: list[Outcome], options: list[str]) -> N
     Args:
         console: to print to.
         outcomes: of all tasks.
-        options: the command line without its filter.
+        options: the command line, without its filter.
     """
     failed = [outcome for outcome in outcomes if outcome.failed]
     for outcome in failed[:SHOWN]:
         console.print(f"\nFAILED {outcome.name}", markup=False, highlight=False)
-        for check in outcome.checks:
-            if not check.passed:
-                console.print(described(check), markup=False, highlight=False)
+        worst = sorted(outcome.checks, key=lambda check: -check.ratio)
+        failing = [check for check in worst if not check.passed]
+        for check in failing[:SHOWN_CHECKS]:
+            console.print(described(check), markup=False, highlight=False)
+        if len(failing) > SHOWN_CHECKS:
+            console.print(f"  and {len(failing) - SHOWN_CHECKS} more quantities")
         if outcome.error:
             console.print(outcome.error, markup=False, highlight=False)
         console.print(rerun(outcome.name, options), soft_wrap=True, markup=False)
@@ -110,25 +115,23 @@ def failures(console: Console, outcomes: list[Outcome], options: list[str]) -> N
 
 
 def described(check: Check) -> str:
-    """Returns a verdict in words and in both units."""
+    """Returns a verdict in words."""
     lines = [
-        f"  {check.quantity}, where it is furthest off:",
+        f"  {check.quantity}, at its largest error:",
         f"    ours    {check.ours!r}",
         f"    PyTorch {check.theirs!r}",
         f"    exact   {check.exact!r}",
-        f"  distance to the exact one: {check.distance:.3g}, PyTorch's "
-        f"{check.their_distance:.3g}, allowed {check.limit:.3g}",
-        f"  in units of rounding: {check.in_units(check.distance):.3g}, PyTorch's "
+        f"  distance: ours {check.distance:.3g}, PyTorch's "
+        f"{check.their_distance:.3g}, limit {check.limit:.3g}",
+        f"  in units of rounding: ours {check.in_units(check.distance):.3g}, PyTorch's "
         f"{check.in_units(check.their_distance):.3g}",
     ]
     if check.entries:
-        lines.append(
-            f"  an entry is off by {check.entries:.3g} times what is allowed to it"
-        )
+        lines.append(f"  the error of an entry is {check.entries:.3g} times its limit")
     if not check.reference_agrees:
         lines.append(
-            f"  PyTorch itself is {check.peer_distance:.3g} off, where rounding "
-            f"explains {check.peer_limit:.3g}: it is not this loss"
+            f"  PyTorch's own error is {check.peer_distance:.3g}, but rounding "
+            f"explains only {check.peer_limit:.3g}: it computes another loss"
         )
     return "\n".join(lines)
 
@@ -139,7 +142,7 @@ def rerun(name: str, options: list[str]) -> str:
 
 
 def write_json(path: Path, outcomes: list[Outcome], about: dict[str, str]) -> None:
-    """Writes everything that is known, as JSON; what is not finite is null."""
+    """Writes all outcomes as JSON. Numbers that are not finite become null."""
     found = [
         {
             **asdict(outcome),

@@ -1,8 +1,8 @@
-"""Section 4: the same seed twice gives the same bits.
+"""Section "reproducibility": the same seed gives the same bits.
 
-Each task is done twice in this process, and once more in a process of its own, which
-compiles everything anew. Nothing is rounded away: one bit that differs is a failure.
-This section is about the package; a fault that is injected does not reach it.
+Each task runs twice in this process, and once more in a new process that compiles all
+programs again. A single different bit is a failure. Injected faults have no effect on
+this section.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ from pathlib import Path
 
 import numpy as np
 
-from parity import platforms, processes
+from parity import experiments, platforms, processes
 from parity.cases import Case, Level
 from parity.checks import Check, NotRun, Task
 from parity.ddp_process import save
 from parity.ours import PACKAGE, Ours, outcome, rounded
-from parity.training import Experiment
 
 SECONDS = 300
 Arrays = dict[str, np.ndarray]
 
 
 def values() -> Arrays:
-    """Returns terms, totals and gradients by both products, in two dtypes."""
+    """Returns terms, totals and gradients by both matrix products, in two dtypes."""
     found = {}
     for n, d in ((24, 64), (64, 24)):
         for dtype in ("float32", "bfloat16"):
@@ -42,17 +41,16 @@ def values() -> Arrays:
 
 
 def training() -> Arrays:
-    """Returns what 20 steps of AdamW and of LARS leave behind, in float32."""
+    """Returns the results of training with AdamW and with LARS, in float32."""
     found = {}
     for optimizer in ("adamw", "lars"):
-        run = Experiment(24, 16, 64, optimizer, "float32").ours(PACKAGE)
-        named = run.parameters | run.statistics | {"losses": run.losses}
-        found |= {f"{optimizer} {name}": value for name, value in named.items()}
+        run = experiments.expander(24, 16, 64, optimizer, "float32").ours(PACKAGE)
+        found |= {f"{optimizer} {name}": value for name, value in run.items()}
     return found
 
 
 def pretraining() -> Arrays:
-    """Returns the terms of each step, and the accuracies, of a short job."""
+    """Returns the terms of each step and the accuracies of a short pretraining job."""
     try:
         from rich.console import Console
 
@@ -90,15 +88,15 @@ def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
 
 
 def check(name: str, platform: str) -> list[Check]:
-    """Returns the verdicts on a second time here, and on one elsewhere.
+    """Returns the verdicts on a second run here, and on one in another process.
 
     Raises:
-        NotRun: what it takes is not installed.
+        NotRun: a package that the task needs is not installed.
     """
     _, work = WORK[name]
     first = work()
     verdicts = [_check(name, "again", work(), first)]
-    if platform != "tpu":  # which serves one process at a time
+    if platform != "tpu":  # a TPU serves one process at a time
         elsewhere = _elsewhere(name, platform)
         verdicts.append(_check(name, "another process", elsewhere, first))
     return verdicts
@@ -114,9 +112,9 @@ def _elsewhere(name: str, platform: str) -> Arrays:
 
 
 def _check(name: str, quantity: str, got: Arrays, first: Arrays) -> Check:
-    """Returns whether all bits are the same: `theirs` is what came first."""
+    """Returns the verdict on whether all bits equal those of the first run."""
     if got.keys() != first.keys():
-        raise RuntimeError(f"other results: {sorted(got.keys() ^ first.keys())}")
+        raise RuntimeError(f"names differ: {sorted(got.keys() ^ first.keys())}")
     pairs = [(got[key].ravel(), first[key].ravel()) for key in first]
     one, other = (np.concatenate(side) for side in zip(*pairs, strict=True))
     differ = one.view(np.uint64) != other.view(np.uint64)
@@ -135,7 +133,7 @@ def _check(name: str, quantity: str, got: Arrays, first: Arrays) -> Check:
 
 
 def main(name: str, path: str, platform: str) -> None:
-    """Does the work of a task and writes what came of it."""
+    """Runs a task and writes its results."""
     platforms.start(platform)
     save(Path(path), WORK[name][1]())
 

@@ -1,4 +1,4 @@
-"""All sections together: what there is to run, what is chosen of it, and running it."""
+"""The tasks of all sections: listing, choosing and running them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from parity import ddp, devices, local, reproducibility, training, values
+from parity import ddp, devices, experiments, local, reproducibility, values
 from parity.cases import Level
 from parity.checks import NotRun, Outcome, Task
 from parity.ours import Ours
@@ -18,7 +18,8 @@ SECTIONS = {
     "devices": devices.tasks,
     "local": local.tasks,
     "ddp": ddp.tasks,
-    "training": training.tasks,
+    "training": experiments.training_tasks,
+    "pretraining": experiments.pretraining_tasks,
     "reproducibility": reproducibility.tasks,
 }
 
@@ -36,12 +37,12 @@ def chosen(found: Iterable[Task], pattern: str) -> list[Task]:
 
 
 def run(task: Task) -> Outcome:
-    """Runs a task; whatever becomes of it is an outcome."""
+    """Runs a task and returns its outcome, also if it raises an error."""
     start = time.perf_counter()
     try:
         found = Outcome(task.name, checks=tuple(task.run()))
     except NotRun as reason:
         found = Outcome(task.name, not_run=str(reason))
-    except Exception:  # a suite that stops at the first broken task proves little
+    except Exception:  # one broken task must not stop the suite
         found = Outcome(task.name, error=traceback.format_exc())
     return replace(found, seconds=time.perf_counter() - start)

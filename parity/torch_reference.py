@@ -1,7 +1,7 @@
 """Algorithm 1 of arXiv:2105.04906 in PyTorch, in our own words, on the CPU.
 
-The reference that is always there. Nothing here is from another implementation: the
-equations are the paper's, and autograd differentiates them.
+This reference is always available. The equations are the paper's, autograd
+differentiates them, and no code comes from another implementation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from parity.oracle import WEIGHTS, Result
 
 
 def torch_terms(z1, z2, gamma=1.0, eps=1e-4) -> tuple[torch.Tensor, ...]:
-    """Returns invariance, variance and covariance of two tensors, views summed."""
+    """Returns invariance, variance and covariance, the last two summed over views."""
     variance = covariance = torch.zeros((), dtype=z1.dtype)
     for z in (z1, z2):
         n, d = z.shape
@@ -37,7 +37,7 @@ def weighted_sum(terms, weights=WEIGHTS) -> torch.Tensor:
 def torch_loss(
     z1, z2, weights=WEIGHTS, gamma=1.0, eps=1e-4, dtype=None, compute=None
 ) -> Result:
-    """Returns terms, total and gradients, as autograd has them.
+    """Returns terms, total and the gradients of the total, by autograd.
 
     Args:
         z1: one view, an array.
@@ -45,8 +45,8 @@ def torch_loss(
         weights: lambd, mu and nu.
         gamma: target standard deviation.
         eps: added to the variances.
-        dtype: name of the embeddings' dtype; None: that of the arrays.
-        compute: name of a dtype that they are raised to first; None: as they are.
+        dtype: name of the embeddings' dtype. None: that of the arrays.
+        compute: name of a dtype that they are cast to first. None: no cast.
     """
     dtype = dtype or np.asarray(z1).dtype.name
     z1, z2 = leaf(z1, dtype), leaf(z2, dtype)
@@ -58,24 +58,24 @@ def torch_loss(
 
 
 def total_and_gradients(loss: Callable, z1, z2, dtype, compute):
-    """Returns the total and both gradients of a loss that is all one function."""
+    """Returns the total and both gradients of a loss function."""
     z1, z2 = leaf(z1, dtype), leaf(z2, dtype)
     return gradients_of(loss(raised(z1, compute), raised(z2, compute)), z1, z2)
 
 
 def leaf(z, dtype: str) -> torch.Tensor:
-    """Returns an array as a tensor of a named dtype, to be differentiated in."""
+    """Returns an array as a leaf tensor of a named dtype, with gradients."""
     wide = torch.tensor(np.asarray(z, np.float64))  # NumPy has no bfloat16
     return wide.to(getattr(torch, dtype)).requires_grad_()
 
 
 def raised(z: torch.Tensor, compute: str | None) -> torch.Tensor:
-    """Returns the tensor in the dtype to compute in; gradients come back in its own."""
+    """Casts a tensor to the dtype to compute in. Gradients keep the old dtype."""
     return z if compute is None else z.to(getattr(torch, compute))
 
 
 def gradients_of(total: torch.Tensor, z1: torch.Tensor, z2: torch.Tensor):
-    """Returns a total and its gradients, in float64, of the dtype's own precision."""
+    """Returns a total and its gradients as float64 numbers, without more precision."""
     total.backward()
-    assert z1.grad is not None and z2.grad is not None
+    assert z1.grad is not None and z2.grad is not None  # for the type checker
     return float(total.detach()), z1.grad.double().numpy(), z2.grad.double().numpy()

@@ -1,60 +1,58 @@
-"""Section 3: the same training, step by step.
+"""One training run in both frameworks, and the comparison of the two.
 
-The same expander from the same weights on the same batches, 20 steps of SGD, AdamW and
-LARS under a warm-up and a cosine, ours beside PyTorch's: parameters, running statistics
-of the batch norms, and the losses.
+Both frameworks start from the same weights and see the same batches. Ours runs the step
+that ships, `vicreg_jax.pretrain.step.Programs.train`. PyTorch's steps are written for
+this suite. Every parameter, every running statistic of a batch norm, and the losses are
+compared at the end, each within its own limit.
 
-float64: the limit is what becomes of PyTorch's own run when each gradient is disturbed
-by what rounding may do to it (`_roundoff`), so that the trajectory's own condition is
-in it: AdamW turns the zero gradients of a bias before a batch norm into steps of noise.
+float64: the limit is the largest distance that PyTorch's own run moves when each of its
+operations is disturbed by what rounding may do to it; see `roundings`.
 
-float32: the limit is `SPREAD` times what PyTorch's runs on permuted rows differ by.
-Permuting reorders the sums over rows alone, about half of all that is rounded;
-redrawing all of it would make the difference the root of 2 larger, and `SPREAD` of 2
-leaves the rest for the spread of a maximum of a few draws. The losses are also allowed
-the rounding of one evaluation, and AdamW what the cancellation in Optax's bias
-correction makes of the learning rate.
+float32: the limit is `SPREAD` times the largest distance between PyTorch's run and its
+runs on permuted rows and channels: the same arithmetic in another order. `SPREAD` makes
+up for the roundings that no permutation redraws, and for the few draws. PyTorch sums
+the moments of a batch norm in float64, and some do not change at all: every array is
+allowed at least the median of all relative distances. PyTorch takes our float32
+learning rates, which are compared with the official formula by themselves. AdamW is
+also allowed what the float32 bias correction of Optax adds, and the losses the rounding
+of one evaluation.
+
+AdamW divides each gradient by its own size. In float32 a gradient that is nothing but
+rounding becomes a whole step, and errors of a step hide behind it. There the gradients
+of each step are compared as well, at PyTorch's parameters of that step.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import fields as fields_of
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
 from parity import training_jax, training_torch
-from parity.cases import Level
-from parity.checks import Check, Task
-from parity.oracle import Bounds, numpy_loss, rounding_bounds
-from parity.ours import Ours
+from parity.checks import Check
+from parity.comparison import (
+    Arrays,
+    Distances,
+    Reference,
+    compared,
+    distances,
+    largest_distances,
+    norm,
+)
+from parity.oracle import rounding_bounds
+from parity.ours import PACKAGE, Ours
+from parity.roundings import Roundings
 from parity.training_torch import Run
-from parity.values import UNITS, distance
+from parity.values import UNITS
 
-STEPS = 20
 SPREAD = 2.0
 _DRAWS = 4
-_PEAKS = {"sgd": 1e-2, "adamw": 3e-3, "lars": 1.0}
-# Rows, inputs and width: fewer than half as many rows as columns, and more.
-_SIZES: dict[Level, tuple[tuple[int, int, int], ...]] = {
-    Level.QUICK: ((24, 16, 64),),
-    Level.STANDARD: ((48, 16, 32),),
-    Level.FULL: ((128, 64, 512), (512, 64, 128)),
-}
-
-
-def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
-    """Yields the section's tasks."""
-    sizes = [size for at in _SIZES if at <= level for size in _SIZES[at]]
-    for size in sizes:
-        for optimizer in training_torch.OPTIMIZERS:
-            for dtype in ("float64", "float32"):
-                experiment = Experiment(*size, optimizer, dtype)
-                yield Task(experiment.name, partial(experiment.checks, ours))
 
 
 @dataclass(frozen=True)
@@ -62,195 +60,211 @@ class Experiment:
     """One training run, on both sides.
 
     Attributes:
-        rows: of a batch.
-        inputs: columns of a batch.
-        width: of the expander.
+        name: of the task.
+        model: the network before training, in PyTorch and in float64.
+        untrained: returns the same network of ours, with any weights.
+        batches: of shape (steps, 2, rows, ...), channels first.
         optimizer: a key of `training_torch.OPTIMIZERS`.
+        peak: largest learning rate.
+        warmup: share of the steps in which the learning rate rises.
+        weights: of invariance, variance and covariance, for PyTorch.
+        our_weights: the same for ours.
         dtype: to train in.
     """
 
-    rows: int
-    inputs: int
-    width: int
+    name: str
+    model: torch.nn.Module
+    untrained: Callable
+    batches: np.ndarray
     optimizer: str
+    peak: float
+    warmup: float
+    weights: tuple[float, float, float]
+    our_weights: tuple[Any, Any, Any]
     dtype: str
 
-    @property
-    def name(self) -> str:
-        """The task's name."""
-        return f"training/{self.optimizer}-{self.rows}x{self.width}-{self.dtype}"
-
-    @cached_property
-    def model(self) -> torch.nn.Sequential:
-        """The expander before training."""
-        return training_torch.expander(self.inputs, self.width, seed=self.rows)
-
-    @cached_property
-    def batches(self) -> np.ndarray:
-        """What it is trained on."""
-        return draw_batches(self.rows, self.inputs)
-
-    @property
-    def rates(self) -> np.ndarray:
-        """The learning rates."""
-        return schedule(_PEAKS[self.optimizer])
-
-    def theirs(self, **changed) -> Run:
-        """Returns PyTorch's run, with some of its arguments changed."""
-        usual = {"batches": self.batches, "rates": self.rates, "dtype": self.dtype}
-        model = copy.deepcopy(self.model)
-        return training_torch.train(
-            model, optimizer=self.optimizer, **(usual | changed)
-        )
-
-    def ours(self, ours: Ours) -> Run:
-        """Returns our run from PyTorch's weights."""
-        named = self.model.named_parameters()
-        weights = {name: p.detach().numpy() for name, p in named}
-        return training_jax.train(
-            ours, weights, self.batches, self.optimizer, self.rates, self.dtype
-        )
-
     def checks(self, ours: Ours) -> list[Check]:
-        """Returns the verdicts on parameters, statistics and losses."""
-        base, exact = self.theirs(), self.theirs(dtype="float64")
-        limits = (
-            self._disturbed(base) if self.dtype == "float64" else self._permuted(base)
+        """Returns the verdict on each parameter, each statistic and the losses."""
+        programs = self._programs(ours)
+        found = compared(
+            self.name, self._trained(programs), self._reference, self.dtype
         )
+        found += self._rates_checks(programs)
+        for step in self._first_steps:
+            found += step._gradient_checks(programs)
+        return found
+
+    def ours(self, ours: Ours) -> Arrays:
+        """Returns what our run from PyTorch's weights leaves behind."""
+        return self._trained(self._programs(ours))
+
+    def theirs(self, seed: int | None = None, **changed) -> Run:
+        """Returns PyTorch's run.
+
+        Args:
+            seed: of a random order of the rows, and of each layer's input channels.
+                None: they stay as they are.
+            **changed: arguments of `training_torch.train`.
+        """
+        usual = {"rates": self._rates, "dtype": self.dtype, "weights": self.weights}
+        model, batches = copy.deepcopy(self.model), self.batches
+        if seed is not None:
+            order = np.random.default_rng(seed)
+            batches = batches[:, :, order.permutation(batches.shape[2])]
+            model = training_torch.reordered(model, order)
+        return training_torch.train(model, batches, self.optimizer, **(usual | changed))
+
+    def _trained(self, programs: training_jax.Step) -> Arrays:
+        batches = channels_last(self.batches)
+        run = training_jax.train(programs, self._tensors, batches, self.dtype)
+        rows = training_torch.rows_of_norms(self.model, self.batches[0, 0])
+        # Each step calls the network twice.
+        updates = 2 * len(batches)
+        statistics = training_jax.unbiased(run.statistics, self._tensors, updates, rows)
+        return run._replace(statistics=statistics).named()
+
+    @cached_property
+    def _tensors(self) -> Arrays:
+        """The weights and statistics before training, by PyTorch's names."""
+        return {k: v.numpy() for k, v in self.model.state_dict().items()}
+
+    @cached_property
+    def _official_rates(self) -> np.ndarray:
+        steps = len(self.batches)
+        return training_torch.schedule(self.peak, steps, round(self.warmup * steps))
+
+    @cached_property
+    def _rates(self) -> np.ndarray:
+        """The learning rates of the PyTorch side; see the head of this file."""
+        if self.dtype == "float64":
+            return self._official_rates
+        return self._programs(PACKAGE).rates(len(self.batches), self.dtype)
+
+    @cached_property
+    def _reference(self) -> Reference:
+        base = self.theirs().named()
+        if self.dtype == "float64":
+            unit, exact = UNITS["float64"], base
+            noises = [Roundings(unit, seed) for seed in range(_DRAWS)]
+            runs = [self.theirs(roundings=noise).named() for noise in noises]
+            limits = largest_distances(base, runs)
+        else:
+            exact = self.theirs(dtype="float64").named()
+            runs = [self.theirs(seed).named() for seed in range(_DRAWS)]
+            limits = _spread(base, runs)
         if (self.dtype, self.optimizer) == ("float32", "adamw"):
-            rates = self.rates * (1 + _bias_correction_doubt())
-            limits += distances(exact, self.theirs(dtype="float64", rates=rates))
-        limits[-1] += _roundings(self.embeddings(), UNITS[self.dtype]).total
-        runs = (self.ours(ours), base, exact)
+            for name, moved in self._bias_correction_moves(exact).items():
+                limits[name] += moved
+        z1, z2 = training_torch.embeddings(self.model, self.batches[0])
+        bounds = rounding_bounds(z1, z2, UNITS[self.dtype], self.weights)
+        limits["losses"] += bounds.total
+        return Reference(base, exact, limits)
+
+    def _bias_correction_moves(self, exact: Arrays) -> Distances:
+        """Returns how far Optax's float32 bias correction takes a run of AdamW."""
+        rates = self._rates * (1 + _bias_correction_error(len(self._rates)))
+        moved = self.theirs(dtype="float64", rates=rates)
+        return distances(exact, moved.named())
+
+    def _rates_checks(self, programs: training_jax.Step) -> list[Check]:
+        """Returns the verdict on our learning rates."""
+        wanted, name = self._official_rates, "learning rates"
+        got = programs.rates(len(wanted), self.dtype)
+        # A rate is the result of a few operations on numbers of at most the peak.
+        limit = 4 * UNITS[self.dtype] * self.peak * len(wanted) ** 0.5
+        reference = Reference({name: wanted}, {name: wanted}, {name: limit})
+        return compared(self.name, {name: got}, reference, self.dtype)
+
+    @cached_property
+    def _first_steps(self) -> list[FirstStep]:
+        """AdamW in float32: each step as the first one of a run of its own."""
+        if (self.dtype, self.optimizer) != ("float32", "adamw"):
+            return []
+        models: list[torch.nn.Module] = []
+        self.theirs(before_step=lambda model: models.append(copy.deepcopy(model)))
+        fields = {field.name: getattr(self, field.name) for field in fields_of(self)}
         return [
-            compared(self.name, quantity, parts, limit, self.dtype)
-            for quantity, *parts, limit in zip(Run._fields, *runs, limits, strict=True)
+            FirstStep(
+                **fields | {"model": model, "batches": self.batches[at : at + 1]},
+                prefix=f"gradient {at} ",
+            )
+            for at, model in enumerate(models)
         ]
 
-    def embeddings(self) -> list[np.ndarray]:
-        """Returns both views of the first batch as the untrained expander sees them."""
-        with torch.no_grad():
-            model = copy.deepcopy(self.model)
-            return [model(torch.tensor(view)).numpy() for view in self.batches[0]]
-
-    def _permuted(self, base: Run) -> np.ndarray:
-        """Returns what PyTorch's runs on permuted rows differ by, times `SPREAD`."""
-        draws = [np.random.default_rng(seed) for seed in range(_DRAWS)]
-        orders = [draw.permutation(self.rows) for draw in draws]
-        runs = [self.theirs(batches=self.batches[:, :, order]) for order in orders]
-        return SPREAD * np.max([distances(base, run) for run in runs], axis=0)
-
-    def _disturbed(self, base: Run) -> np.ndarray:
-        """Returns what rounding in the gradients makes of PyTorch's run."""
-        size = roundoff(self.embeddings(), UNITS[self.dtype], self.width)
-        runs = [self.theirs(disturb=disturbance(size, i)) for i in range(_DRAWS)]
-        return np.max([distances(base, run) for run in runs], axis=0)
+    def _programs(self, ours: Ours) -> training_jax.Step:
+        if self.optimizer == "sgd":
+            ours = ours._replace(optimizer=training_jax.sgd)
+        lambd, mu, nu = self.our_weights
+        settings = training_jax.config(
+            self.optimizer,
+            self.peak,
+            self.warmup,
+            epochs=len(self.batches),
+            batch=self.batches.shape[2],
+            lambd=lambd,
+            mu=mu,
+            nu=nu,
+        )
+        return training_jax.make(ours, settings, self.untrained)
 
 
-def draw_batches(rows: int, inputs: int, steps: int = STEPS) -> np.ndarray:
-    """Returns batches of both views, shape (steps, 2, rows, inputs), float32 exactly.
+@dataclass(frozen=True)
+class FirstStep(Experiment):
+    """A run of a single step, of which the gradients are compared.
 
-    Columns are scaled and shifted, so that the first batch norm has work to do.
+    Attributes:
+        prefix: of the names of the gradients.
     """
-    rng = np.random.default_rng([rows, inputs])
-    shared = rng.standard_normal((steps, 1, rows, inputs))
-    views = shared + 0.3 * rng.standard_normal((steps, 2, rows, inputs))
-    return _as_float32(views * rng.uniform(0.5, 2, inputs) + 0.1)
+
+    prefix: str = ""
+
+    def _gradient_checks(self, programs: training_jax.Step) -> list[Check]:
+        """Returns the verdict on the gradient of each parameter."""
+        batch = channels_last(self.batches)[0]
+        got = training_jax.gradients(programs, self._tensors, batch)
+        got = {self.prefix + name: value for name, value in got.items()}
+        return compared(self.name, got, self._gradient_reference, "float32")
+
+    @cached_property
+    def _gradient_reference(self) -> Reference:
+        base, exact = self._gradients(), self._gradients(dtype="float64")
+        limits = _spread(base, [self._gradients(seed) for seed in range(_DRAWS)])
+        for name, value in exact.items():
+            # Ours are read off moments, which rounds each entry twice more.
+            limits[name] += 2 * UNITS["float32"] * norm(value)
+        return Reference(base, exact, limits)
+
+    def _gradients(self, seed: int | None = None, **changed) -> Arrays:
+        """Returns PyTorch's gradients."""
+        found: Arrays = {}
+
+        def keep(model):
+            gradients = training_torch.gradients(model)
+            found.update({self.prefix + k: v for k, v in gradients.items()})
+
+        self.theirs(seed, rates=np.zeros(1), before_step=keep, **changed)
+        return found
 
 
-def schedule(peak: float, steps: int = STEPS) -> np.ndarray:
-    """Returns learning rates: a quarter of linear warm-up, then half a cosine."""
-    warm = steps // 4
-    rise = np.arange(1, warm + 1) / warm
-    fall = (1 + np.cos(np.pi * np.arange(1, steps - warm + 1) / (steps - warm))) / 2
-    return _as_float32(peak * np.concatenate([rise, fall]))
+def channels_last(batches: np.ndarray) -> np.ndarray:
+    """Returns batches as our networks want them; those of vectors are unchanged."""
+    return np.moveaxis(batches, 3, -1)
 
 
-def _as_float32(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.float32).astype(np.float64)
+def _spread(base: Arrays, runs: list[Arrays]) -> Distances:
+    """Returns the limits in float32, from runs on permuted rows and channels."""
+    most = largest_distances(base, runs)
+    sizes = {name: norm(value) for name, value in base.items()}
+    usual = float(np.median([most[name] / sizes[name] for name in most]))
+    return {name: SPREAD * max(most[name], usual * sizes[name]) for name in most}
 
 
-def compared(
-    task: str, quantity: str, parts, limit: float, dtype: str, peer_limit=math.inf
-) -> Check:
-    """Returns the verdict on one part of three runs: ours, PyTorch's and the exact one.
-
-    Ours is held to PyTorch's, and PyTorch's to the exact one by `peer_limit`.
-    """
-    got, base, exact = map(flat, parts)
-    worst = int(np.argmax(np.abs(got - base)))
-    theirs = distance(base, exact)
-    return Check(
-        task=task,
-        quantity=quantity,
-        ours=float(got[worst]),
-        theirs=float(base[worst]),
-        exact=float(exact[worst]),
-        unit=UNITS[dtype] * float(np.linalg.norm(exact)),
-        distance=distance(got, base),
-        their_distance=theirs,
-        limit=float(limit),
-        peer_distance=theirs,
-        peer_limit=peer_limit,
-        dtype=dtype,
-    )
-
-
-def distances(first: Run, second: Run) -> np.ndarray:
-    """Returns how far apart two runs are: parameters, statistics, losses."""
-    pairs = zip(first, second, strict=True)
-    return np.array([distance(flat(one), flat(other)) for one, other in pairs])
-
-
-def flat(part) -> np.ndarray:
-    """Returns all numbers of a part of a run, in the order of their names."""
-    if isinstance(part, np.ndarray):
-        return part
-    return np.concatenate([np.zeros(0), *(part[key].ravel() for key in sorted(part))])
-
-
-def roundoff(views, unit: float, width: int) -> float:
-    """Returns the relative error that rounding may leave in one step's gradient.
-
-    That of the loss by `rounding_bounds`, and of three products forward and six back,
-    each off by `8 sqrt(k) unit` at an inner dimension of k.
-    """
-    exact, bounds = numpy_loss(*views), _roundings(views, unit)
-    of_loss = np.linalg.norm(np.stack([bounds.dz1, bounds.dz2]))
-    of_loss /= np.linalg.norm(np.stack([exact.dz1, exact.dz2]))
-    return float(of_loss + 9 * 8 * max(width, len(views[0])) ** 0.5 * unit)
-
-
-def _roundings(views, unit: float) -> Bounds:
-    z1, z2 = views
-    return rounding_bounds(z1, z2, unit)
-
-
-def disturbance(size: float, seed: int):
-    """Returns what adds noise to all gradients, each entry as large as their RMS.
-
-    Relative to the whole gradient and not to the entry: what cancels in an entry, all
-    of it before a batch norm, rounds at the size of what cancelled.
-    """
-    noise = torch.Generator().manual_seed(seed)
-
-    def disturb(gradients):
-        squares = sum(float((g**2).sum()) for g in gradients)
-        rms = (squares / sum(g.numel() for g in gradients)) ** 0.5
-        draws = [
-            torch.randn(g.shape, generator=noise, dtype=g.dtype) for g in gradients
-        ]
-        return [g + size * rms * draw for g, draw in zip(gradients, draws, strict=True)]
-
-    return disturb
-
-
-def _bias_correction_doubt() -> np.ndarray:
+def _bias_correction_error(steps: int) -> np.ndarray:
     """Returns the relative error that Optax's float32 leaves in AdamW's step lengths.
 
-    It computes 1 - 0.999^t in float32, PyTorch in float64. The power is off by t + 1
+    Optax computes 1 - 0.999^t in float32, PyTorch in float64. The power is off by t + 1
     roundings of 2^-25 at numbers next to 1; the difference is about t/1000, and the
     step goes with its square root.
     """
-    t = np.arange(1, STEPS + 1)
+    t = np.arange(1, steps + 1)
     return (t + 1) * 2.0**-25 / (1 - 0.999**t) / 2

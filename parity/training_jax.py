@@ -1,124 +1,192 @@
-"""Our side of the training comparison: the package's expander and loss, and Optax."""
+"""Our side of the training comparison: the step that `vicreg-pretrain` runs."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
-from parity.oracle import WEIGHTS
+from parity.comparison import Arrays
 from parity.ours import Ours, enabled
 from parity.training_torch import MOMENTUM, TRUST, WEIGHT_DECAY, Run
-from vicreg_jax.nn import Expander
+from vicreg_jax import convert
+from vicreg_jax.augment import ImageViews
+from vicreg_jax.pretrain.config import Config
+from vicreg_jax.pretrain.mesh import make_mesh
+from vicreg_jax.pretrain.step import Programs, State
 
-# Where PyTorch's Sequential keeps what our expander has by name.
-_LINEAR = {"linear1": "0", "linear2": "3", "linear3": "6"}
-_NORM = {"norm1": "1", "norm2": "4"}
+
+@dataclass(frozen=True)
+class GivenViews(ImageViews):
+    """Views that are drawn already: each "image" holds its two views."""
+
+    def pair(self, key, images, aspect=None):
+        """Returns both views of images of shape (rows, 2, ...)."""
+        del key, aspect
+        return images[:, 0], images[:, 1]
 
 
-def _lars(rate):
-    """LARS from Optax's parts, in the order of the official code."""
-    vectors_not = partial(jax.tree.map, lambda p: p.ndim > 1)
-    trust = optax.scale_by_trust_ratio(trust_coefficient=TRUST)
-    return optax.chain(
-        optax.masked(optax.add_decayed_weights(WEIGHT_DECAY), vectors_not),
-        optax.masked(trust, vectors_not),
-        optax.trace(MOMENTUM),
-        optax.scale_by_learning_rate(rate),
+@dataclass(frozen=True)
+class Step(Programs):
+    """The step that ships, with a network, an optimizer or a loss given to it.
+
+    Attributes:
+        ours: whose terms are used, and whose optimizer if it has one.
+        untrained: returns the network.
+    """
+
+    ours: Ours
+    untrained: Callable[[], nnx.Module]
+
+    def start_from(self, tensors: Arrays, dtype: str) -> State:
+        """Returns the state before the first step.
+
+        Args:
+            tensors: parameters and statistics by PyTorch's names.
+            dtype: of parameters and statistics.
+        """
+        model = nnx.eval_shape(self.untrained)
+        convert.load_state_dict(model, tensors)
+        _, *both = nnx.split(model, nnx.Param, nnx.BatchStat)
+        params, stats = (
+            jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.to_pure_dict(part))
+            for part in both
+        )
+        memory = self._optimizer.init(params)
+        return State(jnp.zeros((), jnp.int32), params, stats, memory)
+
+    def rates(self, steps: int, dtype: str) -> np.ndarray:
+        """Returns the learning rates of the first steps, as computed in a dtype."""
+        with enabled(dtype):
+            found = [self.rate(jnp.asarray(step, jnp.int32)) for step in range(steps)]
+        return np.asarray(found, np.float64)
+
+    @cached_property
+    def _graph(self):
+        model: Any = nnx.eval_shape(self.untrained)
+        model.train()
+        layer: Any
+        for _, layer in nnx.iter_modules(model):
+            if hasattr(layer, "dtype"):
+                layer.dtype = None  # that of its input: float64 too
+        return nnx.graphdef(model)
+
+    @cached_property
+    def _optimizer(self):
+        if self.ours.optimizer:
+            return self.ours.optimizer(self.config, self.rate)
+        return super()._optimizer
+
+    def _terms(self, first, second):
+        return self.ours.terms(first, second)
+
+
+def config(optimizer: str, peak: float, warmup: float, **changes) -> Config:
+    """Returns the settings of a run, with the constants of `training_torch`.
+
+    Args:
+        optimizer: "sgd", "adamw" or "lars".
+        peak: learning rate at the end of the warm-up.
+        warmup: share of the steps in which the learning rate rises.
+        **changes: other settings.
+    """
+    shipped: Any = optimizer if optimizer != "sgd" else "adamw"
+    return Config(
+        optimizer=shipped,
+        learning_rate=peak,
+        warmup=warmup,
+        weight_decay=WEIGHT_DECAY,
+        trust_coefficient=TRUST,
+        views=GivenViews(),
+        **changes,
     )
 
 
-# Optax's SGD keeps the learning rate outside the momentum, as PyTorch's does.
-OPTIMIZERS = {
-    "sgd": lambda rate: optax.sgd(rate, momentum=MOMENTUM),
-    "adamw": lambda rate: optax.adamw(rate, weight_decay=WEIGHT_DECAY),
-    "lars": _lars,
-}
+def sgd(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Returns SGD, which the job does not offer, with PyTorch's order of momentum."""
+    del config
+    return optax.sgd(rate, momentum=MOMENTUM)
 
 
-def train(
-    ours: Ours,
-    weights: dict[str, np.ndarray],
-    batches: np.ndarray,
-    optimizer: str,
-    rates: np.ndarray,
-    dtype: str,
-) -> Run:
-    """Trains our expander from PyTorch's weights; see `training_torch.train`."""
-    with enabled(dtype):
-        schedule = jax.numpy.asarray(rates, dtype)
-        steps = OPTIMIZERS[optimizer](lambda step: schedule[step])
-        graph, state, rest = nnx.split(_expander(weights, dtype), nnx.Param, ...)
-        step = partial(_step, ours, graph, steps)
-        carry = (state, rest, steps.init(state))
-        views = jax.numpy.asarray(batches, dtype)
-        (state, rest, _), losses = jax.jit(partial(jax.lax.scan, step))(carry, views)
-        model = nnx.merge(graph, state, rest)
-        updates = batches.shape[0] * batches.shape[1]
-        return Run(
-            _parameters(model),
-            _statistics(model, updates, batches.shape[2]),
-            np.asarray(losses, np.float64),
-        )
+def train(programs: Step, tensors: Arrays, batches: np.ndarray, dtype: str) -> Run:
+    """Trains our network from PyTorch's weights; see `training_torch.train`.
 
+    Args:
+        programs: of the run.
+        tensors: PyTorch's weights and statistics by name.
+        batches: of shape (steps, 2, rows, ...); images are channels last.
+        dtype: to train in.
 
-def _step(ours, graph, steps, carry, views):
-    state, rest, memory = carry
-
-    def loss(state):
-        model = nnx.merge(graph, state, rest, copy=True)
-        value = ours.loss(model(views[0]), model(views[1]), *WEIGHTS)
-        return value, nnx.split(model, nnx.Param, ...)[2]
-
-    (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(state)
-    updates, memory = steps.update(gradients, memory, state)
-    return (optax.apply_updates(state, updates), rest, memory), value
-
-
-def _expander(weights: dict[str, np.ndarray], dtype: str) -> Expander:
-    width, inputs = weights["0.weight"].shape
-    graph, state = nnx.split(Expander(inputs, width, rngs=nnx.Rngs(0)))
-    model = nnx.merge(graph, jax.tree.map(lambda leaf: _as(leaf, dtype), state))
-    for name, place in _LINEAR.items():
-        linear = getattr(model, name)
-        linear.kernel[...] = weights[f"{place}.weight"].T.astype(dtype)
-        if linear.bias is not None:
-            linear.bias[...] = weights[f"{place}.bias"].astype(dtype)
-    return model
-
-
-def _as(leaf, dtype):
-    floating = jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
-    return leaf.astype(dtype) if floating else leaf
-
-
-def _parameters(model: Expander) -> dict[str, np.ndarray]:
-    found = {}
-    for name, place in _LINEAR.items():
-        linear = getattr(model, name)
-        found[f"{place}.weight"] = np.asarray(linear.kernel[...], np.float64).T
-        if linear.bias is not None:
-            found[f"{place}.bias"] = np.asarray(linear.bias[...], np.float64)
-    for name, place in _NORM.items():
-        norm = getattr(model, name)
-        found[f"{place}.weight"] = np.asarray(norm.scale[...], np.float64)
-        found[f"{place}.bias"] = np.asarray(norm.bias[...], np.float64)
-    return found
-
-
-def _statistics(model: Expander, updates: int, rows: int) -> dict[str, np.ndarray]:
-    """Returns the running statistics as PyTorch defines them.
-
-    Its running variance is of the unbiased variances, Flax's of the biased ones; both
-    start from 1, of which 0.9^updates is left.
+    Returns:
+        As PyTorch's, but statistics are Flax's own: see `unbiased`.
     """
-    found, left = {}, 0.9**updates
-    for name, place in _NORM.items():
-        norm = getattr(model, name)
-        var = np.asarray(norm.var[...], np.float64)
-        found[f"{place}.running_mean"] = np.asarray(norm.mean[...], np.float64)
-        found[f"{place}.running_var"] = left + (var - left) * rows / (rows - 1)
+    losses = []
+    with enabled(dtype):
+        state = programs.start_from(tensors, dtype)
+        for batch in batches:
+            state, metrics = programs.train(state, *_images(batch, dtype))
+            losses.append(float(metrics.loss))
+        found = convert.state_dict(programs.network(state))
+    wide = {name: np.asarray(value, np.float64) for name, value in found.items()}
+    statistics = {name: value for name, value in wide.items() if "running" in name}
+    parameters = {n: value for n, value in wide.items() if n not in statistics}
+    return Run(parameters, statistics, np.array(losses))
+
+
+def gradients(programs: Step, tensors: Arrays, batch: np.ndarray) -> Arrays:
+    """Returns the gradients that one float32 step of AdamW takes, by PyTorch's names.
+
+    They are read off the first moments, which start at zero.
+
+    Args:
+        programs: of the run.
+        tensors: PyTorch's weights and statistics by name.
+        batch: of shape (2, rows, ...).
+    """
+    state = programs.start_from(tensors, "float32")
+    state, _ = programs.train(state, *_images(batch, "float32"))
+    moments = optax.tree.get(state.optimizer, "mu")
+    found = convert.state_dict(programs.network(state._replace(params=moments)))
+    return {
+        name: np.asarray(value, np.float64) / (1 - 0.9)
+        for name, value in found.items()
+        if "running" not in name
+    }
+
+
+def unbiased(statistics: Arrays, start: Arrays, updates: int, rows: dict[str, int]):
+    """Returns running statistics as PyTorch defines them, from those of Flax.
+
+    PyTorch's running variance averages unbiased variances, Flax's biased ones, which
+    are smaller by (n - 1) / n. Both still hold a share of 0.9^updates of the start.
+
+    Args:
+        statistics: by PyTorch's names, after training.
+        start: the same before training.
+        updates: how often each batch norm was called.
+        rows: entries of each channel that a batch norm sees, by its name.
+    """
+    found = dict(statistics)
+    for name, value in statistics.items():
+        if name.endswith("running_var"):
+            layer, kept = rows[name.rpartition(".")[0]], 0.9**updates * start[name]
+            found[name] = kept + (value - kept) * layer / (layer - 1)
     return found
+
+
+def _images(batch: np.ndarray, dtype: str):
+    """Returns what a step takes: each row's two views, and aspect ratios of 1."""
+    images = jnp.asarray(batch.swapaxes(0, 1), dtype)
+    return images, jnp.ones(len(images), dtype)
+
+
+def make(ours: Ours, settings: Config, untrained: Callable[[], nnx.Module]) -> Step:
+    """Returns the programs of a run on one device, with one step an epoch."""
+    return Step(settings, make_mesh("data=1"), 1, ours, untrained)

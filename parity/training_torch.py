@@ -1,4 +1,4 @@
-"""The PyTorch side of the training comparison: expander, steps, and LARS.
+"""The PyTorch side of the training comparison: LARS, and training steps.
 
 LARS follows the algorithm of facebookresearch/vicreg (`main_vicreg.py`), in our own
 words: weight decay, then the layer's trust ratio, then momentum, and the learning rate
@@ -7,13 +7,19 @@ last, outside the momentum. One-dimensional parameters get neither decay nor tru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from parity.oracle import WEIGHTS
+from parity.roundings import Roundings
 from parity.torch_reference import torch_terms, weighted_sum
 
 WEIGHT_DECAY = 1e-2
@@ -22,7 +28,7 @@ TRUST = 0.001
 
 
 class Run(NamedTuple):
-    """What a training run leaves behind, in PyTorch's names and layout.
+    """The result of a training run, in PyTorch's names and layout.
 
     Attributes:
         parameters: by name, float64.
@@ -34,25 +40,15 @@ class Run(NamedTuple):
     statistics: dict[str, np.ndarray]
     losses: np.ndarray
 
-
-def expander(inputs: int, width: int, seed: int) -> torch.nn.Sequential:
-    """Returns Linear-BN-ReLU, Linear-BN-ReLU, Linear without bias, in float64."""
-    torch.manual_seed(seed)
-    return torch.nn.Sequential(
-        torch.nn.Linear(inputs, width),
-        torch.nn.BatchNorm1d(width),
-        torch.nn.ReLU(),
-        torch.nn.Linear(width, width),
-        torch.nn.BatchNorm1d(width),
-        torch.nn.ReLU(),
-        torch.nn.Linear(width, width, bias=False),
-    ).double()
+    def named(self) -> dict[str, np.ndarray]:
+        """Returns everything that is compared, by name."""
+        return self.parameters | self.statistics | {"losses": self.losses}
 
 
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rates with the learning rate outside the momentum."""
 
-    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float):
+    def __init__(self, params: Sequence[torch.nn.Parameter], lr: float):
         super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
@@ -74,11 +70,36 @@ class LARS(torch.optim.Optimizer):
         return decayed * torch.where((size > 0) & (step > 0), trusted, 1.0)
 
 
+def adamw(params: Sequence[torch.nn.Parameter], lr: float) -> torch.optim.AdamW:
+    """Returns AdamW that decays parameters of two and more dimensions alone."""
+    matrices = [p for p in params if p.ndim > 1]
+    vectors = [p for p in params if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": WEIGHT_DECAY},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr)
+
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda p, lr: torch.optim.SGD(p, lr, momentum=MOMENTUM),
-    "adamw": lambda p, lr: torch.optim.AdamW(p, lr, weight_decay=WEIGHT_DECAY),
+    "adamw": adamw,
     "lars": LARS,
 }
+
+
+def schedule(peak: float, steps: int, warmup_steps: int) -> np.ndarray:
+    """Returns the official learning rates: linear from 0, then half a cosine.
+
+    The cosine would end at a thousandth of the peak one step after the last one.
+    """
+    rates = []
+    for step in range(steps):
+        share = (step - warmup_steps) / (steps - warmup_steps)
+        high = (1 + math.cos(math.pi * share)) / 2
+        falling = peak * high + 0.001 * peak * (1 - high)
+        rates.append(peak * step / warmup_steps if share < 0 else falling)
+    return np.array(rates)
 
 
 @contextmanager
@@ -94,53 +115,106 @@ def one_thread() -> Iterator[None]:
 
 def train(
     model: torch.nn.Module,
-    batches: Iterable[np.ndarray],
+    batches: np.ndarray,
     optimizer: str,
     rates: np.ndarray,
     dtype: str,
-    disturb: Callable[[list], list] = list,
+    *,
+    weights: tuple[float, float, float] = WEIGHTS,
+    roundings: Roundings | None = None,
+    before_step: Callable[[torch.nn.Module], None] | None = None,
 ) -> Run:
-    """Trains in place and returns what became of it.
+    """Trains a network in place.
 
     Args:
-        model: in train mode; it is called once a view, so that each has its own batch
-            statistics.
-        batches: of both views each, shape (2, rows, inputs).
+        model: in train mode. It is called once for each view, so that each view has its
+            own batch statistics.
+        batches: of shape (steps, 2, rows, ...).
         optimizer: a key of `OPTIMIZERS`.
         rates: the learning rate of each step.
         dtype: to run in.
-        disturb: changes the gradients, to see what a run makes of errors in them.
+        weights: of invariance, variance and covariance.
+        roundings: errors to add to each operation.
+        before_step: called with the model before each update, when it has gradients.
+
+    Returns:
+        Parameters and statistics after the last step, and all losses.
     """
     model.to(getattr(torch, dtype))
-    with one_thread():
-        return _train(model, batches, optimizer, rates, dtype, disturb)
+    roundings = roundings or Roundings(0.0)
+    with one_thread(), roundings.of_layers(model):
+        steps = OPTIMIZERS[optimizer](list(model.parameters()), lr=1.0)
+        losses = []
+        for batch, rate in zip(batches, rates, strict=True):
+            for group in steps.param_groups:
+                group["lr"] = float(rate)
+            views = torch.tensor(batch).to(getattr(torch, dtype))
+            z1, z2 = (model(view) for view in views)
+            steps.zero_grad()
+            loss = weighted_sum(torch_terms(z1, z2), weights)
+            loss = loss + roundings.of_loss(z1, z2, weights)
+            loss.backward()
+            if before_step:
+                before_step(model)
+            steps.step()
+            roundings.of_storing(model)
+            losses.append(float(loss.detach()))
+    return Run(parameters(model), statistics(model), np.array(losses))
 
 
-def _train(model, batches, optimizer, rates, dtype, disturb) -> Run:
-    steps = OPTIMIZERS[optimizer](list(model.parameters()), lr=1.0)
-    losses = []
-    for batch, rate in zip(batches, rates, strict=True):
-        steps.param_groups[0]["lr"] = float(rate)
-        views = torch.tensor(batch).to(getattr(torch, dtype))
-        steps.zero_grad()
-        loss = weighted_sum(torch_terms(*(model(view) for view in views)))
-        loss.backward()
-        _set_gradients(model, disturb([p.grad for p in model.parameters()]))
-        steps.step()
-        losses.append(float(loss.detach()))
-    return Run(*_state(model), np.array(losses))
+def reordered(model: torch.nn.Module, order: np.random.Generator) -> torch.nn.Module:
+    """Returns a copy of a network whose layers sum their channels in another order."""
+    model = copy.deepcopy(model)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            channels = torch.tensor(order.permutation(layer.weight.shape[1]))
+            vars(layer)["forward"] = partial(_with_channels, layer, channels)
+    return model
 
 
-def _set_gradients(model: torch.nn.Module, gradients: list) -> None:
-    for p, gradient in zip(model.parameters(), gradients, strict=True):
-        p.grad = gradient
+def _with_channels(layer, channels, x):
+    x, weight = x[:, channels], layer.weight[:, channels]
+    if isinstance(layer, torch.nn.Linear):
+        return torch.nn.functional.linear(x, weight, layer.bias)
+    return torch.nn.functional.conv2d(x, weight, None, layer.stride, layer.padding)
 
 
-def _state(model: torch.nn.Module):
-    parameters = {k: v.detach().double().numpy() for k, v in model.named_parameters()}
-    statistics = {
-        name: value.double().numpy()
-        for name, value in model.named_buffers()
-        if "running" in name
-    }
-    return parameters, statistics
+def parameters(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Returns copies of a network's parameters, in float64."""
+    return {k: _array(v) for k, v in model.named_parameters()}
+
+
+def gradients(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Returns copies of the gradients of a network's parameters, in float64."""
+    return {k: _array(v.grad) for k, v in model.named_parameters()}
+
+
+def statistics(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Returns copies of a network's running means and variances, in float64."""
+    return {k: _array(v) for k, v in model.named_buffers() if "running" in k}
+
+
+def embeddings(model: torch.nn.Module, views: np.ndarray) -> list[np.ndarray]:
+    """Returns the embeddings of both views, without a change to the network."""
+    model = copy.deepcopy(model)
+    with torch.no_grad(), one_thread():
+        return [model(torch.tensor(view)).numpy() for view in views]
+
+
+def rows_of_norms(model: torch.nn.Module, view: np.ndarray) -> dict[str, int]:
+    """Returns how many entries of each channel the batch norms see, by their names."""
+    model, found = copy.deepcopy(model), {}
+
+    def hook(layer, inputs, output):
+        found[layer] = output.numel() // output.shape[1]
+
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    for layer in norms.values():
+        layer.register_forward_hook(hook)
+    with torch.no_grad():
+        model(torch.tensor(view))
+    return {name: found[layer] for name, layer in norms.items()}
+
+
+def _array(tensor) -> np.ndarray:
+    return tensor.detach().double().numpy().copy()

@@ -1,10 +1,10 @@
-"""The real PyTorch implementations, where they are installed.
+"""Released PyTorch implementations, where they are installed.
 
-Each project's loss file is loaded from its installed distribution by itself: the
-packages around them import far more than a loss needs. What such a file imports of its
-own package is replaced while it loads, and only then, by the stand-ins below; no
-number comes from a stand-in but where `pytorch_metric_learning` says so. A file is run
-only if it is, to the byte, the one that this suite was written for.
+Only the file of each project's loss is loaded, because the packages around it import
+far more than a loss needs. While the file loads, the stand-ins below replace the
+modules that it imports from its own package. Stand-ins compute nothing, except for the
+base class of pytorch-metric-learning. A file is run only if its git blob is the one
+that this suite was written for.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Upstream(NamedTuple):
         package: its distribution's name.
         version: the release.
         folder: of the files, in the distribution.
-        files: the loss last, each with its git blob.
-        stand_ins: makes the modules that the files import of their own package.
-        build: from the loaded module and the project's own three weights (and gamma,
-            which quadra alone has) to a loss of two tensors.
+        files: names and git blobs. The file of the loss is the last one.
+        stand_ins: returns the modules that the files import from their own package.
+        build: returns a loss of two tensors, from the loaded module, the project's own
+            three weights, and gamma, which only quadra has.
     """
 
     package: str
@@ -45,21 +45,21 @@ class Upstream(NamedTuple):
 
 
 class NotLoaded(Exception):
-    """Says why an implementation cannot be compared with."""
+    """Raised with the reason why an implementation cannot be loaded."""
 
 
 def load(name: str) -> Callable[..., Callable]:
     """Returns `loss(a, b, c, gamma) -> (z1, z2) -> total` of one of `UPSTREAMS`.
 
     Raises:
-        NotLoaded: it is not installed, or it is not the release that is expected.
+        NotLoaded: it is not installed, or another release is installed.
     """
     upstream, module = UPSTREAMS[name], _module(name)
     return lambda *weights_and_gamma: upstream.build(module, *weights_and_gamma)
 
 
 def status(name: str) -> str:
-    """Returns what there is of an implementation: its release, or why there is none."""
+    """Returns the release of an implementation, or why it cannot be loaded."""
     try:
         _module(name)
     except NotLoaded as reason:
@@ -86,7 +86,7 @@ def _checked_files(upstream: Upstream) -> list[tuple[str, Path]]:
         path = Path(str(distribution.locate_file(name)))
         if not path.is_file() or git_blob(path.read_bytes()) != blob:
             raise NotLoaded(
-                f"{distribution.version} is installed, whose {name} is not "
+                f"{distribution.version} is installed, and its {name} is not "
                 f"that of {upstream.version}"
             )
         found.append((name, path))
@@ -94,7 +94,7 @@ def _checked_files(upstream: Upstream) -> list[tuple[str, Path]]:
 
 
 def git_blob(content: bytes) -> str:
-    """Returns the name by which git knows a file's content."""
+    """Returns the git blob of a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
@@ -109,7 +109,7 @@ def _loaded(name_and_path: tuple[str, Path]) -> ModuleType:
 
 
 def _modules(**contents: dict[str, object]) -> dict[str, ModuleType]:
-    """Returns modules with these contents, and empty ones above them."""
+    """Returns modules with these contents, and their empty parent packages."""
     made: dict[str, ModuleType] = {}
     for key, content in contents.items():
         parts = key.split("__")
@@ -121,18 +121,18 @@ def _modules(**contents: dict[str, object]) -> dict[str, ModuleType]:
 
 
 def _unused(*_, **__):
-    raise AssertionError("a stand-in was called: this needs more than one process")
+    raise AssertionError("a stand-in was called, which needs several processes")
 
 
 class _MetricLearningBase(torch.nn.Module):
-    """What pytorch-metric-learning's default reducer does, in place of its base class.
+    """Stands in for pytorch-metric-learning's base class and its default reducer.
 
-    Of each part of the loss the mean over elements, or the part itself where it is
-    reduced already; of the parts the sum.
+    The reducer takes the mean of each part of the loss, unless the part is reduced
+    already, and adds the parts.
     """
 
     def compute_loss(self, *_) -> dict[str, dict]:
-        raise NotImplementedError("the loss that derives from this has one")
+        raise NotImplementedError("the derived loss defines this")
 
     def forward(self, z1, z2):
         parts = self.compute_loss(z1, None, None, z2, None)
@@ -155,7 +155,7 @@ def _metric_learning_stand_ins():
 
 
 def _stable_pretraining_stand_ins():
-    alone = {"all_gather": lambda z: (z,)}  # what it returns in a single process
+    alone = {"all_gather": lambda z: (z,)}  # as in a single process
     names = ("all_reduce", "get_rank", "get_world_size")
     others = dict.fromkeys(names, _unused)
     return _modules(
@@ -178,7 +178,7 @@ def _lightly_local_stand_ins():
 
 def _no_gamma(gamma: float) -> None:
     if gamma != 1:
-        raise ValueError("only quadra has a gamma")
+        raise ValueError(f"`gamma` must be 1, except for quadra, got {gamma}")
 
 
 def _as_class(module, a, b, c, gamma):

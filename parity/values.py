@@ -1,14 +1,16 @@
-"""Section 1: values and gradients over the catalogue.
+"""Section "values": values and gradients over the catalogue.
 
-Both sides get the same numbers, rounded to the case's dtype, and the oracle takes those
-as exact. "Equal" then means equally right: our distance to the oracle is at most
-`FACTOR` times PyTorch's plus what rounding can do by `oracle.rounding_bounds`, each
-entry of a gradient is within what rounding can do to it alone, and PyTorch's distance
-is within its own bound, or it would be another loss.
+Both frameworks get the same numbers, rounded to the dtype of the case. The oracle takes
+the rounded numbers as exact. A case passes if
 
-Half precision: this package computes in float32 there, so it is held to PyTorch raised
-to float32 too, which keeps the verdict as sharp as in float32. PyTorch as it comes,
-which computes in half precision, is run beside it and shown.
+- our distance to the oracle is at most `FACTOR` times PyTorch's, plus the bound of
+  `oracle.rounding_bounds`,
+- the error of each entry of a gradient is within its own bound, and
+- PyTorch's distance is within its bound. Otherwise it computes another loss.
+
+In half precision this package computes in float32. There it is compared with PyTorch on
+inputs cast to float32, which keeps the limits as tight as in float32. PyTorch's
+own half-precision result is shown as well.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ UNITS = {
     "bfloat16": 2.0**-8,
     "float16": 2.0**-11,
 }
-# What products round their inputs to unless told not to: TF32, which may truncate, and
-# bfloat16. What is left of float64 and of half precision is not rounded any further.
+# At default precision, matrix products round their inputs: to TF32, which may truncate,
+# and to bfloat16. Float64 and half-precision inputs are not rounded further.
 _DEFAULT_INPUTS = {"gpu": 2.0**-10, "tpu": 2.0**-8}
 
 
 def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
-    """Yields the section's tasks; off the CPU each at two precisions."""
+    """Yields the section's tasks: on accelerators each at two precisions."""
     precisions = ["highest"] if platform == "cpu" else ["highest", None]
     for case in catalogue(level):
         for precision in precisions:
@@ -59,7 +61,7 @@ def check_case(
     """Returns the verdicts on a case's quantities.
 
     Raises:
-        NotRun: the reference is not installed, or the platform has no such dtype.
+        NotRun: the reference is not installed, or the platform lacks the dtype.
     """
     if platform == "tpu" and case.dtype == "float64":
         raise NotRun("a TPU has no float64")
@@ -75,17 +77,19 @@ def check_case(
     bound = partial(bound, case.eps, exact=exact)
     inputs = 0.0 if precision else _DEFAULT_INPUTS[platform]
     got = outcome(ours, case, (z1, z2), precision)._asdict()
-    judged = Judged(task, case.dtype, exact, bound(inputs=inputs), case.exact)
-    return judged.checks(got, native, peer, bound(by_rows=False))
+    expected = Expected(task, case.dtype, exact, bound(inputs=inputs), case.exact)
+    return expected.checks(got, native, peer, bound(by_rows=False))
 
 
 def theirs(case: Case, z1, z2, compute: str | None) -> dict[str, float | np.ndarray]:
-    """Returns what the case's reference makes of the views, as far as it says."""
+    """Returns the results of the case's reference: all, or the total and gradients."""
     if case.reference == "torch":
         settings = (case.weights, case.gamma, case.eps)
         return torch_loss(z1, z2, *settings, case.dtype, compute)._asdict()
     if case.reference not in UPSTREAMS:
-        raise ValueError(f"no such reference: {case.reference}")
+        raise ValueError(
+            f"`reference` must be torch or one of {UPSTREAMS}, got {case.reference}"
+        )
     try:
         build = upstream.load(case.reference)
     except upstream.NotLoaded as reason:
@@ -95,15 +99,15 @@ def theirs(case: Case, z1, z2, compute: str | None) -> dict[str, float | np.ndar
     return {"total": total, "dz1": dz1, "dz2": dz2}
 
 
-class Judged(NamedTuple):
-    """What the results of one computation are held to.
+class Expected(NamedTuple):
+    """What the results of one computation are compared with.
 
     Attributes:
         task: its name.
         dtype: of the embeddings.
         exact: the oracle's results.
-        bounds: what rounding may do to ours.
-        representable: whether no number on the way has to be rounded.
+        bounds: largest errors of ours that rounding explains.
+        representable: whether no number is rounded on the way.
     """
 
     task: str
@@ -113,13 +117,13 @@ class Judged(NamedTuple):
     representable: bool = False
 
     def checks(self, got, native, peer, peer_bounds: Bounds) -> list[Check]:
-        """Returns a verdict on every quantity that all sides have.
+        """Returns a verdict on every quantity that both frameworks have.
 
         Args:
             got: our results by name.
-            native: PyTorch's, in the dtype of the embeddings.
-            peer: PyTorch's, in the arithmetic that ours runs in.
-            peer_bounds: what rounding may do to those.
+            native: PyTorch's results, in the dtype of the embeddings.
+            peer: PyTorch's results, in the arithmetic that ours uses.
+            peer_bounds: largest errors of `peer` that rounding explains.
         """
         names = [name for name in native if name in got]
         return [
@@ -153,7 +157,7 @@ class Judged(NamedTuple):
         )
 
     def _allowed(self, bounds: Bounds, name: str, want: np.ndarray) -> np.ndarray:
-        """Returns what rounding can do to a quantity, being stored included."""
+        """Returns the bound of a quantity, including the rounding of its result."""
         if self.representable:
             return np.zeros_like(want)
         computed = np.asarray(getattr(bounds, name))
@@ -168,7 +172,7 @@ def distance(got, want) -> float:
 
 
 def _worst(errors: np.ndarray, allowed: np.ndarray) -> float:
-    """Returns the largest share of its own limit that an entry's error takes."""
+    """Returns the largest ratio of an entry's error to its own limit."""
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = np.where(errors == 0, 0.0, errors / allowed)
     return float(np.where(np.isnan(shares), np.inf, shares).max())

@@ -13,6 +13,7 @@ from parity.oracle import Result as Result
 from parity.oracle import numpy_loss as numpy_loss
 from parity.oracle import rounding_bounds as rounding_bounds
 from parity.oracle import stored as stored
+from parity.plain_jax import jax_gathered_loss as jax_gathered_loss
 from parity.plain_jax import jax_loss as jax_loss
 from parity.plain_jax import jax_terms as jax_terms
 

@@ -11,7 +11,6 @@ from vicreg_jax.augment import DigitViews
 STILL = dict(rotation=0.0, scale=0.0, shear=0.0, shift=0.0, bend=0.0, pen=0.0)
 
 
-@pytest.mark.usefixtures("relaxed_promotion")
 class TestViews:
     images = jnp.zeros((3, 12, 12, 1)).at[:, 4:8, 5:7].set(1.0)
 

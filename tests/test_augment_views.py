@@ -18,16 +18,14 @@ def test_the_protocol(views):
     assert isinstance(views, Views) and issubclass(type(views), Views)
     images = jax.random.bits(jax.random.key(0), (2, 12, 12, 1), "uint8")
     aspect = jnp.ones(2)
-    with jax.numpy_dtype_promotion("standard"):
-        pair = views.pair(jax.random.key(1), images, aspect)
-        plain = views.plain(images, aspect)
+    pair = views.pair(jax.random.key(1), images, aspect)
+    plain = views.plain(images, aspect)
     for view in (*pair, plain):
         assert view.shape == (2, views.size, views.size, 1)
         assert view.dtype == jnp.float32
     assert jnp.any(pair[0] != pair[1])
 
 
-@pytest.mark.usefixtures("relaxed_promotion")
 @pytest.mark.parametrize("axis_type", thinned(["Auto", "Explicit"], keep=["Explicit"]))
 def test_sharded_images_give_sharded_views(axis_type):
     """Of digits; `test_augment` has those of photographs."""
@@ -55,7 +53,6 @@ def test_not_the_protocol(other):
     assert not isinstance(other, Views) and not issubclass(type(other), Views)
 
 
-@pytest.mark.usefixtures("relaxed_promotion")
 @pytest.mark.parametrize("views", KINDS)
 def test_uint8_and_floats_give_the_same_views(views):
     images = jax.random.bits(jax.random.key(0), (2, 12, 12, 3), "uint8")
@@ -65,7 +62,7 @@ def test_uint8_and_floats_give_the_same_views(views):
     np.testing.assert_array_equal(views.plain(images), views.plain(floats))
 
 
-@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
+@pytest.mark.usefixtures("unchecked_signatures")
 @pytest.mark.parametrize("views", KINDS)
 def test_arguments_are_checked(views):
     key = jax.random.key(0)

@@ -34,7 +34,7 @@ def test_a_small_step(mesh, capsys):
 
 def test_what_does_not_fit_becomes_advice():
     """An expander whose parameters alone need 48 GiB."""
-    said = r"`compile_only` must name chips that hold .* --accumulate 2 .* --expander"
+    said = r"--compile-only must name chips that hold .* --accumulate 2 .* --expander"
     with pytest.raises(ValueError, match=said):
         compile_only(small(expander=46_000), "v5e:2x4", None)
 
@@ -43,9 +43,9 @@ def test_what_does_not_fit_becomes_advice():
     "topology, mesh, said",
     [
         ("v5e:9x9x9", None, "`topology` must be one"),
-        ("v5e", None, "`compile_only` must be such as v5e:8x8, got 'v5e'"),
+        ("v5e", None, "--compile-only must be such as v5e:8x8, got 'v5e'"),
         ("v5e:2x4", "data=3", "`shape` must use every chip"),
-        ("v5e:5x5", None, "`batch` must be a multiple of the 25 devices"),
+        ("v5e:5x5", None, "--batch must be a multiple of the 25 devices"),
     ],
 )
 def test_chips_that_are_none(topology, mesh, said):

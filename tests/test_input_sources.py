@@ -1,5 +1,7 @@
 """Decoding, and images by name and by path."""
 
+import hashlib
+import os
 import pickle
 
 import numpy as np
@@ -7,10 +9,13 @@ import PIL.Image
 import pytest
 from photographs import CHINA, FLOWER, numbered, write_photographs
 
+from vicreg_jax.pretrain.errors import MissingPackageError, UsageError
 from vicreg_jax.pretrain.input import (
     Records,
     UnreadableError,
     _example,
+    cifar,
+    datasets,
     folder,
     open_source,
     pack,
@@ -63,13 +68,30 @@ class TestDecode:
         _, aspect = decode(tmp_path / "turned.jpg", size=8, channels=3)
         assert aspect == pytest.approx(CHINA.shape[0] / CHINA.shape[1])
 
+    @pytest.mark.parametrize("channels, mode", [(3, "RGB"), (1, "L")])
+    def test_alpha_is_composed_on_white(self, tmp_path, channels, mode):
+        pixels = np.zeros((4, 4, 4), np.uint8)
+        pixels[..., 3] = np.arange(16).reshape(4, 4) * 17
+        rgba = PIL.Image.fromarray(pixels)
+        rgba.save(tmp_path / "rgba.png")
+        rgba.convert("LA").save(tmp_path / "la.png")
+        for name in ("rgba.png", "la.png"):
+            decoded, _ = decode(tmp_path / name, size=4, channels=channels)
+            white = np.broadcast_to(255 - pixels[..., 3:], (4, 4, channels))
+            np.testing.assert_array_equal(decoded, white)
+        palette = PIL.Image.new("P", (4, 4))
+        palette.putpalette([9, 9, 9])
+        palette.save(tmp_path / "palette.png", transparency=0)
+        decoded, _ = decode(tmp_path / "palette.png", size=4, channels=channels)
+        assert (decoded == 255).all()
+
     def test_says_what_is_wrong(self, tmp_path):
         with pytest.raises(UnreadableError, match="FileNotFoundError: .*absent.png"):
             decode(tmp_path / "absent.png", size=8, channels=3)
         with pytest.raises(UnreadableError, match="UnidentifiedImageError"):
             decode(b"no image", size=8, channels=3)
         PIL.Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "floats.tif")
-        with pytest.raises(UnreadableError, match="no known brightest value"):
+        with pytest.raises(UnreadableError, match="floating-point pixels is unknown"):
             decode(tmp_path / "floats.tif", size=8, channels=1)
 
 
@@ -86,10 +108,15 @@ class TestSources:
         assert label == 1 and aspect == 125 / 90
 
     def test_folder_without_classes(self, photographs):
-        nested = folder(photographs, size=16, labelled=False)
-        assert nested.classes == () and set(nested.labels) == {-1} and len(nested) == 12
         flat = folder(photographs / "china", size=16)
         assert flat.classes == () and set(flat.labels) == {-1} and len(flat) == 6
+
+    def test_hidden_files_and_folders_are_no_images(self, photographs):
+        for name in ("._0.png", "china/._0.png", ".thumbnails/0.png"):
+            (photographs / name).parent.mkdir(exist_ok=True)
+            (photographs / name).write_bytes(b"")
+        source = folder(photographs, size=16)
+        assert len(source) == 12 and source.classes == ("china", "flower")
 
     def test_records_are_the_files(self, photographs, tmp_path):
         files = folder(photographs, size=16)
@@ -110,7 +137,7 @@ class TestSources:
         message = _example.build(features)
         assert _example.parse(message) == features
         for damaged in (message[:-1], b"\xff", b"\x08\x01", b"no message at all"):
-            with pytest.raises(ValueError, match="no tf.train.Example"):
+            with pytest.raises(ValueError, match="not a tf.train.Example"):
                 _example.parse(damaged)
         # As TensorFlow writes it: numbers packed, floats among the features.
         tensorflow = (
@@ -126,17 +153,16 @@ class TestSources:
     def test_split_holds_out_a_fifth_of_each_digit(self, name, side, count):
         source = open_source(name)
         assert source.shape == (side, side, 1) and len(source) == count
-        train, judged = split(source, 0.2, seed=0)
-        assert len(train) + len(judged) == count
-        shares = np.bincount(judged.labels) / np.bincount(source.labels)
+        train, held_out = split(source)
+        assert len(train) + len(held_out) == count
+        shares = np.bincount(held_out.labels) / np.bincount(source.labels)
         np.testing.assert_allclose(shares, 0.2, atol=0.01)
 
     def test_split_is_stratified(self, photographs):
-        train, judged = split(folder(photographs, size=8), held_out=0.5, seed=1)
-        for part in (train, judged):
-            np.testing.assert_array_equal(np.bincount(part.labels), [3, 3])
-            assert part.classes == ("china", "flower")
-        names = {part.name(i) for part in (train, judged) for i in range(6)}
+        parts = train, held_out = split(folder(photographs, size=8))
+        assert sorted(np.bincount(held_out.labels)) == [1, 2] and len(train) == 9
+        assert all(part.classes == ("china", "flower") for part in parts)
+        names = {part.name(i) for part in parts for i in range(len(part))}
         assert len(names) == 12
 
     def test_elpv(self):
@@ -162,61 +188,128 @@ class TestSources:
         with pytest.raises(ValueError, match=r"each of the 5 images, got shape \(4,\)"):
             open_source(tmp_path / "bad.npz")
 
+    @pytest.mark.parametrize("labels", [np.zeros(5), np.array(list("abcde"))])
+    def test_labels_are_integers(self, tmp_path, labels):
+        images = np.zeros((5, 4, 4), np.uint8)
+        np.savez(tmp_path / "set.npz", images=images, labels=labels)
+        with pytest.raises(UsageError, match="--data must hold an integer label"):
+            open_source(tmp_path / "set.npz")
+
+    @pytest.mark.parametrize("content", [b"no array", b"", b"\x93NUMPY", b"PK\x03\x04"])
+    def test_what_is_no_array(self, tmp_path, content):
+        (tmp_path / "set.npz").write_bytes(content)
+        with pytest.raises(UsageError, match="--data must hold arrays of numbers, got"):
+            open_source(tmp_path / "set.npz")
+        np.save(tmp_path / "objects.npy", np.array([print], object))
+        with pytest.raises(UsageError, match="^--data must hold arrays of numbers, g"):
+            open_source(tmp_path / "objects.npy")
+        np.save(tmp_path / "empty.npy", np.zeros((0, 4, 4), np.uint8))
+        with pytest.raises(UsageError, match="must hold at least 1 image, got none"):
+            open_source(tmp_path / "empty.npy")
+
+    def test_a_package_that_is_missing(self, monkeypatch):
+        monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(MissingPackageError, match="needs `pip install elpv-data"):
+            open_source("elpv")
+
+    def test_refuses_what_is_not_there(self, tmp_path):
+        with pytest.raises(
+            FileNotFoundError, match="^--data must be mnist.*; cats doe"
+        ):
+            open_source("cats")
+        with pytest.raises(FileNotFoundError, match="^--test-data must be mnist"):
+            open_source("cats", name="test_data")
+        with pytest.raises(FileNotFoundError, match="folder must hold images, found"):
+            open_source(tmp_path)
+        with pytest.raises(FileNotFoundError, match="`root` must be a folder of imag"):
+            folder(tmp_path / "absent", size=8)
+        (tmp_path / "a.png").write_bytes(b"")
+        with pytest.raises(
+            UsageError, match="^--data must be .* .*/a.png is another file"
+        ):
+            open_source(tmp_path / "a.png")
+        with pytest.raises(NotADirectoryError, match="got a file, .*a.png"):
+            folder(tmp_path / "a.png", size=8)
+        with pytest.raises(UsageError, match="label for every image.* none for 1 of 1"):
+            split(folder(tmp_path, size=8))
+
+    @pytest.mark.parametrize("labels", [[0, 0, 0, 0, 1], [0, 0, 1, 1], [0]])
+    def test_refuses_to_hold_out_a_fifth_of_too_few(self, labels):
+        few = numbered(len(labels))
+        few.labels[:] = labels
+        with pytest.raises(UsageError, match="at least 2 images of each class"):
+            split(few)
+
+
+class Hostile:
+    """A pickle of it makes a directory when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+class TestCifar:
+    @pytest.fixture(autouse=True)
+    def sums(self, monkeypatch):
+        """The table of sums, as nobody has the published files here."""
+        self.md5 = dict.fromkeys(cifar.MD5, "")
+        monkeypatch.setattr(cifar, "MD5", self.md5)
+
+    def publish(self, path, content):
+        """Writes a file as the published ones were, and enters its sum."""
+        pickled = pickle.dumps(content, protocol=2)
+        pickled = pickled.replace(b"numpy._core", b"numpy.core")  # as before NumPy 2
+        path.write_bytes(pickled)
+        self.md5[path.name] = hashlib.md5(pickled).hexdigest()
+
     def test_cifar10(self, tmp_path):
         pixels = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), np.uint8)
         names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
         for i, name in enumerate(names):
             part = pixels[2 * i : 2 * i + 2].reshape(2, -1)
-            self.pickled(tmp_path / name, {b"data": part, b"labels": [i, i + 1]})
-        self.pickled(tmp_path / "batches.meta", {b"label_names": [b"cat"]})
+            self.publish(tmp_path / name, {b"data": part, b"labels": [i, i + 1]})
         source = open_source(tmp_path)
         assert len(source) == 10 and source[9].label == 5
+        assert source.classes == tuple("012345")
         np.testing.assert_array_equal(source[4].image, pixels[4].transpose(1, 2, 0))
+        words = [b"airplane", b"automobile", b"bird", b"cat", b"deer", b"dog", b"frog"]
+        self.publish(tmp_path / "batches.meta", {b"label_names": words})
         others = open_source(tmp_path / "test_batch")
-        assert list(others.labels) == [5, 6]
+        assert list(others.labels) == [5, 6] and others.classes[6] == "frog"
         np.testing.assert_array_equal(others[1].image, pixels[11].transpose(1, 2, 0))
-        with pytest.raises(FileNotFoundError, match="got .*test_batches"):
+        (tmp_path / "batches.meta").write_bytes(pickle.dumps("another"))
+        assert open_source(tmp_path).classes == tuple("012345")
+        (tmp_path / "data_batch_3").unlink()
+        with pytest.raises(FileNotFoundError, match="data_batch_3"):
+            open_source(tmp_path)
+        with pytest.raises(FileNotFoundError, match="test_batches does not exist"):
             open_source(tmp_path / "test_batches")
-        for content, said in (
-            (pickle.dumps(print), "not .*print"),
-            (b"\x80", ""),
-            (b"no pickle at all", ""),
-            (pickle.dumps({b"label_names": [b"cat"]}), "no images"),
-            (pickle.dumps([1, 2]), ""),
-        ):
-            (tmp_path / "data_batch_1").write_bytes(content)
-            with pytest.raises(
-                ValueError, match=f"CIFAR's own files, got .*1: .*{said}"
-            ):
-                open_source(tmp_path)
 
     def test_cifar100(self, tmp_path):
         pixels = np.random.default_rng(0).integers(0, 256, (5, 3072), np.uint8)
         for name, rows in (("train", slice(3)), ("test", slice(3, 5))):
             part = {b"data": pixels[rows], b"fine_labels": [7, 99, 3, 1, 2][rows]}
-            self.pickled(
-                tmp_path / name, part | {b"coarse_labels": [0, 1, 2, 0, 1][rows]}
-            )
-        self.pickled(tmp_path / "meta", {b"fine_label_names": [b"apple"]})
+            coarse = {b"coarse_labels": [0, 1, 2, 0, 1][rows]}
+            self.publish(tmp_path / name, part | coarse)
+        words = [b"class %d" % i for i in range(100)]
+        self.publish(tmp_path / "meta", {b"fine_label_names": words})
         source = open_source(tmp_path)
-        assert list(source.labels) == [7, 99, 3] and len(source.classes) == 100
+        assert list(source.labels) == [7, 99, 3] and source.classes[99] == "class 99"
         assert len(open_source(tmp_path / "test")) == 2
 
-    @staticmethod
-    def pickled(path, content):
-        path.write_bytes(pickle.dumps(content, protocol=2))
-
-    def test_refuses_what_is_not_there(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="`data` must be mnist.*got cats"):
-            open_source("cats")
-        with pytest.raises(FileNotFoundError, match="`root` must hold images"):
-            open_source(tmp_path)
-        with pytest.raises(FileNotFoundError, match="`root` must be a folder, got"):
-            folder(tmp_path / "absent", size=8)
-        (tmp_path / "a.png").write_bytes(b"")
+    @pytest.mark.parametrize("name", ["data_batch_1", "another"])
+    def test_other_files_are_refused_and_not_run(self, tmp_path, name):
+        made = tmp_path / "made"
+        hostile = pickle.dumps(Hostile(made))
+        for file in {"data_batch_1", name, "batches.meta"}:
+            (tmp_path / file).write_bytes(hostile)
         with pytest.raises(
-            ValueError, match="label for every image, got none for 1 of"
+            UsageError, match=f"--data must be the pub.*{name} with the"
         ):
-            split(folder(tmp_path, size=8))
-        with pytest.raises(ValueError, match="`held_out` must be above 0 .* got 1.0"):
-            split(numbered(4), held_out=1.0)
+            open_source(tmp_path / name)
+        assert not made.exists()
+        pickle.loads(hostile)
+        assert made.exists()

@@ -70,15 +70,19 @@ def test_a_run_with_own_views(tmp_path):
     assert probe(tmp_path)["VICReg"] == accuracies["VICReg"]
 
 
+def command(arguments):
+    return parse(arguments).command
+
+
 def test_settings_are_flags(monkeypatch):
     monkeypatch.setitem(RECIPES, "own", lambda: tiny(views=OWN))
-    job = parse(["own", "--views.noise", "0.5", "0.6", "--batch", "64"])
+    job = command(["own", "--views.noise", "0.5", "0.6", "--batch", "64"])
     assert job.config == tiny(views=NoisyViews(noise=(0.5, 0.6)), batch=64)
 
 
 def test_another_kind_on_the_command_line():
-    assert parse(["mnist", "views:images"]).config.views == ImageViews(size=28)
-    job = parse(["elpv", "views:digits", "--views.size", "32", "--views.pen", "0.1"])
+    assert command(["mnist", "views:images"]).config.views == ImageViews(size=28)
+    job = command(["elpv", "views:digits", "--views.size", "32", "--views.pen", "0.1"])
     assert job.config.views == DigitViews(size=32, pen=0.1)
     with pytest.raises(SystemExit):
         parse(["mnist", "views:videos"])

@@ -1,27 +1,35 @@
 """The pretraining job: a whole run on the digits, and what it refuses."""
 
 import dataclasses
+import importlib.metadata
 import json
 import math
+import os
+import re
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from grids import thinned
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from runs import QUIET, tiny
 
 from vicreg_jax.convert import load_state_dict, read
-from vicreg_jax.pretrain import recipes, records
-from vicreg_jax.pretrain.__main__ import parse
+from vicreg_jax.pretrain import __main__ as command_line_module
+from vicreg_jax.pretrain import recipes, records, report
+from vicreg_jax.pretrain.__main__ import main, parse
 from vicreg_jax.pretrain.config import Config, Launch
+from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.export import export, newest, probe
 from vicreg_jax.pretrain.mesh import make_mesh
 from vicreg_jax.pretrain.network import build
 from vicreg_jax.pretrain.report import redraw
 from vicreg_jax.pretrain.run import _whole_epochs, run
+from vicreg_jax.pretrain.step import Programs
 
 # Of a linear probe on all labels, after 8 epochs. Two seeds reached .958, as do raw
 # pixels; without one term's gradient .869 to .911, with hardly a step .869.
@@ -71,7 +79,7 @@ def test_a_run_learns_and_writes_everything_down(tmp_path):
     choices = json.loads((out / "config.json").read_text())
     assert choices["epochs"] == 8 and choices["views"]["grid"] == 4
     assert json.loads((out / "probes.json").read_text()) == accuracies
-    with pytest.raises(FileExistsError, match="`out` must not hold a finished run"):
+    with pytest.raises(FileExistsError, match="--out must not hold a finished run"):
         run(config, Launch(out=out), QUIET)
 
     (out / "report.png").unlink()
@@ -109,7 +117,7 @@ def test_a_run_stops_before_it_saves_what_is_not_finite(tmp_path):
 
 def test_refuses_a_batch_larger_than_the_data(tmp_path):
     launch = Launch(out=tmp_path / "new")
-    with pytest.raises(ValueError, match=r"`batch` must be at most .* 1437, .* 2000"):
+    with pytest.raises(UsageError, match=r"--batch must be at most .* 1437, .* 2000"):
         run(tiny(batch=2000), launch, QUIET)
     assert not (tmp_path / "new").exists()
 
@@ -118,33 +126,53 @@ def test_refuses_a_batch_larger_than_the_data(tmp_path):
     "name, value", [("batch", 1), ("width", 0), ("epochs", 0), ("warmup", 1.0)]
 )
 def test_refuses_what_could_not_run(name, value):
-    with pytest.raises(ValueError, match=f"`{name}` must be at least .*, got {value}"):
+    with pytest.raises(UsageError, match=f"--{name} must be at least .*, got {value}"):
+        Config(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["lambd", "mu", "nu", "weight_decay"])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_refuses_weights_that_are_none(name, value):
+    said = f"--{name.replace('_', '-')} must be finite and at least 0, got {value}"
+    with pytest.raises(UsageError, match=said):
+        Config(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "trust_coefficient"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_refuses_rates_that_are_none(name, value):
+    said = f"--{name.replace('_', '-')} must be finite and above 0, got {value}"
+    with pytest.raises(UsageError, match=said):
         Config(**{name: value})
 
 
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"channels": 2}, "`channels` must be 1 or 3, got 2"),
-        ({"accumulate": 3}, "`batch` must be a multiple of `accumulate`, 3, got 128"),
-        ({"warmup": None, "epochs": 10}, "`epochs` must be above 10, .* got 10"),
+        ({"channels": 2}, "--channels must be 1 or 3, got 2"),
+        ({"accumulate": 3}, "--batch must be a multiple of --accumulate, 3, got 128"),
+        ({"warmup": None, "epochs": 10}, "--epochs must be above 10, .* got 10"),
     ],
 )
 def test_refuses_what_does_not_go_together(changes, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(UsageError, match=said):
         Config(**changes)
 
 
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"log_every": 0}, "`log_every` must be at least 1, got 0"),
-        ({"checkpoint_every": 0}, "`checkpoint_every` must be at least 1, got 0"),
-        ({"distributed": True}, "`out` must be given"),
+        ({"log_every": 0}, "--log-every must be at least 1, got 0"),
+        ({"checkpoint_every": 0}, "--checkpoint-every must be at least 1, got 0"),
+        ({"distributed": True}, "--out must be given with --distributed"),
+        ({"num_processes": 2}, "--num-processes must be given with --distributed"),
+        ({"process_id": 0}, "--process-id must be given with --distributed"),
+        ({"coordinator": "a:1"}, "--coordinator must be given with --distributed"),
+        ({"heartbeat": 9}, "--heartbeat must be given with --distributed"),
     ],
 )
 def test_refuses_what_could_not_be_carried_out(changes, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(UsageError, match=said):
         Launch(**changes)
 
 
@@ -157,27 +185,83 @@ def test_checkpoints_are_whole_epochs_apart_but_not_too_near(epoch, between):
 
 @pytest.mark.parametrize("mesh", ["data", "data=0", "data=2,data=2", "data=16", ""])
 def test_refuses_a_mesh_that_is_none(mesh):
-    with pytest.raises(ValueError, match="`mesh` must .*, got"):
+    with pytest.raises(UsageError, match="--mesh must .*, got"):
         make_mesh(mesh)
 
 
 def test_refuses_a_batch_that_does_not_spread(tmp_path):
-    said = "`batch` must be a multiple of the 8 devices, got 100; `mesh` may name fewer"
-    with pytest.raises(ValueError, match=said):
+    said = "--batch must be a multiple of the 8 devices, got 100; --mesh may name few"
+    with pytest.raises(UsageError, match=said):
         run(tiny(batch=100), Launch(out=tmp_path), QUIET)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "checkpoints/x"])
+def test_refuses_a_directory_that_holds_other_things(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    said = f"--out must be a new or empty directory.* holds {name.split('/')[0]}$"
+    with pytest.raises(UsageError, match=said):
+        run(tiny(), Launch(out=tmp_path), QUIET)
+    assert (tmp_path / name).read_text() == "mine"
+    with pytest.raises(UsageError, match="--out must be a directory, got the file"):
+        run(tiny(), Launch(out=tmp_path / name), QUIET)
+
+
+class TestReport:
+    """The map of held-out features, which names the classes."""
+
+    @pytest.mark.parametrize(
+        "count, names, wanted",
+        [
+            (3, ["cat", "dog", "eel"], ["cat", "dog", "eel"]),
+            (3, [], ["0", "1", "2"]),
+            (12, ["cat"], ["cat", *map(str, range(1, 12))]),
+            (21, [], None),
+        ],
+    )
+    def test_the_legend_names_the_classes(self, count, names, wanted):
+        labels = np.arange(3 * count) % count
+        features = np.random.default_rng(0).standard_normal((len(labels), 4))
+        axes = Figure().subplots()
+        held_out = {"features": features, "labels": labels}
+        report._draw_map(axes, held_out | {"classes": np.array(names, str)})
+        legend = axes.get_legend()
+        assert (legend and [text.get_text() for text in legend.get_texts()]) == wanted
+
+    def test_a_class_that_is_absent_moves_no_name(self):
+        held_out = {
+            "features": np.random.default_rng(0).standard_normal((8, 4)),
+            "labels": np.arange(8) % 2 * 2,
+            "classes": np.array(["cat", "dog", "eel"]),
+        }
+        axes = Figure().subplots()
+        report._draw_map(axes, held_out)
+        texts = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert texts == ["cat", "eel"]
+
+
+def command_line(capsys, monkeypatch, *arguments):
+    """Returns how `main` ends in this process, and what it prints to both streams."""
+    monkeypatch.setattr(sys, "argv", ["vicreg-pretrain", *map(str, arguments)])
+    try:
+        main()
+        status = 0
+    except SystemExit as ended:
+        status = ended.code
+    return status, "".join(capsys.readouterr())
 
 
 class TestCommandLine:
     @pytest.mark.parametrize(
         "arguments, status, said",
         [
-            (["--help"], 0, "Weight of the invariance term"),
-            (["--data", "cats"], 2, "`data` must be mnist, digits, elpv, or"),
+            (["mnist", "--help"], 0, "Weight of the invariance term"),
+            (["--data", "cats"], 2, "--data must be mnist, digits, elpv, "),
             *thinned(
                 [
-                    (["--data", "digits", "--batch", "1"], 2, "`batch` must be at le"),
-                    (["report", "nowhere"], 2, "`run` must be the folder of a finish"),
-                    (["export", "nowhere"], 2, "`run` must be the folder of a run"),
+                    (["--data", "digits", "--batch", "1"], 2, "--batch must be at le"),
+                    (["report", "nowhere"], 2, "RUN must be the directory of a finis"),
+                    (["export", "nowhere"], 2, "RUN must be the directory of a run"),
                 ],
                 keep=[],
             ),
@@ -189,6 +273,118 @@ class TestCommandLine:
         assert done.returncode == status
         assert said in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
+
+    def test_help_lists_recipes_and_commands_in_one_line_each(
+        self, capsys, monkeypatch
+    ):
+        monkeypatch.setenv("COLUMNS", "120")
+        status, printed = command_line(capsys, monkeypatch, "--help")
+        assert status == 0
+        _, _, listed = printed.partition("subcommands")
+        for name in (*recipes.RECIPES, "export", "probe", "report"):
+            assert len(re.findall(rf"• {name} +\w.+\.", listed)) == 1, name
+        status, printed = command_line(capsys, monkeypatch, "--version")
+        assert (status, printed) == (0, f"{importlib.metadata.version('vicreg_jax')}\n")
+
+    @pytest.mark.parametrize(
+        "arguments, near",
+        [
+            (["mnits"], "'mnist'"),
+            (["imagnet", "--epochs", "3"], "'imagenet'"),
+            (["exprot", "runs/a"], "'export'"),
+            (["digits", "--epchs", "3"], "--epochs"),
+        ],
+    )
+    def test_typos_get_the_nearest_name(self, capsys, monkeypatch, arguments, near):
+        status, printed = command_line(capsys, monkeypatch, *arguments)
+        assert status == 2 and near in printed
+        assert "ou meant" in printed or "did you mean" in printed
+
+    @pytest.mark.parametrize(
+        "arguments, said",
+        [
+            ("digits --batch 1", "--batch must be at least 2, got 1"),
+            ("digits --batch 2000", "--batch must be at most the number of images"),
+            ("digits --batch 100", "--batch must be a multiple of the 8 devices"),
+            ("digits --nu nan", "--nu must be finite and at least 0, got nan"),
+            ("digits --learning-rate -1", "--learning-rate must be finite and above"),
+            ("digits --size 9", "--data must hold images of shape (--size, --size"),
+            ("digits --seed 4294967296", "--seed must be from 0 to 2**32 - 1, got"),
+            ("digits --mesh data", "--mesh must be such as"),
+            ("digits --num-processes 2", "--num-processes must be given with --distr"),
+            ("digits --data {}/notes.txt", "notes.txt is another file"),
+            ("digits --data {}/absent", "absent does not exist"),
+            ("digits --data {}", "the folder must hold images, found none in"),
+            ("digits --test-data cats", "--test-data must be mnist, digits, elpv,"),
+            ("digits --out {}", "--out must be a new or empty directory"),
+            ("digits --out {}/notes.txt", "--out must be a directory, got the file"),
+            ("digits --compile-only v5e", "--compile-only must be such as v5e:8x8"),
+            ("export {}", "RUN must be the directory of a run, got"),
+            ("probe {}/notes.txt", "RUN must be the directory of a run, got"),
+            ("report {}", "RUN must be the directory of a finished run, got"),
+        ],
+    )
+    def test_what_the_user_can_mend_is_said_in_one_line(
+        self, capsys, monkeypatch, tmp_path, arguments, said
+    ):
+        (tmp_path / "notes.txt").write_text("mine")
+        words = arguments.format(tmp_path).split()
+        status, printed = command_line(capsys, monkeypatch, *words)
+        assert status == 2
+        assert printed.startswith("vicreg-pretrain: ") and printed.count("\n") == 1
+        assert said in printed
+
+    def test_a_view_that_cannot_be_is_said_by_its_flag(self, capsys, monkeypatch):
+        status, printed = command_line(capsys, monkeypatch, "elpv", "--views.hue", "3")
+        assert status == 2 and "Traceback" not in printed
+        assert re.search("views: .*hue.* must be from 0 to 0.5, got 3.0", printed)
+
+    @pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
+    @pytest.mark.parametrize("bug", [ValueError, ModuleNotFoundError])
+    def test_a_bug_in_the_step_is_not_taken_for_the_users(
+        self, capsys, monkeypatch, tmp_path, bug
+    ):
+        def planted(*_):
+            raise bug("planted")
+
+        monkeypatch.setattr(Programs, "_terms", planted)
+        small = ("--width", 4, "--expander", 16, "--epochs", 1, "--out", tmp_path)
+        with pytest.raises(bug, match="planted"):
+            command_line(capsys, monkeypatch, "digits", *small)
+
+    def test_a_bug_shows_its_traceback_and_ends_with_1(self, tmp_path):
+        program = (
+            "from vicreg_jax.pretrain import __main__, run\n"
+            "def planted(*_): raise ValueError('planted')\n"
+            "run.load_datasets = planted\n"
+            "__main__.main()\n"
+        )
+        command = [sys.executable, "-c", program, "--out", str(tmp_path / "run")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr and "ValueError: planted" in done.stderr
+
+    @pytest.mark.parametrize(
+        "error, status, traceback",
+        [
+            (UsageError("--mesh is wrong"), 2, False),
+            (OSError("the disk is full"), 2, False),
+            (jax.errors.JaxRuntimeError("a process is lost"), 1, False),
+            (ValueError("planted"), 1, True),
+        ],
+    )
+    def test_one_of_several_processes_does_not_wait_for_the_others(
+        self, capsys, monkeypatch, error, status, traceback
+    ):
+        def planted(*_):
+            raise error
+
+        monkeypatch.setattr(command_line_module, "parse", planted)
+        monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(os, "_exit", sys.exit)
+        ended, printed = command_line(capsys, monkeypatch)
+        assert ended == status and str(error) in printed
+        assert ("Traceback" in printed) == traceback
 
     @pytest.mark.parametrize(
         "arguments, recipe",
@@ -203,11 +399,16 @@ class TestCommandLine:
         ],
     )
     def test_recipes_by_name(self, arguments, recipe):
-        assert parse(arguments).config == recipe()
+        assert parse(arguments).command.config == recipe()
+
+    def test_the_recipe_that_is_named_goes_before_that_of_the_data(self):
+        config = parse(["mnist", "--data", "digits", "--size", "8"]).command.config
+        assert config == dataclasses.replace(recipes.mnist(), data="digits", size=8)
 
     def test_any_choice_can_be_changed(self):
         arguments = ["imagenet", "--batch", "64", "--views.size", "96", "--out", "a"]
-        job = parse([*arguments, "--mesh", "data=4,more=2", "--learning-rate", "0.1"])
+        arguments += ["--mesh", "data=4,more=2", "--learning-rate", "0.1"]
+        job = parse(arguments).command
         assert (job.config.batch, job.config.views.size) == (64, 96)
         assert job.config.learning_rate == 0.1 and job.config.encoder == "resnet50"
         assert (str(job.launch.out), job.launch.mesh) == ("a", "data=4,more=2")

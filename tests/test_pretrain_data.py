@@ -3,10 +3,12 @@
 import dataclasses
 
 import numpy as np
+import PIL.Image
 import pytest
 from runs import tiny
 
 from vicreg_jax.pretrain import recipes
+from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.input import load_datasets, sample
 
 
@@ -29,10 +31,24 @@ def test_images_without_labels_and_of_another_size(tmp_path):
     np.save(tmp_path / "images.npy", images)
     config = tiny(data=str(tmp_path / "images.npy"))
     assert load_datasets(config).held_out is None
-    with pytest.raises(ValueError, match="`data` must have labels where `test_data`"):
+    with pytest.raises(ValueError, match="--data must have labels if --test-data"):
         load_datasets(dataclasses.replace(config, test_data="digits"))
-    with pytest.raises(ValueError, match=r"`size` and .* \(8, 8, 1\), got \(9, 9, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"--size, --size.* \(9, 9, 1\), got \(8, 8, 1\)"
+    ):
         load_datasets(dataclasses.replace(config, size=9))
+
+
+def test_test_images_have_the_classes_of_the_training_images(tmp_path):
+    for name in ("train/a", "train/b", "train/c", "test/a", "test/c", "few/a"):
+        (tmp_path / name).mkdir(parents=True)
+        PIL.Image.new("L", (8, 8)).save(tmp_path / name / "0.png")
+    config = tiny(data=str(tmp_path / "train"), test_data=str(tmp_path / "test"))
+    with pytest.raises(UsageError, match="--test-data must have the classes .* has b$"):
+        load_datasets(config)
+    # Class 0 is the same in both, so nothing is misnumbered.
+    few = dataclasses.replace(config, test_data=str(tmp_path / "few"))
+    assert load_datasets(few).held_out.classes == ("a",)
 
 
 def test_some_images_are_the_same_ones_each_time():

@@ -14,7 +14,7 @@ class TestFolder:
         launch = Launch(out=tmp_path)
         with run_folder.claim(tiny(), launch):
             pass
-        said = r"`epochs` must be 1 as in the run .*, got 2; for another run give"
+        said = r"--epochs must be 1 as in the run .*, got 2; for another run give"
         with (
             pytest.raises(ValueError, match=said),
             run_folder.claim(tiny(epochs=2), launch),
@@ -25,7 +25,7 @@ class TestFolder:
         launch = Launch(out=tmp_path)
         with (
             run_folder.claim(tiny(), launch),
-            pytest.raises(FileExistsError, match="`out` must not be in use"),
+            pytest.raises(FileExistsError, match="--out must not be in use"),
             run_folder.claim(tiny(), launch),
         ):
             pass
@@ -47,7 +47,7 @@ class TestFolder:
         assert run_folder.read_config(tmp_path) == recipe()
 
     def test_no_run(self, tmp_path):
-        with pytest.raises(ValueError, match="`run` must be the folder of a run, got"):
+        with pytest.raises(ValueError, match="RUN must be the directory of a run, got"):
             run_folder.read_config(tmp_path)
 
 

@@ -114,9 +114,8 @@ class DigitViews:
         shift = _within(shift_key, self.shift, (2,)) * side
 
         center = (side - 1) / 2
-        grid = jnp.stack(
-            jnp.meshgrid(*(jnp.arange(n) for n in shape[:2]), indexing="ij")
-        )
+        rows, columns = (jnp.arange(n, dtype=jnp.float32) for n in shape[:2])
+        grid = jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"))
         offset = grid - center[:, None, None]
         bend = jax.random.normal(bend_key, (2, self.grid, self.grid)) * self.bend
         bend = jax.image.resize(bend, (2, *shape[:2]), "cubic") * side[:, None, None]

@@ -20,7 +20,9 @@ class Views(Protocol):
     command line offers each of them as a flag, and the run folder stores them.
 
     Example:
-        >>> @dataclasses.dataclass(frozen=True)
+        >>> from dataclasses import dataclass
+        >>> import jax, jax.numpy as jnp
+        >>> @dataclass(frozen=True)
         ... class NoisyViews:
         ...     size: int = 28
         ...     noise: float = 0.1

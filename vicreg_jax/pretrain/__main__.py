@@ -1,159 +1,127 @@
 """The command line: `vicreg-pretrain`, or `python -m vicreg_jax.pretrain`.
 
-vicreg-pretrain [RECIPE] [views:digits|views:images] [FLAG ...]
-                                     pretrains; the same command again goes on
-vicreg-pretrain export RUN           writes the encoder of a run
-vicreg-pretrain probe RUN            probes its features, on other images too
-vicreg-pretrain report RUN           draws its picture again
+    vicreg-pretrain [RECIPE] [views:digits|views:images] [FLAG ...]
+                                         pretrain; the same command resumes a run
+    vicreg-pretrain export RUN           write the encoder of a run to files
+    vicreg-pretrain probe RUN            evaluate the features of a run with probes
+    vicreg-pretrain report RUN           draw the picture of a finished run again
 
-It ends with 0 when all is done and with 2 where it can't. SIGTERM or SIGINT make it
-save its state and end with 75, BSD's "temporary failure", after which schedulers may
-requeue it. Where another process is lost it ends with 1, or is ended by JAX.
+Exit status: 0 when done; 2 for an error that the user can correct, whose message is one
+line; 75 when SIGTERM or SIGINT stopped the run after it saved its state, which is BSD's
+"temporary failure", so that schedulers may requeue it; 1 for a lost process, and for
+any other error, which shows its traceback.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import inspect
+import difflib
+import importlib.metadata
 import os
 import sys
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import jax
 import tyro
-from rich.console import Console
 
-from vicreg_jax.augment import DigitViews, ImageViews
-from vicreg_jax.pretrain.config import Config, Launch
-from vicreg_jax.pretrain.processes import Interrupted, connect
-from vicreg_jax.pretrain.recipes import RECIPES
+from vicreg_jax.pretrain.commands import (
+    KINDS,
+    CommandLine,
+    Pretrain,
+    names,
+    recipe_runs,
+    subcommands,
+)
+from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.processes import Interrupted
 
 STOPPED = 75
 _PROG = "vicreg-pretrain"
-# A word, not a flag, since it decides which flags there are: tyro makes them of the
-# fields of the default views.
-_KINDS = {"views:digits": DigitViews, "views:images": ImageViews}
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run and how it is carried out."""
-
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
-    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
 
 
 def main() -> None:
-    """Does what the command line says; see above for how it ends."""
+    """Runs what the command line asks for; see above for the exit status."""
     try:
-        _dispatch(sys.argv[1:])
+        line = parse(sys.argv[1:])
+        if line.version:
+            print(importlib.metadata.version("vicreg_jax"))
+        else:
+            line.command.run()
     except Interrupted as interrupted:
-        _say(f"{interrupted}; the same command goes on")
+        _say(f"{interrupted}; the same command resumes the run")
         sys.exit(STOPPED)
-    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
-        _leave(2, error)
-    except jax.errors.JaxRuntimeError as error:
-        _leave(1, error)
+    except (UsageError, OSError, FloatingPointError) as error:
+        _say(error)
+        _exit(2)
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            _say(error)  # most likely a process was lost, and its own error says why
+        else:
+            traceback.print_exc()
+        _exit(1)
 
 
-def _dispatch(arguments: Sequence[str]) -> None:
-    commands = {"export": _export, "probe": _probe, "report": _report}
-    if arguments and arguments[0] in commands:
-        command = commands[arguments[0]]
-        tyro.cli(command, prog=f"{_PROG} {arguments[0]}", args=arguments[1:])
-    else:
-        _train(arguments)
+def parse(arguments: Sequence[str]) -> CommandLine:
+    """Returns what the command line asks for.
 
+    If it names no recipe, the one that --data names is taken, or else mnist. A word of
+    `KINDS` replaces the recipe's views.
 
-def _train(arguments: Sequence[str]) -> None:
-    from vicreg_jax.pretrain import compile_only
-    from vicreg_jax.pretrain.run import run
-
-    job = parse(arguments)
-    console = Console()
-    if topology := job.launch.compile_only:
-        report = compile_only.compile_only(job.config, topology, job.launch.mesh)
-        console.print(compile_only.table(report, topology))
-        return
-    connect(job.launch)
-    if jax.process_index() != 0:
-        console.quiet = True
-    _print(run(job.config, job.launch, console), job.config.evaluate_on, console)
-
-
-def parse(arguments: Sequence[str]) -> Job:
-    """Returns the job that the command line asks for.
-
-    The recipe is the first argument, or the one that --data names, or mnist. Its views
-    are replaced where an argument names another kind of them; see `_KINDS`.
+    Raises:
+        UsageError: If a setting is out of range.
+        SystemExit: After printing help, or an error about an unknown word.
     """
-    named = [arguments[0]] if arguments and arguments[0] in RECIPES else []
-    rest = [part for word in arguments[len(named) :] for part in _parts(word)]
-    data = [b for a, b in zip(rest, rest[1:], strict=False) if a == "--data"]
-    recipe = RECIPES[next((n for n in named + data if n in RECIPES), "mnist")]
-    config = recipe()
-    for word in filter(_KINDS.get, tuple(rest)):
-        rest.remove(word)
-        views = _KINDS[word](size=config.views.size)
-        config = dataclasses.replace(config, views=views)
+    # The kind of views decides which flags there are, before tyro reads any.
+    kind = next((word for word in arguments if word in KINDS), None)
+    arguments = [word for word in arguments if word != kind]
+    runs = recipe_runs(kind)
+    try:
+        line = _parse(arguments, runs, default="mnist")
+        # The default recipe depends on a flag, so tyro has to read the flags first.
+        if isinstance(line.command, Pretrain) and line.command.config.data in runs:
+            line = _parse(arguments, runs, default=line.command.config.data)
+        return line
+    except SystemExit:
+        _suggest(arguments)
+        raise
+
+
+def _parse(
+    arguments: Sequence[str], runs: dict[str, Pretrain], default: str
+) -> CommandLine:
     return tyro.cli(
-        Job,
-        prog=f"{_PROG} [{'|'.join(RECIPES)}]",
-        description=inspect.getdoc(recipe),
-        default=Job(config),
-        args=rest,
-        config=(tyro.conf.AvoidSubcommands,),
+        CommandLine[subcommands(runs)],
+        prog=_PROG,
+        args=arguments,
+        default=CommandLine(runs[default]),
+        config=(
+            tyro.conf.CascadeSubcommandArgs,
+            tyro.conf.PositionalMetavarFromFieldName,
+        ),
     )
 
 
-def _parts(word: str) -> list[str]:
-    """Returns a flag and its value where they are one word."""
-    return word.split("=", 1) if word.startswith("--data=") else [word]
+def _suggest(arguments: Sequence[str]) -> None:
+    """Prints the nearest recipe or command; tyro suggests flags only."""
+    word = next(iter(arguments), "-")
+    if not word.startswith("-") and word not in names():
+        for near in difflib.get_close_matches(word, names(), n=1):
+            _say(f"unknown recipe or command {word!r}; did you mean {near!r}?")
 
 
-def _export(run: tyro.conf.Positional[Path], /) -> None:
-    """Writes the encoder of RUN as backbone.safetensors and, for Orbax, backbone/."""
-    from vicreg_jax.pretrain.export import export
-
-    for path in export(run):
-        print(path)
-
-
-def _probe(run: tyro.conf.Positional[Path], /, data: str | None = None) -> None:
-    """Probes the features of RUN, of its own images or of others."""
-    from vicreg_jax.pretrain.export import probe
-
-    _print(probe(run, data=data), "test", Console())
-
-
-def _report(run: tyro.conf.Positional[Path], /) -> None:
-    """Draws report.png of RUN again, and prints its accuracies."""
-    from vicreg_jax.pretrain.report import redraw
-
-    _print(redraw(run), "held-out", Console())
-
-
-def _print(accuracies, which, console) -> None:
-    from vicreg_jax.pretrain.report import table
-
-    if accuracies:
-        console.print(table(accuracies, f"Probes on {which} images, %"))
-
-
-def _leave(status: int, error: Exception) -> NoReturn:
-    """Ends the process, without waiting for others that may be gone."""
-    _say(error)
+def _exit(status: int) -> NoReturn:
+    """Ends the process, without waiting for other processes that may be lost."""
     if jax.distributed.is_initialized():
         os._exit(status)
     sys.exit(status)
 
 
 def _say(what: object) -> None:
-    """Prints to stderr, which may go to the very disk that is full."""
+    """Prints to stderr, which may be a file on the disk that is full."""
     with contextlib.suppress(OSError):
         print(f"{_PROG}: {what}", file=sys.stderr, flush=True)
         sys.stdout.flush()

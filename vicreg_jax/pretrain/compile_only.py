@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vicreg_jax import aot
 from vicreg_jax.pretrain import mesh as meshes
+from vicreg_jax.pretrain.errors import MissingPackageError, UsageError
 from vicreg_jax.pretrain.step import Programs
 
 if TYPE_CHECKING:
@@ -34,22 +35,29 @@ def compile_only(config: Config, topology: str, mesh: str | None) -> aot.Report:
         mesh: devices by axis; see `vicreg_jax.pretrain.mesh.axes`.
 
     Raises:
-        ValueError: there is no such topology, or the step does not fit its chips.
-        ModuleNotFoundError: libtpu is not installed.
+        UsageError: If there is no such topology, or the step does not fit its chips.
+        MissingPackageError: If libtpu is not installed.
     """
     sides = re.fullmatch(r"\w+:(\d+(?:x\d+)*)", topology)
     if sides is None:
-        raise ValueError(f"`compile_only` must be such as v5e:8x8, got {topology!r}")
+        raise UsageError(f"--compile-only must be such as v5e:8x8, got {topology!r}")
     chips = math.prod(int(side) for side in sides[1].split("x"))
     sizes = meshes.axes(mesh, chips)
     meshes.check_batch(config.batch, config.accumulate, chips)
-    grid = aot.mesh(topology, tuple(sizes.values()), tuple(sizes))
+    try:
+        grid = aot.mesh(topology, tuple(sizes.values()), tuple(sizes))
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(f"--compile-only: {error}") from error
+    except ValueError as error:
+        raise UsageError(
+            f"--compile-only {topology}, --mesh {mesh}: {error}"
+        ) from error
     try:
         return aot.report_of(lowered(Programs(config, grid, _EPOCH)))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise ValueError(_advice(config, topology, str(error))) from error
+        raise UsageError(_advice(config, topology, str(error))) from error
 
 
 def lowered(programs: Programs) -> Lowered:
@@ -93,7 +101,7 @@ def _advice(config: Config, topology: str, error: str) -> str:
     """Returns the compiler's figures and which settings need less memory."""
     reason = error.partition("\n")[0].rpartition("CompileTimeHbmOom: ")[2]
     return (
-        f"`compile_only` must name chips that hold the step, {topology} does not: "
+        f"--compile-only must name chips that hold the step, {topology} does not: "
         f"{reason} Use more chips, --accumulate {2 * config.accumulate} "
         "(more parts need less memory and more time), a "
         f"--batch below {config.batch}, or an --expander below {config.expander}"

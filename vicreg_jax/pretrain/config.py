@@ -1,165 +1,196 @@
-"""What a run is, and how it is carried out: every choice that can be made, checked."""
+"""The configuration of a run, and how the run is carried out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, is_dataclass
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Literal
 
 from vicreg_jax.augment import DigitViews, Views
 from vicreg_jax.optim import WARMUP_EPOCHS
+from vicreg_jax.pretrain.errors import UsageError, check_at_least, flag
+
+_DISTRIBUTED_ONLY = ("coordinator", "num_processes", "process_id", "heartbeat")
 
 
 @dataclass(frozen=True)
 class Config:
-    """What a run is: all that decides which parameters it ends with.
+    """All settings that decide the trained parameters.
 
     The defaults suit small images in memory; see `recipes`.
+
+    Raises:
+        UsageError: If a setting is out of range, or two do not fit together.
     """
 
     data: str = "mnist"
-    """Images: mnist, digits, elpv, or a path; see `input.open_source`."""
+    """Training images: mnist, digits, elpv, a folder of images, or the path of
+    ArrayRecord files, CIFAR, or a .npy or .npz file."""
     test_data: str | None = None
-    """Labelled images to judge on, as for `data`. None: a fifth of `data`."""
+    """Labeled test images, named like --data. None: a fifth of --data."""
     evaluate_on: Literal["test", "validation"] = "test"
-    """Judge on the test images, or on a fifth of the training images: tune on these."""
+    """Evaluate on the test images, or on a fifth of the training images. Use validation
+    for tuning."""
     size: int = 28
-    """Side to which image files are decoded; images in memory must have it."""
+    """Side in pixels to which image files are decoded. Arrays must have this size."""
     channels: int = 1
-    """Of the images: 1, grey, or 3."""
+    """Channels of the images: 1 for grayscale, 3 for RGB."""
     unreadable: Literal["skip", "fatal"] = "skip"
-    """What to do about an image that cannot be read."""
+    """Skip images that cannot be read, or stop at the first."""
     views: Views = field(default_factory=DigitViews)
-    """How each image becomes two random views, and their size. The argument
-    `views:images` or `views:digits` selects another kind."""
+    """Random augmentations, and their size. The argument views:images or views:digits
+    selects another kind."""
     encoder: Literal["small", "resnet18", "resnet34", "resnet50"] = "small"
-    """Network that is kept. small has three stages, of width, twice and four times."""
+    """Encoder. small is a ResNet of three stages with 1, 2 and 4 times --width."""
     width: int = 32
-    """Channels of the encoder's stem; ResNets have 64."""
+    """Channels of the encoder's stem; 64 in the standard ResNets."""
     small_images: bool = False
-    """Give a ResNet a stem of stride 1 without pooling."""
+    """Use a ResNet stem with stride 1 and no pooling, for images of about 32 pixels."""
     expander: int = 512
-    """Width of the expander and of the embeddings."""
+    """Width of the expander's layers and of the embeddings."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """To compute in; parameters and statistics are float32."""
+    """Dtype of the network's computations. Parameters and statistics are float32."""
     lambd: float = 25.0
     """Weight of the invariance term."""
     mu: float = 25.0
-    """Weight of the variance term, the two views summed."""
+    """Weight of the variance term, which is summed over both views."""
     nu: float = 1.0
-    """Weight of the covariance term, the two views summed."""
+    """Weight of the covariance term, which is summed over both views."""
     optimizer: Literal["adamw", "lars"] = "adamw"
-    """AdamW, or LARS as the paper's code runs it."""
+    """AdamW, or LARS as in the official code."""
     learning_rate: float | None = 6e-3
-    """Peak learning rate. None: the paper's for the batch and the epochs."""
+    """Peak learning rate. None: the paper's for --batch and --epochs."""
     trust_coefficient: float = 1e-3
-    """Of LARS alone: step over size of a layer at a learning rate of 1."""
+    """LARS only: the norm of a layer's step divided by the norm of the layer, at a
+    learning rate of 1."""
     clip_trust: bool = False
-    """Of LARS alone, and as solo-learn: step over size of a layer does not follow the
-    learning rate, which only caps how much of a gradient is taken."""
+    """LARS only: LARC clipping, as in solo-learn. Each layer steps at the smaller of
+    its trust ratio and the learning rate."""
     weight_decay: float = 1e-4
-    """Weight decay of kernels; batch norms and biases have none."""
+    """Weight decay of the kernels. Batch norms and biases have none."""
     warmup: float | None = 0.1
-    """Share of the steps in which the learning rate rises. None: 10 epochs."""
+    """Share of the steps with a rising learning rate. None: the first 10 epochs."""
     epochs: int = 36
     """Passes over the training images."""
     batch: int = 128
-    """Images a step, on all devices together; each gives two views."""
+    """Images in a step, on all devices together. Each image gives two views."""
     accumulate: int = 1
-    """Parts in which a batch passes the network, one after another, to save memory.
-
-    The loss is still that of the whole batch; batch norms see a part at a time.
-    """
+    """Number of parts in which a batch goes through the network, to save memory. The
+    loss is still that of the whole batch; batch norms see one part at a time."""
     seed: int = 0
-    """Draws the parameters, the views, the order, and the labels of the probes."""
+    """Seed of the parameters, the views, the order of images and the probes' labels."""
     probe_images: int = 5000
-    """Most images that the probes at the end learn from, and are judged on."""
+    """Largest number of images that the final probes train on, and evaluate on."""
 
     def __post_init__(self):
-        """Refuses what could not run."""
+        """Checks the settings."""
         least = {"batch": 2, "seed": 0} | dict.fromkeys(
             ("size", "width", "expander", "epochs", "accumulate", "probe_images"), 1
         )
         for name, smallest in least.items():
-            _at_least(name, getattr(self, name), smallest)
-        if not self.trust_coefficient > 0:
-            raise ValueError(
-                f"`trust_coefficient` must be above 0, got {self.trust_coefficient}"
-            )
+            check_at_least(name, getattr(self, name), smallest)
+        for name in ("lambd", "mu", "nu", "weight_decay"):
+            _check_finite(name, getattr(self, name), positive=False)
+        for name in ("trust_coefficient", "learning_rate"):
+            _check_finite(name, getattr(self, name), positive=True)
         if self.channels not in (1, 3):
-            raise ValueError(f"`channels` must be 1 or 3, got {self.channels}")
+            raise UsageError(f"--channels must be 1 or 3, got {self.channels}")
         if self.warmup is not None and not 0 <= self.warmup < 1:
-            raise ValueError(
-                f"`warmup` must be at least 0 and below 1, got {self.warmup}"
+            raise UsageError(
+                f"--warmup must be at least 0 and below 1, got {self.warmup}"
             )
         if self.warmup is None and self.epochs <= WARMUP_EPOCHS:
-            raise ValueError(
-                f"`epochs` must be above {WARMUP_EPOCHS}, those of the warm-up, got "
-                f"{self.epochs}; or give `warmup` as a share"
+            raise UsageError(
+                f"--epochs must be above {WARMUP_EPOCHS}, the epochs of the warm-up, "
+                f"got {self.epochs}; or give a share of the steps as --warmup"
             )
         views: object = self.views
         is_class = isinstance(views, type)
         if is_class or not (is_dataclass(views) and isinstance(views, Views)):
-            raise ValueError(
+            raise UsageError(
                 "`views` must be an instance of a dataclass with `pair`, `plain` and "
                 f"`size`, see vicreg_jax.augment.Views, got {views!r}"
             )
         if self.batch % self.accumulate:
-            raise ValueError(
-                f"`batch` must be a multiple of `accumulate`, {self.accumulate}, "
-                f"got {self.batch}"
+            raise UsageError(
+                f"--batch must be a multiple of --accumulate, {self.accumulate}, got "
+                f"{self.batch}"
             )
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How a run is carried out: where, on what, and how often it reports.
+    """Where and how a run is carried out.
 
-    None of it changes what is computed; another mesh changes the rounding.
+    Nothing here changes what is computed, except that another mesh rounds differently.
+
+    Raises:
+        UsageError: If a setting is out of range, or would be ignored.
     """
 
     out: Path | None = None
-    """Folder of the run. None: the newest unfinished one of the same configuration
-    under runs/, or a new one there."""
+    """Directory of the run. None: the newest unfinished run of this configuration in
+    runs/, or a new directory there."""
     mesh: str | None = None
-    """Devices by axis: "data=8", or "data=4,more=2" for pods, where the loss exchanges
-    less along two axes. All axes hold rows. None: all devices along one."""
+    """Devices by axis, such as "data=8", or "data=4,more=2" on pods, where the loss
+    moves fewer bytes along two axes. The batch is sharded over all axes. None: all
+    devices along one axis."""
     workers: int = 0
-    """Processes that read and decode images; 0: the main one."""
+    """Processes that read and decode images. 0: the main process does it."""
     log_every: int = 10
-    """Steps between looks at the metrics, all of which are written down."""
+    """Steps between updates of the progress bar and metrics.jsonl, which has a line for
+    every step."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints. None: an epoch's, or as many epochs' as have 300."""
+    """Steps between checkpoints. None: one epoch, or as many as have 300 steps."""
     probe_every: int = 5
-    """Epochs between quick looks at the features and at signs of collapse; 0: none."""
+    """Epochs between quick checks of the features and for collapse. 0: never."""
     tensorboard: bool = True
-    """Write metrics for TensorBoard as well, into the run's folder."""
+    """Also write the metrics for TensorBoard, into the run's directory."""
     compile_only: str | None = None
-    """Compile the step for TPUs such as v5e:8x8, none of which has to be here, say
-    what it needs, and stop."""
+    """Compile the step for TPUs such as v5e:8x8, print what it needs, and stop. No TPU
+    is needed."""
     distributed: bool = False
-    """This is one of several processes of one run; see docs/pods.md."""
+    """This process is one of several of the same run; see docs/pods.md."""
     coordinator: str | None = None
-    """Address and port of process 0. None: found out from the cluster."""
+    """Address and port of process 0. None: from the cluster."""
     num_processes: int | None = None
-    """How many processes there are. None: found out from the cluster."""
+    """Number of processes. None: from the cluster."""
     process_id: int | None = None
-    """Which of them this is. None: found out from the cluster."""
+    """Number of this process, from 0. None: from the cluster."""
     heartbeat: int = 100
-    """Seconds after which a silent process counts as lost, which ends the others."""
+    """Seconds of silence after which a process counts as lost and the others stop."""
 
     def __post_init__(self):
-        """Refuses what could not run."""
-        _at_least("workers", self.workers, 0)
-        _at_least("log_every", self.log_every, 1)
-        _at_least("probe_every", self.probe_every, 0)
-        _at_least("heartbeat", self.heartbeat, 1)
+        """Checks the settings."""
+        for name, least in (
+            ("workers", 0),
+            ("log_every", 1),
+            ("probe_every", 0),
+            ("heartbeat", 1),
+        ):
+            check_at_least(name, getattr(self, name), least)
         if self.checkpoint_every is not None:
-            _at_least("checkpoint_every", self.checkpoint_every, 1)
+            check_at_least("checkpoint_every", self.checkpoint_every, 1)
         if self.distributed and self.out is None:
-            raise ValueError("`out` must be given where the run is `distributed`")
+            raise UsageError("--out must be given with --distributed")
+        if not self.distributed:
+            self._refuse_distributed_flags()
+
+    def _refuse_distributed_flags(self):
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.name in _DISTRIBUTED_ONLY and value != setting.default:
+                raise UsageError(
+                    f"{flag(setting.name)} must be given with --distributed only, got "
+                    f"{value}"
+                )
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"`{name}` must be at least {least}, got {value}")
+def _check_finite(name: str, value: float | None, *, positive: bool) -> None:
+    if value is None:
+        return
+    in_range = value > 0 if positive else value >= 0
+    if not in_range or not math.isfinite(value):
+        bound = "above 0" if positive else "at least 0"
+        raise UsageError(f"{flag(name)} must be finite and {bound}, got {value}")

@@ -1,4 +1,4 @@
-"""What is made of a run afterwards: its encoder in files, and more probes."""
+"""What can be made of a run: its encoder in files, and more probes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vicreg_jax.convert import state_dict, write
 from vicreg_jax.pretrain import evaluation, run_folder
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.checkpoints import Checkpoints
+from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.input import load_datasets
 from vicreg_jax.pretrain.step import Programs, State
 
@@ -21,19 +22,19 @@ if TYPE_CHECKING:
 
 
 def export(run: Path) -> list[Path]:
-    """Writes the encoder of a run's newest checkpoint into its folder.
+    """Writes the encoder of a run's newest checkpoint into the run's directory.
 
-    backbone.safetensors has PyTorch's names and layout, for a ResNet those of
-    torchvision; backbone/ is an Orbax checkpoint of the same by Flax's names.
+    backbone.safetensors has PyTorch's names and layout, for a ResNet torchvision's.
+    backbone/ is an Orbax checkpoint of the same encoder with Flax's names.
 
     Args:
-        run: the folder of the run.
+        run: the directory of the run.
 
     Returns:
-        What was written.
+        The paths that were written.
 
     Raises:
-        ValueError: there is no run, or it has no checkpoint yet.
+        UsageError: If `run` is not a run, or has no checkpoint yet.
     """
     programs, state = newest(run)
     encoder = programs.network(state).encoder
@@ -46,14 +47,18 @@ def export(run: Path) -> list[Path]:
 
 
 def probe(run: Path, *, data: str | None = None) -> Accuracies:
-    """Returns what the newest checkpoint's features reach, as at the end of a run.
+    """Evaluates the features of a run's newest checkpoint, as at the end of a run.
 
     Args:
-        run: the folder of the run.
-        data: labelled images of which a fifth is judged on. None: those of the run.
+        run: the directory of the run.
+        data: labeled images, of which a fifth is held out. None: those of the run.
+
+    Returns:
+        Accuracies from 0 to 1, by features and by probe.
 
     Raises:
-        ValueError: there is no run, it has no checkpoint yet, or images have no labels.
+        UsageError: If `run` is not a run or has no checkpoint yet, or the images have
+            no labels.
     """
     programs, state = newest(run)
     config = programs.config
@@ -61,7 +66,7 @@ def probe(run: Path, *, data: str | None = None) -> Accuracies:
         config = dataclasses.replace(config, data=data, test_data=None)
     result = evaluation.evaluate(programs, state, load_datasets(config))
     if result is None:
-        raise ValueError(f"`data` must have labels, got {config.data}")
+        raise UsageError(f"--data must have labels, got {config.data}")
     return result.accuracies
 
 
@@ -69,7 +74,7 @@ def newest(run: Path) -> tuple[Programs, State]:
     """Returns the programs of a run and its newest state, on one device.
 
     Raises:
-        ValueError: there is no run, or it has no checkpoint yet.
+        UsageError: If `run` is not a run, or has no checkpoint yet.
     """
     config = run_folder.read_config(run)
     programs = Programs(config, meshes.make_mesh("data=1"), steps_per_epoch=1)
@@ -77,5 +82,5 @@ def newest(run: Path) -> tuple[Programs, State]:
     restored = checkpoints.restore(programs.start())
     checkpoints.close()
     if restored is None:
-        raise ValueError(f"`run` must have a checkpoint, got {run}")
+        raise UsageError(f"RUN must have a checkpoint, got {run}")
     return programs, restored.state

@@ -9,6 +9,8 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vicreg_jax.pretrain.errors import UsageError
+
 
 def axes(mesh: str | None, devices: int) -> dict[str, int]:
     """Returns the number of devices along each axis, by the name of the axis.
@@ -19,15 +21,15 @@ def axes(mesh: str | None, devices: int) -> dict[str, int]:
         devices: number of all devices.
 
     Raises:
-        ValueError: `mesh` has another form.
+        UsageError: If `mesh` has another form.
     """
     if mesh is None:
         return {"data": devices}
     parts = [re.fullmatch(r"(\w+)=(\d+)", part) for part in mesh.split(",")]
     sizes = {part[1]: int(part[2]) for part in parts if part}
     if len(sizes) != len(parts) or not all(sizes.values()):
-        raise ValueError(
-            f'`mesh` must be such as "data=8" or "data=4,more=2", got {mesh!r}'
+        raise UsageError(
+            f'--mesh must be such as "data=8" or "data=4,more=2", got {mesh!r}'
         )
     return sizes
 
@@ -36,14 +38,14 @@ def make_mesh(mesh: str | None = None) -> Mesh:
     """Returns a mesh of the first devices, as many as `mesh` asks for; see `axes`.
 
     Raises:
-        ValueError: there are fewer devices, or there are several processes and the mesh
-            does not use all devices.
+        UsageError: If there are fewer devices, or if there are several processes and
+            the mesh does not use all devices.
     """
     devices = jax.devices()
     sizes = axes(mesh, len(devices))
     wanted = math.prod(sizes.values())
     if wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
-        raise ValueError(f"`mesh` must use the {len(devices)} devices, got {mesh!r}")
+        raise UsageError(f"--mesh must use the {len(devices)} devices, got {mesh!r}")
     return jax.make_mesh(
         tuple(sizes.values()),
         tuple(sizes),
@@ -66,11 +68,11 @@ def check_batch(batch: int, accumulate: int, devices: int) -> None:
     """Checks that every device gets equally many rows of each part of a batch.
 
     Raises:
-        ValueError: the batch size is not divisible.
+        UsageError: If the batch size is not divisible.
     """
     if batch % (devices * accumulate):
-        parts = f" times `accumulate`, {accumulate}" if accumulate > 1 else ""
-        raise ValueError(
-            f"`batch` must be a multiple of the {devices} devices{parts}, got {batch}; "
-            "`mesh` may name fewer"
+        parts = f" times --accumulate, {accumulate}" if accumulate > 1 else ""
+        raise UsageError(
+            f"--batch must be a multiple of the {devices} devices{parts}, got {batch}; "
+            "--mesh may name fewer"
         )

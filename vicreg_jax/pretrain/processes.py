@@ -16,6 +16,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
+from vicreg_jax.pretrain.errors import UsageError
+
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.config import Launch
 
@@ -26,7 +28,7 @@ def connect(launch: Launch) -> None:
     On TPU pods, Slurm, Kubernetes and under MPI, JAX finds the others by itself.
 
     Raises:
-        ValueError: it does not, and was not told.
+        UsageError: If no cluster is found and the flags are missing.
     """
     if not launch.distributed:
         return
@@ -38,8 +40,8 @@ def connect(launch: Launch) -> None:
             heartbeat_timeout_seconds=launch.heartbeat,
         )
     except ValueError as error:
-        raise ValueError(
-            "`coordinator`, `num_processes` and `process_id` must be given where no "
+        raise UsageError(
+            "--coordinator, --num-processes and --process-id must be given if no "
             f"cluster is found: {error}"
         ) from error
 

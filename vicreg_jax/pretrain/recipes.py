@@ -1,4 +1,4 @@
-"""Named configurations: `vicreg-pretrain NAME`, with any choice changed by its flag."""
+"""Named configurations: `vicreg-pretrain NAME`. Flags change single settings."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from vicreg_jax.pretrain.config import Config
 
 
 def mnist() -> Config:
-    """Handwritten digits, 4,000 of 28x28 to learn from, 1,000 to judge on.
+    """5,000 handwritten digits of 28x28, of which 1,000 are held out.
 
-    vicreg-pretrain mnist: the default, a minute on two cores with AVX-512. Three seeds
-    reached 93.2% (91.2 to 94.4) with 1% of the labels, 96.7% with 10%, 97.7% with all,
-    k-NN 97.7%; raw pixels 56.9, 82.7, 89.8 and 93.1%. Batches of 128 at a rate of 6e-3
-    for 36 epochs reached 93.9, 97.3, 98.1 and 98.2% in twice the time.
+    Run it with `vicreg-pretrain`; it takes a minute on two cores with AVX-512. Three
+    seeds reached 93.2% (91.2 to 94.4) with 1% of the labels, 96.7% with 10%, 97.7% with
+    all, and 97.7% with k-NN; raw pixels 56.9, 82.7, 89.8 and 93.1%. Batch size 128,
+    learning rate 6e-3 and 36 epochs reached 93.9, 97.3, 98.1 and 98.2% in twice the
+    time.
     """
     return Config(batch=64, epochs=18, learning_rate=8e-3)
 
@@ -22,20 +23,21 @@ def mnist() -> Config:
 def digits() -> Config:
     """scikit-learn's 1,797 digits of 8x8, to try things out.
 
-    vicreg-pretrain digits: half a minute on two cores. One seed reached 56.1% with 1%
-    of the labels, 95.6% with 10%, 98.1% with all, k-NN 96.9%; raw pixels 35.6, 90.8,
-    95.8 and 97.5%.
+    Run it with `vicreg-pretrain digits`; it takes half a minute on two cores. One seed
+    reached 56.1% with 1% of the labels, 95.6% with 10%, 98.1% with all, and 96.9% with
+    k-NN; raw pixels 35.6, 90.8, 95.8 and 97.5%.
     """
     return Config(data="digits", size=8, views=DigitViews(size=8), epochs=15)
 
 
 def elpv() -> Config:
-    """2,624 photographs of solar cells, of which defective ones are to be found.
+    """2,624 photographs of solar cells, some of them defective.
 
-    vicreg-pretrain elpv: five minutes on two cores, after pip install elpv-dataset, of
-    which the images are licensed CC BY-NC-SA 4.0. One seed reached 83.2% with 10% of
-    the labels, 81.9% with all, k-NN 84.6%, an area under the ROC curve of 0.864; raw
-    pixels 75.6, 81.0 and 77.9%, 0.834. Always to say "sound" is right in 68.7%.
+    Run it with `vicreg-pretrain elpv` after `pip install elpv-dataset`; it takes five
+    minutes on two cores. The images have the license CC BY-NC-SA 4.0. One seed reached
+    83.2% with 10% of the labels, 81.9% with all, 84.6% with k-NN, and an area under the
+    ROC curve of 0.864; raw pixels 75.6, 81.0 and 77.9%, and 0.834. The most frequent
+    class makes up 68.7%.
     """
     views = ImageViews(
         size=64,
@@ -50,13 +52,14 @@ def elpv() -> Config:
 
 
 def cifar() -> Config:
-    """CIFAR-10 or -100 with a ResNet-18, for 1000 epochs, as in solo-learn.
+    """CIFAR-10 or CIFAR-100 with a ResNet-18 and solo-learn's settings, 1000 epochs.
 
-    vicreg-pretrain cifar --data DIR --test-data DIR/test_batch, where DIR is
-    cifar-10-batches-py, the folder in which the Python version of the data set arrives;
-    or cifar-100-python and its file test. Not run here: it wants a GPU. solo-learn
-    reports 92.1% on CIFAR-10, 68.5% on CIFAR-100, by its online linear classifier.
-    --learning-rate goes with --batch: 0.3 at 256, 0.075 at 64, where 0.3 diverged.
+    Run it with `vicreg-pretrain cifar --data DIR --test-data DIR/test_batch` if DIR is
+    cifar-10-batches-py, the directory of CIFAR-10's Python version, or with
+    `--data DIR --test-data DIR/test` if DIR is cifar-100-python. It was not run here,
+    because it needs a GPU. solo-learn reports 92.1% on CIFAR-10 and 68.5% on CIFAR-100
+    with its online linear classifier. Scale --learning-rate with --batch: 0.3 at 256,
+    0.075 at 64, where 0.3 diverged.
     """
     views = ImageViews(
         size=32,
@@ -88,13 +91,13 @@ def cifar() -> Config:
 
 
 def imagenet() -> Config:
-    """ImageNet with a ResNet-50 for 1000 epochs: the paper's run.
+    """ImageNet with a ResNet-50 and the paper's settings, 1000 epochs.
 
-    vicreg-pretrain imagenet --data imagenet/train --test-data imagenet/val, on 64 v5e
-    chips or eight large GPUs; see docs/pods.md. Not run here: compiled for v5e:8x8. The
-    paper reports 73.2% top-1 with a linear classifier; after 100 epochs (--epochs 100)
-    68.6%. Its Algorithm 1 weighs as these defaults do; its authors' code has half the
-    variance: --mu 12.5.
+    Run it with `vicreg-pretrain imagenet --data imagenet/train --test-data
+    imagenet/val` on 64 v5e chips or eight large GPUs; see docs/pods.md. It was not run
+    here, but compiled for v5e:8x8. The paper reports 73.2% top-1 with a linear
+    classifier, and 68.6% after 100 epochs (--epochs 100). The weights are those of the
+    paper's Algorithm 1; the official code has half the variance's weight: --mu 12.5.
     """
     return Config(
         data="imagenet/train",

@@ -1,4 +1,4 @@
-"""The picture of a run: the terms, the probes, and a map of the features."""
+"""The picture of a run: loss terms, probes, and a map of the features."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from sklearn.manifold import TSNE
 
+from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.records import read
 from vicreg_jax.pretrain.run_folder import writing
 
 if TYPE_CHECKING:
     from vicreg_jax.probe import Accuracies
 
-_MAPPED = 2000  # points, of which more would hide one another
+_MAPPED = 2000  # points; more would hide each other
+_NAMED = 20  # classes in the legend; colormaps have no more colors to tell apart
 
 
 def table(accuracies: Accuracies, title: str) -> Table:
@@ -28,37 +30,39 @@ def table(accuracies: Accuracies, title: str) -> Table:
     return result
 
 
-def redraw(folder: Path) -> Accuracies:
+def redraw(run_folder: Path) -> Accuracies:
     """Draws the picture of a finished run again, and returns its accuracies.
 
     Raises:
-        ValueError: there is no finished run.
+        UsageError: If there is no finished run.
     """
-    if not (folder / "probes.json").exists():
-        raise ValueError(f"`run` must be the folder of a finished run, got {folder}")
-    accuracies = json.loads((folder / "probes.json").read_text())
-    draw(folder, accuracies)
+    if not (run_folder / "probes.json").exists():
+        raise UsageError(
+            f"RUN must be the directory of a finished run, got {run_folder}"
+        )
+    accuracies = json.loads((run_folder / "probes.json").read_text())
+    draw(run_folder, accuracies)
     return accuracies
 
 
-def draw(folder: Path, accuracies: Accuracies) -> None:
-    """Writes report.png, from metrics.jsonl, evaluations.jsonl and features.npz.
+def draw(run_folder: Path, accuracies: Accuracies) -> None:
+    """Writes report.png from metrics.jsonl, evaluations.jsonl and features.npz.
 
     Args:
-        folder: of the run.
-        accuracies: 0 to 1, by features and by probe; none where images have no labels.
+        run_folder: the directory of the run.
+        accuracies: from 0 to 1, by features and by probe; empty without labels.
     """
     figure = Figure(figsize=(16, 5), layout="constrained")
     terms, middle, plane = figure.subplots(1, 3)
-    _draw_terms(terms, read(folder / "metrics.jsonl"))
+    _draw_terms(terms, read(run_folder / "metrics.jsonl"))
     if accuracies:
         _draw_probes(middle, accuracies)
-        _draw_map(plane, np.load(folder / "features.npz"))
+        _draw_map(plane, np.load(run_folder / "features.npz"))
     else:
-        _draw_health(middle, read(folder / "evaluations.jsonl"))
+        _draw_health(middle, read(run_folder / "evaluations.jsonl"))
         plane.set_axis_off()
-    with writing(folder / "report.png"):
-        figure.savefig(folder / "report.png", dpi=110)
+    with writing(run_folder / "report.png"):
+        figure.savefig(run_folder / "report.png", dpi=110)
 
 
 def _draw_terms(axes, history):
@@ -84,16 +88,29 @@ def _draw_probes(axes, accuracies):
     axes.legend(loc="upper center", ncols=len(accuracies), fontsize=8)
 
 
-def _draw_health(axes, looks):
-    steps = [line["step"] for line in looks]
-    axes.plot(steps, [line["effective_rank"] for line in looks])
+def _draw_health(axes, quick_checks):
+    steps = [line["step"] for line in quick_checks]
+    axes.plot(steps, [line["effective_rank"] for line in quick_checks])
     axes.set(title="Effective rank of the embeddings", xlabel="step")
 
 
 def _draw_map(axes, held_out):
     features, labels = held_out["features"][:_MAPPED], held_out["labels"][:_MAPPED]
-    neighbours = min(30.0, (len(labels) - 1) / 3)
-    plane = TSNE(perplexity=neighbours, random_state=0).fit_transform(features)
-    classes = axes.scatter(*plane.T, c=labels, cmap="tab10", s=8)
-    axes.legend(*classes.legend_elements(), title="class", fontsize=7, loc="best")
+    perplexity = min(30.0, (len(labels) - 1) / 3)
+    plane = TSNE(perplexity=perplexity, random_state=0).fit_transform(features)
     axes.set(title="Held-out features, t-SNE", xticks=[], yticks=[])
+    present = np.unique(labels)
+    if len(present) > _NAMED:
+        axes.scatter(*plane.T, c=labels, cmap="viridis", s=8)
+        return
+    colors = "tab10" if len(present) <= 10 else "tab20"
+    shown = axes.scatter(*plane.T, c=np.searchsorted(present, labels), cmap=colors, s=8)
+    names = dict(enumerate(held_out["classes"]))
+    axes.legend(
+        shown.legend_elements(num=None)[0],
+        [names.get(label, str(label)) for label in present.tolist()],
+        # Beside the map, where it hides no point.
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+        fontsize=7,
+    )

@@ -35,7 +35,7 @@ def run(config: Config, launch: Launch, console: Console) -> Accuracies:
         none where datasets have no labels.
 
     Raises:
-        ValueError: the run cannot be, or the folder holds another.
+        UsageError: If a flag does not fit the images, or the folder holds another run.
         FileExistsError: the folder holds a finished run.
         FloatingPointError: the loss is no longer finite.
         Interrupted: as asked; the same call goes on.
@@ -57,7 +57,7 @@ def run(config: Config, launch: Launch, console: Console) -> Accuracies:
         state = _pretrain(programs, launch, datasets, host, out, console, began)
         result = evaluation.evaluate(programs, state, datasets, workers=launch.workers)
         if jax.process_index() == 0:
-            _conclude(out, result)
+            _conclude(out, result, datasets.train.classes)
     if host.unreadable:
         names = ", ".join(sorted(host.unreadable)[:20])
         console.print(f"{len(host.unreadable)} datasets could not be read: {names}")
@@ -106,11 +106,17 @@ def _whole_epochs(steps_per_epoch: int) -> int:
     return steps_per_epoch * math.ceil(300 / steps_per_epoch)
 
 
-def _conclude(out: Path, result: evaluation.Evaluation | None) -> None:
+def _conclude(
+    out: Path, result: evaluation.Evaluation | None, classes: tuple[str, ...]
+) -> None:
     """Writes what is drawn, draws it, and last what marks the run as finished."""
     if result is not None:
         with run_folder.writing(out / "features.npz"):
-            np.savez(out / "features.npz", **result.held_out._asdict())
+            features, labels = result.held_out
+            names = np.array(classes, str)
+            np.savez(
+                out / "features.npz", features=features, labels=labels, classes=names
+            )
     accuracies = result.accuracies if result else {}
     report.draw(out, accuracies)
     run_folder.write_json(out / "probes.json", accuracies)

@@ -27,6 +27,7 @@ import jax
 
 from vicreg_jax.pretrain import views_json
 from vicreg_jax.pretrain.config import Config
+from vicreg_jax.pretrain.errors import UsageError, flag
 
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.config import Launch
@@ -42,9 +43,11 @@ def claim(config: Config, launch: Launch) -> Iterator[Path]:
     """
     folder = launch.out or _unfinished(config) or _new(config)
     if finished(folder):
-        raise FileExistsError(f"`out` must not hold a finished run, got {folder}")
+        raise FileExistsError(f"--out must not hold a finished run, got {folder}")
     if (folder / "config.json").exists():
         _refuse_another(config, folder)
+    else:
+        _refuse_other_files(folder)
     if jax.process_index() != 0:
         yield folder
         return
@@ -55,7 +58,7 @@ def claim(config: Config, launch: Launch) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FileExistsError(
-                f"`out` must not be in use by another process, got {folder}"
+                f"--out must not be in use by another process, got {folder}"
             ) from None
         write_json(folder / "config.json", choices(config))
         yield folder
@@ -84,7 +87,7 @@ def read_config(folder: Path) -> Config:
         views = views_json.from_json(plain.pop("views"))
         return Config(**plain, views=views)
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"`run` must be the folder of a run, got {folder}") from error
+        raise UsageError(f"RUN must be the directory of a run, got {folder}") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -118,10 +121,24 @@ def _refuse_another(config: Config, folder: Path) -> None:
     ours, theirs = choices(config), choices(read_config(folder))
     for name in ours:
         if ours[name] != theirs[name]:
-            raise ValueError(
-                f"`{name}` must be {theirs[name]!r} as in the run that {folder} holds, "
-                f"got {ours[name]!r}; for another run give another `out`"
+            raise UsageError(
+                f"{flag(name)} must be {theirs[name]!r} as in the run in {folder}, "
+                f"got {ours[name]!r}; for another run give another --out"
             )
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Refuses a directory that holds anything but what `claim` itself writes."""
+    if folder.is_file():
+        raise UsageError(f"--out must be a directory, got the file {folder}")
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    # By now another process of this run may have begun to write.
+    others = names - {"lock", "config.json.partial"}
+    if others and "config.json" not in names:
+        raise UsageError(
+            "--out must be a new or empty directory, or one that holds a run, got "
+            f"{folder}, which holds {sorted(others)[0]}"
+        )
 
 
 def _unfinished(config: Config) -> Path | None:

@@ -1,105 +1,96 @@
-"""The part of TensorFlow's Example message that image records are made of.
-
-``Example { features: 1 { feature: map<string, Feature> 1 } }`` where a Feature is a
-list of bytes (1), floats (2) or integers (3). Read here field by field: a few lines
-instead of TensorFlow.
-https://protobuf.dev/programming-guides/encoding
-"""
+"""TensorFlow's `tf.train.Example` message, without TensorFlow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
-BYTES, INTEGERS = 1, 3
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message,
+    message_factory,
+    text_format,
+)
+
+# No package that the job depends on ships the message. These are the fields of
+# tensorflow/core/example/feature.proto and example.proto.
+_DESCRIPTOR = """
+name: "example.proto" package: "tensorflow" syntax: "proto3"
+message_type {
+  name: "BytesList"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES }
+}
+message_type {
+  name: "FloatList"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT }
+}
+message_type {
+  name: "Int64List"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 }
+}
+message_type {
+  name: "Feature"
+  oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 type_name: "BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 type_name: "FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 type_name: "Int64List" oneof_index: 0 }
+}
+message_type {
+  name: "Features"
+  nested_type {
+    name: "FeatureEntry"
+    options { map_entry: true }
+    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+    field { name: "value" number: 2 label: LABEL_OPTIONAL type_name: "Feature" }
+  }
+  field {
+    name: "feature" number: 1 label: LABEL_REPEATED type_name: "Features.FeatureEntry"
+  }
+}
+message_type {
+  name: "Example"
+  field { name: "features" number: 1 type_name: "Features" }
+}
+"""
 
 
 def parse(record: bytes) -> dict[str, bytes | int]:
     """Returns the first value of every feature that holds bytes or integers.
 
     Raises:
-        ValueError: it is no such message.
+        ValueError: If the record is not a `tf.train.Example`, or has no features.
     """
     try:
-        return dict(_features(record))
-    except (IndexError, KeyError, UnicodeDecodeError) as error:
-        raise ValueError("the record is no tf.train.Example") from error
+        features = _Example.FromString(record).features.feature
+    except message.DecodeError as error:
+        raise ValueError(f"the record is not a tf.train.Example: {error}") from error
+    # Protobuf skips fields that it does not know, so other messages may parse.
+    if not features:
+        raise ValueError("the record is not a tf.train.Example: it has no features")
+    lists = {
+        name: features[name].bytes_list.value or features[name].int64_list.value
+        for name in features
+    }
+    return {name: values[0] for name, values in lists.items() if values}
 
 
 def build(features: dict[str, bytes | int]) -> bytes:
     """Returns the message with one value in every feature."""
-    entries = b""
+    example = _Example()
     for name, value in features.items():
-        if isinstance(value, bytes):
-            feature = _field(BYTES, _field(1, value))
-        else:
-            feature = _field(INTEGERS, _field(1, _varint(value)))
-        entries += _field(1, _field(1, name.encode()) + _field(2, feature))
-    return _field(1, entries)
+        feature = example.features.feature[name]
+        kind = feature.bytes_list if isinstance(value, bytes) else feature.int64_list
+        kind.value.append(value)
+    return example.SerializeToString(deterministic=True)
 
 
-def _features(record) -> Iterator[tuple[str, bytes | int]]:
-    for _, features in _fields(record):
-        for _, entry in _fields(features):
-            parts = dict(_fields(entry))
-            name = _message(parts[1]).decode()
-            for kind, values in _fields(parts[2]):
-                if kind in (BYTES, INTEGERS):
-                    yield name, _first(kind, values)
+def _example_class() -> Any:
+    file = text_format.Parse(_DESCRIPTOR, descriptor_pb2.FileDescriptorProto())
+    # Not the default pool, where TensorFlow registers the same names.
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    descriptor = pool.FindMessageTypeByName("tensorflow.Example")
+    return message_factory.GetMessageClass(descriptor)
 
 
-def _first(kind, values) -> bytes | int:
-    for _, value in _fields(values):
-        if kind == BYTES:
-            return value
-        if isinstance(value, bytes):  # several numbers, packed into one field
-            value, _ = _read_varint(value, 0)
-        return value - 2**64 if value >= 2**63 else value
-    raise ValueError("the record has an empty feature")
-
-
-def _fields(value: bytes | int) -> Iterator[tuple[int, bytes | int]]:
-    """Yields the number and the value of each field of a message."""
-    message = _message(value)
-    at = 0
-    while at < len(message):
-        tag, at = _read_varint(message, at)
-        wire = tag & 7
-        if wire == 0:
-            value, at = _read_varint(message, at)
-        else:
-            length, at = _read_varint(message, at) if wire == 2 else (None, at)
-            length = {1: 8, 2: length, 5: 4}.get(wire)
-            if length is None or at + length > len(message):
-                raise ValueError("the record is no tf.train.Example")
-            value, at = message[at : at + length], at + length
-        yield tag >> 3, value
-
-
-def _message(value: bytes | int) -> bytes:
-    if isinstance(value, int):
-        raise ValueError("the record is no tf.train.Example")
-    return value
-
-
-def _read_varint(message: bytes, at: int) -> tuple[int, int]:
-    """Returns a number, seven bits a byte, lowest first, and where it ended."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-
-
-def _varint(value: int) -> bytes:
-    value %= 2**64  # negative numbers travel as ten bytes
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def _field(number: int, value: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
+_Example = _example_class()

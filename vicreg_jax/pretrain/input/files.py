@@ -1,8 +1,9 @@
-"""Images in files, by class in folders or not."""
+"""Image files in a folder, which may have one subfolder for each class."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vicreg_jax.pretrain.input.decode import UnreadableError, decode
-from vicreg_jax.pretrain.input.sources import UNLABELLED, Sample
+from vicreg_jax.pretrain.input.sources import UNLABELED, Sample
 
 if TYPE_CHECKING:
     from jaxtyping import Int32
@@ -21,14 +22,14 @@ SUFFIXES |= {".webp"}
 
 @dataclass(frozen=True)
 class Files:
-    """Images in files, decoded when they are asked for, `size` pixels a side."""
+    """Image files, decoded when they are indexed to squares of `size` pixels a side."""
 
     root: Path
     paths: tuple[str, ...]
     labels: Int32[np.ndarray, " images"]
     classes: tuple[str, ...]
     size: int
-    channels: int = 3
+    channels: int
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -51,37 +52,44 @@ class Files:
         return str(self.root / self.paths[index])
 
 
-def folder(
-    root: Path, *, size: int, channels: int = 3, labelled: bool | None = None
-) -> Files:
-    """Returns the images below `root`, sorted by path.
+def folder(root: Path, *, size: int, channels: int = 3) -> Files:
+    """Returns the images in a folder and its subfolders, sorted by path.
+
+    The subfolders directly below `root` are the classes, unless `root` itself holds
+    images: then no image has a label. Hidden files and folders are skipped, such as
+    the ``._a.jpg`` that macOS writes beside ``a.jpg``.
 
     Args:
         root: the folder.
         size: side in pixels to which every image is decoded.
-        channels: 3 for RGB, 1 for grey.
-        labelled: whether the folders directly below `root` are classes. None: they
-            are, unless images lie in `root` itself.
+        channels: 3 for RGB, 1 for grayscale.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no image in it.
+        FileNotFoundError: If there is no such folder, or no image in it.
+        NotADirectoryError: If `root` is a file.
     """
+    if root.is_file():
+        raise NotADirectoryError(
+            f"`root` must be a folder of images, got a file, {root}"
+        )
     if not root.is_dir():
-        raise FileNotFoundError(f"`root` must be a folder, got {root}")
-    found = (
-        (Path(directory) / file).relative_to(root)
-        for directory, _, files in os.walk(root, followlinks=True)
-        for file in files
-        if Path(file).suffix.lower() in SUFFIXES
-    )
+        raise FileNotFoundError(f"`root` must be a folder of images, got {root}")
     # Sorted by text, so that every host numbers the images alike.
-    paths = sorted(path.as_posix() for path in found)
+    paths = sorted(path.relative_to(root).as_posix() for path in _images(root))
     if not paths:
-        raise FileNotFoundError(f"`root` must hold images, found none below {root}")
-    if labelled is None:
-        labelled = all("/" in path for path in paths)
-    classes = sorted({p.split("/")[0] for p in paths if "/" in p}) if labelled else []
+        raise FileNotFoundError(f"the folder must hold images, found none in {root}")
+    labeled = all("/" in path for path in paths)
+    classes = sorted({path.split("/")[0] for path in paths}) if labeled else []
     number = {name: i for i, name in enumerate(classes)}
-    labels = [number.get(path.split("/")[0], UNLABELLED) for path in paths]
+    labels = [number.get(path.split("/")[0], UNLABELED) for path in paths]
     labels = np.array(labels, np.int32)
     return Files(root, tuple(paths), labels, tuple(classes), size, channels)
+
+
+def _images(root: Path) -> Iterator[Path]:
+    for directory, subfolders, files in os.walk(root, followlinks=True):
+        # `os.walk` descends into what this list holds.
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield Path(directory, name)

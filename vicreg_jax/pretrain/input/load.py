@@ -1,4 +1,4 @@
-"""From the ids of a step to its images."""
+"""Reading the images of one step."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 
+from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.input.decode import UnreadableError
 from vicreg_jax.pretrain.input.order import NONE
-from vicreg_jax.pretrain.input.sources import UNLABELLED, Rows, Sample, in_memory
+from vicreg_jax.pretrain.input.sources import UNLABELED, Rows, Sample, in_memory
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
 
     from vicreg_jax.pretrain.input.sources import Source
 
-TRIES = 100  # unreadable images in a row after which the disk is at fault
+TRIES = 100  # consecutive unreadable images: more likely the disk than the images
 
 
 class Batch(NamedTuple):
     """One shard's rows of a step.
 
     Attributes:
-        images: shape ``(rows, height, width, channels)``, uint8.
-        ids: number of the image in its source, int64, -1 where there is none.
-        labels: class of the image, int32, -1 where it has none.
-        where: bool, False in rows to leave out: padding, or unreadable.
-        aspect: width over height as photographed, float32.
+        images: uint8, shape ``(rows, height, width, channels)``.
+        ids: int64, index of each image in its source; -1 for none.
+        labels: int32, class of each image; -1 for none.
+        where: bool, False in rows to leave out: padding, or unreadable images.
+        aspect: float32, width divided by height of each original image.
     """
 
     images: np.ndarray | jax.Array
@@ -41,7 +42,15 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """Reads the images of one step."""
+    """Reads the images of one step; called with their ids.
+
+    Attributes:
+        source: the images.
+        threads: images to decode at a time.
+        replace: show the next readable image instead of an unreadable one, or leave
+            its row out.
+        fatal: raise at the first unreadable image.
+    """
 
     source: Source
     threads: int
@@ -51,7 +60,7 @@ class Load:
     def __call__(
         self, ids: Int64[np.ndarray, " rows"]
     ) -> tuple[Batch, Int64[np.ndarray, " unreadable"]]:
-        """Returns the rows of `ids`, and the ids that could not be read."""
+        """Returns the rows of `ids`, and the ids of unreadable images."""
         rows = in_memory(self.source, ids)
         if rows is not None:
             return _batch(rows, ids), np.array([], np.int64)
@@ -74,7 +83,7 @@ class Load:
 
     def _row(self, asked: int) -> _Row:
         unreadable = []
-        # Ids go round, so that the last image has a next one as well.
+        # Modulo, because the next image after the last one is the first.
         while asked != NONE:
             shown = (asked + len(unreadable)) % len(self.source)
             try:
@@ -84,17 +93,20 @@ class Load:
                     raise
                 unreadable.append(shown)
                 if len(unreadable) == TRIES:
-                    raise ValueError(f"{TRIES} images in a row: {error}") from error
+                    raise UsageError(
+                        f"gave up after {TRIES} consecutive unreadable images; the "
+                        f"last error was: {error}"
+                    ) from error
                 if not self.replace:
                     break
         blank = np.zeros(self.source.shape, np.uint8)
-        return _Row(Sample(blank, UNLABELLED, 1.0), NONE, unreadable)
+        return _Row(Sample(blank, UNLABELED, 1.0), NONE, unreadable)
 
 
 def _batch(rows: Rows, shown: Int64[np.ndarray, " rows"]) -> Batch:
-    """Returns a batch whose rows that show no image are blank and without a label."""
+    """Returns a batch; rows without an image are black and unlabeled."""
     where = shown != NONE
-    rows.images[~where], rows.labels[~where], rows.aspect[~where] = 0, UNLABELLED, 1
+    rows.images[~where], rows.labels[~where], rows.aspect[~where] = 0, UNLABELED, 1
     return Batch(rows.images, shown, rows.labels, where, rows.aspect)
 
 

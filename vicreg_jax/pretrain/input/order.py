@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import grain
 import numpy as np
 
+from vicreg_jax.pretrain.errors import UsageError
+
 if TYPE_CHECKING:
     from jaxtyping import Int64, UInt64
 
@@ -52,12 +54,12 @@ class Order:
         if self.batch < 1:
             raise ValueError(f"`batch` must be at least 1, got {self.batch}")
         if self.images < (self.batch if self.drop_remainder else 1):
-            raise ValueError(
-                f"`batch` must be at most the number of images, {self.images}, where "
+            raise UsageError(
+                f"--batch must be at most the number of images, {self.images}, where "
                 f"the remainder is dropped, got {self.batch}"
             )
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"`seed` must be from 0 to 2**32 - 1, got {self.seed}")
+            raise UsageError(f"--seed must be from 0 to 2**32 - 1, got {self.seed}")
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"`epochs` must be at least 1 or None, got {self.epochs}")
         index, count = self.shard

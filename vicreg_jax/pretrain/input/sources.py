@@ -1,4 +1,4 @@
-"""Images by number: in memory, or a part of another source."""
+"""Images by index: the protocol, arrays in memory, and parts of other sources."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from vicreg_jax.pretrain.errors import UsageError
+
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int32, Integer, UInt8
 
     Labels = Int32[np.ndarray, " images"]
 
-UNLABELLED = -1
+UNLABELED = -1
+HELD_OUT = 0.2
 
 
 class Sample(NamedTuple):
-    """One image, its class (-1: none) and its width over height as photographed."""
+    """One image, its class (-1: none) and the aspect ratio of the original.
+
+    The aspect ratio is width divided by height, before the image became a square.
+    """
 
     image: UInt8[np.ndarray, "height width channels"]
     label: int
@@ -25,7 +31,7 @@ class Sample(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Several images, with a row in each array; see `Sample`."""
+    """Several images, one in each row of every array; see `Sample`."""
 
     images: UInt8[np.ndarray, "rows height width channels"]
     labels: Int32[np.ndarray, " rows"]
@@ -33,7 +39,7 @@ class Rows(NamedTuple):
 
 
 class Source(Protocol):
-    """Images of one shape, by number; pickled where worker processes read them."""
+    """Images of one shape, by index; worker processes get a pickled copy."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -42,28 +48,38 @@ class Source(Protocol):
 
     @property
     def labels(self) -> Labels:
-        """The class of every image, -1 where it has none."""
+        """The class of every image; -1 for none."""
         ...
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes."""
+        """The names of the classes by number; empty if they have none."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """Returns an image, or raises UnreadableError."""
+        """Returns one image.
+
+        Raises:
+            UnreadableError: If it cannot be read.
+        """
         ...
 
     def name(self, index: int) -> str:
-        """Returns what a person would look for: a path."""
+        """Returns the name of an image for messages, such as its path."""
         ...
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images in memory: `images` uint8, ``(images, height, width, channels)``."""
+    """Images in memory.
+
+    Attributes:
+        images: uint8, shape ``(images, height, width, channels)``.
+        labels: int32, the class of every image; -1 for none.
+        classes: the names of the classes by number.
+    """
 
     images: UInt8[np.ndarray, "images height width channels"]
     labels: Labels
@@ -83,13 +99,13 @@ class Arrays:
         return Sample(self.images[index], int(self.labels[index]), aspect)
 
     def name(self, index: int) -> str:
-        """Returns the number of the image."""
+        """Returns the index of the image."""
         return f"image {index}"
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Some images of another source; ids count within the subset."""
+    """Some images of another source, with indices of their own."""
 
     source: Source
     chosen: Integer[np.ndarray, " images"]
@@ -121,7 +137,7 @@ class Subset:
 
 
 def in_memory(source: Source, ids: Integer[np.ndarray, " rows"]) -> Rows | None:
-    """Returns the images of `ids` by one indexing; None where they have to be read."""
+    """Returns the images of `ids` if they are in memory, else None."""
     if isinstance(source, Subset):
         return in_memory(source.source, source.chosen[ids])
     if not isinstance(source, Arrays):
@@ -131,28 +147,28 @@ def in_memory(source: Source, ids: Integer[np.ndarray, " rows"]) -> Rows | None:
     return Rows(source.images[ids], source.labels[ids].astype(np.int32), aspect)
 
 
-def split(
-    source: Source, held_out: float = 0.2, seed: int = 0
-) -> tuple[Subset, Subset]:
-    """Returns images to learn from and images to judge on, by class in equal shares.
+def split(source: Source) -> tuple[Subset, Subset]:
+    """Splits labeled images into training and held-out images.
 
-    Args:
-        source: labelled images, at least two of each class.
-        held_out: share to judge on, above 0 and below 1.
-        seed: draws them.
+    A fifth of each class is held out, the same images for the same source.
 
     Raises:
-        ValueError: an image has no label, or a class has one image only.
+        UsageError: If an image has no label, or a class has too few images.
     """
     labels = source.labels
-    if not 0 < held_out < 1:
-        raise ValueError(f"`held_out` must be above 0 and below 1, got {held_out}")
-    if (labels == UNLABELLED).any():
-        raise ValueError(
-            "`source` must have a label for every image, got none for "
-            f"{(labels == UNLABELLED).sum()} of {len(labels)}"
+    if (labels == UNLABELED).any():
+        raise UsageError(
+            "--data must have a label for every image or for none, got none for "
+            f"{(labels == UNLABELED).sum()} of {len(labels)}"
         )
-    train, judged = train_test_split(
-        np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=seed
+    counts = np.unique(labels, return_counts=True)[1]
+    if counts.min() < 2 or HELD_OUT * len(labels) <= len(counts) - 1:
+        raise UsageError(
+            "--data must have at least 2 images of each class, and 5 on average, so "
+            f"that a fifth can be held out; got {len(labels)} images of {len(counts)} "
+            f"classes, the smallest with {counts.min()}"
+        )
+    train, held_out = train_test_split(
+        np.arange(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=0
     )
-    return Subset(source, np.asarray(train)), Subset(source, np.asarray(judged))
+    return Subset(source, np.asarray(train)), Subset(source, np.asarray(held_out))

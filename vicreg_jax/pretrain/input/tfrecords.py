@@ -1,4 +1,4 @@
-"""Images in ArrayRecord files: few large files, read anywhere, for pods."""
+"""Images in ArrayRecord files: a few large files instead of many small ones."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from vicreg_jax.pretrain.input import _example
 from vicreg_jax.pretrain.input.decode import UnreadableError, decode
 from vicreg_jax.pretrain.input.files import Files
-from vicreg_jax.pretrain.input.sources import UNLABELLED, Sample
+from vicreg_jax.pretrain.input.sources import UNLABELED, Sample
 
 if TYPE_CHECKING:
     from jaxtyping import Int32
 
-# What TensorFlow Datasets and the scripts around it call them.
+# The names in TensorFlow Datasets, and in TensorFlow's ImageNet scripts.
 IMAGE_KEYS = ("image", "image/encoded")
 LABEL_KEYS = ("label", "image/class/label")
 
 
 @dataclass(frozen=True)
 class Records:
-    """Encoded images in ArrayRecord files, a tf.train.Example each.
+    """Encoded images in ArrayRecord files; each record is a `tf.train.Example`.
 
     Attributes:
-        paths: the files, in the order that numbers their records.
+        paths: the files; their records are numbered in this order.
         size: side in pixels to which every image is decoded.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for grayscale.
     """
 
     paths: tuple[str, ...]
     size: int
-    channels: int = 3
-    classes: tuple[str, ...] = ()
+    channels: int
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,8 +45,13 @@ class Records:
 
     @property
     def labels(self) -> Int32[np.ndarray, " images"]:
-        """The class of every image; asking for them reads every record once."""
+        """The class of every image; -1 for none. The first use reads every record."""
         return self._labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Empty, because records have numbers alone."""
+        return ()
 
     @cached_property
     def _labels(self):
@@ -62,7 +66,7 @@ class Records:
             example = self._example(index)
             image = next((example[key] for key in IMAGE_KEYS if key in example), None)
             if not isinstance(image, bytes):
-                raise ValueError(f"none of {IMAGE_KEYS} in {sorted(example)}")
+                raise ValueError(f"it has none of {IMAGE_KEYS}, but {sorted(example)}")
             pixels, aspect = decode(image, size=self.size, channels=self.channels)
         except (OSError, ValueError) as error:
             name = self.name(index)
@@ -70,7 +74,7 @@ class Records:
         return Sample(pixels, _label(example), aspect)
 
     def name(self, index: int) -> str:
-        """Returns which record it is."""
+        """Returns the number of the record and the first file."""
         return f"record {index} of {self.paths[0]}, ..."
 
     @cached_property
@@ -81,16 +85,21 @@ class Records:
         return _example.parse(self._records[index])
 
     def __getstate__(self):
-        """Leaves the open files behind, which do not travel to other processes."""
-        kept = ("paths", "size", "channels", "classes")
+        """Leaves out the open files, which cannot be pickled."""
+        kept = ("paths", "size", "channels")
         return {name: getattr(self, name) for name in kept}
 
 
 def pack(source: Files, out: Path, *, shards: int = 1) -> list[Path]:
-    """Writes the files of `source` as they are into `shards` ArrayRecord files.
+    """Writes image files into ArrayRecord files, unchanged and in their order.
+
+    Args:
+        source: the image files.
+        out: a directory, created if missing.
+        shards: how many files to write.
 
     Returns:
-        The files, whose records in turn are the images in their order.
+        The paths of the files.
     """
     out.mkdir(parents=True, exist_ok=True)
     written = []
@@ -107,5 +116,5 @@ def pack(source: Files, out: Path, *, shards: int = 1) -> list[Path]:
 
 
 def _label(example) -> int:
-    label = next((example[key] for key in LABEL_KEYS if key in example), UNLABELLED)
-    return label if isinstance(label, int) else UNLABELLED
+    label = next((example[key] for key in LABEL_KEYS if key in example), UNLABELED)
+    return label if isinstance(label, int) else UNLABELED

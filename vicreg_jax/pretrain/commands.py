@@ -1,0 +1,168 @@
+"""The commands of `vicreg-pretrain`, as tyro reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar, Union
+
+import jax
+import tyro
+from rich.console import Console
+
+from vicreg_jax.augment import DigitViews, ImageViews
+from vicreg_jax.pretrain.config import Config, Launch
+from vicreg_jax.pretrain.processes import connect
+from vicreg_jax.pretrain.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from vicreg_jax.probe import Accuracies
+
+RunFolder = tyro.conf.Positional[Path]
+
+
+class Command(Protocol):
+    """What a recipe or a command does."""
+
+    def run(self) -> None:
+        """Carries it out and prints the result."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Pretrain with a recipe."""
+
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands] = (
+        field(default_factory=Config)
+    )
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
+
+    def run(self) -> None:
+        """Pretrains, or compiles only."""
+        from vicreg_jax.pretrain import compile_only
+        from vicreg_jax.pretrain.run import run
+
+        console = Console()
+        if topology := self.launch.compile_only:
+            report = compile_only.compile_only(self.config, topology, self.launch.mesh)
+            console.print(compile_only.table(report, topology))
+            return
+        connect(self.launch)
+        if jax.process_index() != 0:
+            console.quiet = True
+        accuracies = run(self.config, self.launch, console)
+        _print(accuracies, self.config.evaluate_on, console)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the encoder of a run as backbone.safetensors and, for Orbax, backbone/."""
+
+    run_folder: Annotated[RunFolder, tyro.conf.arg(name="run")]
+    """Directory of the run."""
+
+    def run(self) -> None:
+        """Writes the files."""
+        from vicreg_jax.pretrain.export import export
+
+        for path in export(self.run_folder):
+            print(path)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Evaluate the features of a run with probes, on its own images or on others."""
+
+    run_folder: Annotated[RunFolder, tyro.conf.arg(name="run")]
+    """Directory of the run."""
+    data: str | None = None
+    """Labeled images, a fifth of which is held out. None: those of the run."""
+
+    def run(self) -> None:
+        """Probes the features."""
+        from vicreg_jax.pretrain.export import probe
+
+        _print(probe(self.run_folder, data=self.data), "test", Console())
+
+
+@dataclass(frozen=True)
+class Report:
+    """Draw report.png of a finished run again, and print its accuracies."""
+
+    run_folder: Annotated[RunFolder, tyro.conf.arg(name="run")]
+    """Directory of the run."""
+
+    def run(self) -> None:
+        """Draws the picture."""
+        from vicreg_jax.pretrain.report import redraw
+
+        _print(redraw(self.run_folder), "held-out", Console())
+
+
+_COMMANDS = {"export": Export, "probe": Probe, "report": Report}
+KINDS = {"views:digits": DigitViews, "views:images": ImageViews}
+
+
+def recipe_runs(kind: str | None = None) -> dict[str, Pretrain]:
+    """Returns a run of each recipe by its name.
+
+    Args:
+        kind: of `KINDS`: the views to use, in the size of the recipe's. None: those of
+            the recipe.
+    """
+    runs = {}
+    for name, recipe in RECIPES.items():
+        config = recipe()
+        if kind is not None:
+            views = KINDS[kind](size=config.views.size)
+            config = dataclasses.replace(config, views=views)
+        runs[name] = Pretrain(config)
+    return runs
+
+
+def subcommands(runs: dict[str, Pretrain]) -> Any:
+    """Returns the union of which tyro makes each recipe and command a subcommand."""
+    recipes = [
+        Annotated[
+            Pretrain,
+            tyro.conf.subcommand(
+                name,
+                default=run,
+                # One line, because tyro prints all of it in the list of subcommands.
+                description=(RECIPES[name].__doc__ or "").partition("\n")[0],
+                prefix_name=False,
+            ),
+        ]
+        for name, run in runs.items()
+    ]
+    commands = [
+        Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]
+        for name, command in _COMMANDS.items()
+    ]
+    return Union[tuple(recipes + commands)]  # noqa: UP007
+
+
+CommandT = TypeVar("CommandT", bound=Command)
+
+
+@dataclass(frozen=True)
+class CommandLine(Generic[CommandT]):
+    """Pretrain an encoder with VICReg, or use a run. RECIPE --help lists its flags."""
+
+    command: Annotated[CommandT, tyro.conf.arg(name="")]
+    version: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the version and stop."""
+
+
+def names() -> list[str]:
+    """Returns the names of all recipes and commands."""
+    return [*RECIPES, *_COMMANDS]
+
+
+def _print(accuracies: Accuracies, which: str, console: Console) -> None:
+    from vicreg_jax.pretrain.report import table
+
+    if accuracies:
+        console.print(table(accuracies, f"Probes on {which} images, %"))
