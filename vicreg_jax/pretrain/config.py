@@ -25,13 +25,11 @@ class Config:
     """
 
     data: str = "mnist"
-    """Training images: mnist, digits, elpv, a folder of images, or the path of
-    ArrayRecord files, CIFAR, or a .npy or .npz file."""
+    """Training images: mnist, digits, elpv, a folder, or files of arrays or records."""
     test_data: str | None = None
     """Labeled test images, named like --data. None: a fifth of --data."""
     evaluate_on: Literal["test", "validation"] = "test"
-    """Evaluate on the test images, or on a fifth of the training images. Use validation
-    for tuning."""
+    """Evaluate on the test images, or, for tuning, on a fifth of --data."""
     size: int = 28
     """Side in pixels to which image files are decoded. Arrays must have this size."""
     channels: int = 1
@@ -62,11 +60,9 @@ class Config:
     learning_rate: float | None = 6e-3
     """Peak learning rate. None: the paper's for --batch and --epochs."""
     trust_coefficient: float = 1e-3
-    """LARS only: the norm of a layer's step divided by the norm of the layer, at a
-    learning rate of 1."""
+    """LARS only: a layer's step over its norm at a learning rate of 1."""
     clip_trust: bool = False
-    """LARS only: LARC clipping, as in solo-learn. Each layer steps at the smaller of
-    its trust ratio and the learning rate."""
+    """LARS only, as in solo-learn: each layer steps at min(trust ratio, rate)."""
     weight_decay: float = 1e-4
     """Weight decay of the kernels. Batch norms and biases have none."""
     warmup: float | None = 0.1
@@ -76,8 +72,7 @@ class Config:
     batch: int = 128
     """Images in a step, on all devices together. Each image gives two views."""
     accumulate: int = 1
-    """Number of parts in which a batch goes through the network, to save memory. The
-    loss is still that of the whole batch; batch norms see one part at a time."""
+    """Parts of a batch computed in turn. Batch norms see one, the loss all of them."""
     seed: int = 0
     """Seed of the parameters, the views, the order of images and the probes' labels."""
     probe_images: int = 5000
@@ -130,17 +125,13 @@ class Launch:
     """
 
     out: Path | None = None
-    """Directory of the run. None: the newest unfinished run of this configuration in
-    runs/, or a new directory there."""
+    """Directory of the run. None: in runs/, the newest unfinished one or a new one."""
     mesh: str | None = None
-    """Devices by axis, such as "data=8", or "data=4,more=2" on pods, where the loss
-    moves fewer bytes along two axes. The batch is sharded over all axes. None: all
-    devices along one axis."""
+    """Devices by axis: "data=8", or "data=4,more=2" on pods. None: one axis."""
     workers: int = 0
     """Processes that read and decode images. 0: the main process does it."""
     log_every: int = 10
-    """Steps between updates of the progress bar and metrics.jsonl, which has a line for
-    every step."""
+    """Steps between updates of the progress bar and of metrics.jsonl."""
     checkpoint_every: int | None = None
     """Steps between checkpoints. None: one epoch, or as many as have 300 steps."""
     probe_every: int = 5
@@ -148,8 +139,7 @@ class Launch:
     tensorboard: bool = True
     """Also write the metrics for TensorBoard, into the run's directory."""
     compile_only: str | None = None
-    """Compile the step for TPUs such as v5e:8x8, print what it needs, and stop. No TPU
-    is needed."""
+    """Compile the step for TPUs such as v5e:8x8, print what it needs, and stop."""
     distributed: bool = False
     """This process is one of several of the same run; see docs/pods.md."""
     coordinator: str | None = None
