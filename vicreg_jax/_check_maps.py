@@ -1,4 +1,4 @@
-"""What can be known of feature maps and positions before anything is computed."""
+"""Checks of feature maps and positions at trace time."""
 
 from __future__ import annotations
 
