@@ -61,6 +61,12 @@ def _loss(options: Options, progress) -> Section:
     return loss.run(options, Place("cpu", "cpu"), progress)
 
 
+def _local(options: Options, progress) -> Section:
+    from benchmarks import local
+
+    return local.run(options, progress)
+
+
 def _memory(options: Options, progress) -> Section:
     from benchmarks import memory
 
@@ -100,6 +106,7 @@ def _gpu(options: Options, progress) -> Section:
 
 RUNS: dict[str, Callable[[Options, Callable[[str], None]], Section]] = {
     "loss": _loss,
+    "local": _local,
     "memory": _memory,
     "step": _step,
     "job": _job,

@@ -10,7 +10,7 @@ from benchmarks.contenders import Contender, contenders
 from benchmarks.sizes import DTYPES, LOSS_SIZES, MEMORY_SIZES, QUICK_SIZES, Size
 from benchmarks.timing import Budget
 
-SECTIONS = ("loss", "memory", "step", "job", "startup", "tpu", "gpu")
+SECTIONS = ("loss", "local", "memory", "step", "job", "startup", "tpu", "gpu")
 
 
 @dataclass(frozen=True)

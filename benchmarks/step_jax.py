@@ -9,26 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.mirrored import MirroredViews
 from benchmarks.timing import Call
 from vicreg_jax import VICRegTerms
-from vicreg_jax.augment import ImageViews
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.compilation import compiler_options
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.step import Programs
 
 _EPOCH = 31  # steps; no time depends on it
-
-
-@dataclasses.dataclass(frozen=True)
-class FlippedViews(ImageViews):
-    """The images, and the same images in reverse order: views that cost nothing."""
-
-    def pair(self, key, images, aspect=None):
-        """Returns two views that differ: of equal ones XLA would compute only one."""
-        del key, aspect
-        images = images.astype(jnp.float32) / 255
-        return images, jnp.flip(images, axis=0)
 
 
 class WithYnnpack(Programs):
@@ -64,7 +53,7 @@ def build(
         augmented: draws the views in the step, as a run does.
     """
     if not augmented:
-        config = dataclasses.replace(config, views=FlippedViews(size=config.size))
+        config = dataclasses.replace(config, views=MirroredViews(config.size))
     made = programs(config, meshes.make_mesh("data=1"), _EPOCH)
     shape = config.batch, config.size, config.size, config.channels
     # The time does not depend on what the images show.

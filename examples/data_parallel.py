@@ -1,14 +1,14 @@
-"""One data-parallel training step, written in the three ways that JAX has.
+"""One data-parallel training step in the three ways that JAX has.
 
-    python examples/data_parallel.py     # 10 s on two cores, which play eight devices
+    python examples/data_parallel.py     # 10 s on two cores, which act as eight devices
 
-The same model, batch and loss; the rows are spread over all devices. The new parameters
-agree to rounding, whichever way is taken, and with a single device. Copy one:
+Model, batch and loss are the same, and the rows are spread over all devices. All ways
+and a single device give the same new parameters, up to rounding. Copy one of them:
 
-1. `jit` over a mesh: the loss as on one device, `axis_name` left None. Start here.
-2. `shard_map`: you write one device's program and name the axis; differentiate outside
-   the map.
-3. `pmap`, the older form: differentiate inside, then `pmean` the gradients.
+1. `jit` over a mesh: the loss as on one device, with `axis_name` left None. Start here.
+2. `shard_map`: you write the program of one device and name the axis. Differentiate
+   outside the map.
+3. `pmap`, the older form: differentiate inside the map, then `pmean` the gradients.
 """
 
 import os
@@ -43,7 +43,7 @@ def embed(params, x):
 
 
 def objective(params, x1, x2, axis_name=None):
-    """Returns the loss of the whole batch, on every device that holds a part of it."""
+    """Returns the loss of the whole batch, the same on every device."""
     loss = VICRegLoss(lambd=25.0, mu=25.0, nu=1.0, axis_name=axis_name)
     return loss(embed(params, x1), embed(params, x2))
 
@@ -56,13 +56,13 @@ def updated(params, gradients):
 
 @jax.jit
 def jit_step(params, x1, x2):
-    """1. Nothing but the arrays' sharding tells this from one device."""
+    """1. Only the sharding of the arrays differs from one device."""
     loss, gradients = jax.value_and_grad(objective)(params, x1, x2)
     return loss, updated(params, gradients)
 
 
 def shard_map_step(mesh):
-    """2. The map covers the loss; what is differentiated is the map."""
+    """2. The map contains the loss, and is differentiated from outside."""
     mapped = jax.shard_map(
         partial(objective, axis_name="data"),
         mesh=mesh,
@@ -80,17 +80,17 @@ def shard_map_step(mesh):
 
 @partial(jax.pmap, axis_name="data", in_axes=(None, 0, 0))
 def pmap_step(params, x1, x2):
-    """3. Gradients of one device's share: their mean is the whole, never their sum."""
+    """3. Each device has the gradient of its share: average them, never sum them."""
     own = partial(objective, axis_name="data")
     loss, gradients = jax.value_and_grad(own)(params, x1, x2)
     return loss, updated(params, jax.lax.pmean(gradients, "data"))
 
 
 def main():
-    """Prints the loss of each way and how far its new parameters are off.
+    """Prints the loss of each way and the difference of its new parameters.
 
     Raises:
-        SystemExit: they differ by more than rounding.
+        SystemExit: if they differ by more than rounding.
     """
     keys = jax.random.split(jax.random.key(0), 3)
     params = initial(keys[0])

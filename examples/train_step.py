@@ -2,7 +2,7 @@
 
     python examples/train_step.py        # under 10 s on two cores
 
-Copy it: exchange `load_digits`, `view` and `Network` for your own.
+To use it, replace `load_digits`, `view` and `Network` with your own.
 """
 
 import jax
@@ -21,7 +21,7 @@ BATCH, STEPS = 256, 500
 
 
 class Network(nnx.Module):
-    """An encoder, which is kept, and an expander, which serves the loss alone."""
+    """An encoder, which is kept after training, and an expander, which is not."""
 
     def __init__(self, pixels: int, features: int, dim: int, rngs: nnx.Rngs):
         self.hidden = nnx.Linear(pixels, 256, rngs=rngs)
@@ -30,16 +30,16 @@ class Network(nnx.Module):
         self.expander = Expander(features, dim, rngs=rngs)
 
     def encoder(self, x):
-        """Returns the features that are kept."""
+        """Returns the features."""
         return self.features(nnx.relu(self.norm(self.hidden(x))))
 
     def __call__(self, x):
-        """Returns the embeddings that the loss sees."""
+        """Returns the embeddings for the loss."""
         return self.expander(self.encoder(x))
 
 
 def view(key, x):
-    """Returns a random view: other contrast, noise, a fifth of the pixels gone."""
+    """Returns a random view: changed contrast, noise, a fifth of the pixels removed."""
     contrast, noise, gone = jax.random.split(key, 3)
     x = x * jax.random.uniform(contrast, (len(x), 1), minval=0.6, maxval=1.4)
     x = x + 0.1 * jax.random.normal(noise, x.shape)

@@ -18,6 +18,7 @@ import optax
 
 import vicreg_jax
 from parity.cases import DTYPES
+from parity.local_faults import LOCAL_FAULTS
 from parity.ours import PACKAGE, Ours
 
 
@@ -186,4 +187,8 @@ FAULTS = {
     "rate-in-momentum": Fault(
         PACKAGE._replace(optimizer=_rate_in_momentum), "pretraining"
     ),
+    **{
+        name: Fault(PACKAGE._replace(local=loss), "local")
+        for name, loss in LOCAL_FAULTS.items()
+    },
 }

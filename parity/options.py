@@ -25,6 +25,10 @@ FaultName = Literal[
     "missing-gather",
     "decayed-vectors",
     "rate-in-momentum",
+    "choice-gradient",
+    "pooled-slots",
+    "one-direction",
+    "ignored-flips",
 ]
 
 

@@ -22,11 +22,13 @@ class Ours(NamedTuple):
         loss: called like `vicreg_jax.vicreg_loss`.
         terms: called like `vicreg_jax.vicreg_terms`.
         optimizer: called like `vicreg_jax.pretrain.network.optimizer`. None: that one.
+        local: called like `vicreg_jax.local.local_loss`.
     """
 
     loss: Callable
     terms: Callable
     optimizer: Callable | None = None
+    local: Callable = vicreg_jax.local.local_loss
 
 
 PACKAGE = Ours(vicreg_jax.vicreg_loss, vicreg_jax.vicreg_terms)

@@ -7,6 +7,7 @@ this section.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
@@ -53,13 +54,15 @@ def pretraining() -> Arrays:
     try:
         from rich.console import Console
 
-        from vicreg_jax.pretrain.config import Config, Launch
+        from vicreg_jax.pretrain import recipes
+        from vicreg_jax.pretrain.config import Launch
         from vicreg_jax.pretrain.run import run
     except ImportError as missing:
         raise NotRun(f"needs the extra pretrain: {missing}") from None
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "run"
-        config = Config(data="digits", size=8, epochs=1, width=8, expander=64)
+        small = {"epochs": 1, "width": 8, "expander": 64}
+        config = dataclasses.replace(recipes.digits(), **small)
         launch = Launch(out=out, tensorboard=False, probe_every=0)
         accuracies = run(config, launch, Console(file=io.StringIO()))
         lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())

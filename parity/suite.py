@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from parity import ddp, devices, experiments, reproducibility, values
+from parity import ddp, devices, experiments, local, reproducibility, values
 from parity.cases import Level
 from parity.checks import NotRun, Outcome, Task
 from parity.ours import Ours
@@ -16,6 +16,7 @@ from parity.ours import Ours
 SECTIONS = {
     "values": values.tasks,
     "devices": devices.tasks,
+    "local": local.tasks,
     "ddp": ddp.tasks,
     "training": experiments.training_tasks,
     "pretraining": experiments.pretraining_tasks,

@@ -14,7 +14,7 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -165,6 +165,17 @@ def _stable_pretraining_stand_ins():
     )
 
 
+def _lightly_local_stand_ins():
+    """Stands in for what lightly's matching does not use of its module's imports."""
+    return _modules(
+        lightly__utils__dist={"gather": _unused},
+        lightly__loss={},
+        lightly__models={},
+        lightly__utils__dependency={"timm_vit_available": lambda: False},
+        torchvision__ops={"StochasticDepth": torch.nn.Identity},
+    )
+
+
 def _no_gamma(gamma: float) -> None:
     if gamma != 1:
         raise ValueError(f"`gamma` must be 1, except for quadra, got {gamma}")
@@ -196,6 +207,18 @@ UPSTREAMS = {
         {"vicreg_loss.py": "72ba06b3affd002ff7b07ee11e022d75ec6661cf"},
         lambda: _modules(lightly__utils__dist={"gather": _unused}),
         _as_class,
+    ),
+    "lightly_local": Upstream(
+        "lightly",
+        "1.6.0",
+        "lightly",
+        {
+            "models/utils.py": "6d7eb0447311f1f27c365526fe57ac366ec89831",
+            "loss/vicreg_loss.py": "72ba06b3affd002ff7b07ee11e022d75ec6661cf",
+            "loss/vicregl_loss.py": "d6797cc96a37acef77b5c8a6c2289716ed7ee62d",
+        },
+        _lightly_local_stand_ins,
+        lambda module, a, b, c, _: partial(module.VICRegLLoss, a, b, c),
     ),
     "solo_learn": Upstream(
         "solo-learn",

@@ -366,7 +366,7 @@ class TestErrors:
 
     def test_integers_are_no_weights(self):
         tensors = self.tensors(**{"bn1.weight": np.ones(4, np.int8)})
-        said = "`bn1.weight` must be of floating point, got int8"
+        said = "`bn1.weight` must have a floating dtype, got int8"
         with pytest.raises(ValueError, match=said):
             convert.load_resnet(tensors)
 
@@ -376,6 +376,13 @@ class TestErrors:
         said = r"depth 18, 34, .* got \(2, 2, 1, 2\) basic blocks"
         with pytest.raises(ValueError, match=said):
             convert.load_resnet(gone)
+
+    def test_loaded_networks_are_in_eval_mode(self):
+        model = convert.load_resnet(self.tensors())
+        before = convert.state_dict(model)
+        model(jnp.ones((2, 32, 32, 3)))
+        after = convert.state_dict(model)
+        assert all(np.array_equal(before[name], after[name]) for name in before)
 
     def test_other_stems(self):
         kernel = np.zeros((4, 3, 5, 5), np.float32)
@@ -400,7 +407,7 @@ class TestErrors:
             for k, v in tensors.items()
         }
         said = "under each of `backbone.`, `momentum_backbone.`"
-        with pytest.raises(ValueError, match=f"`prefix` must say .* {said}"):
+        with pytest.raises(ValueError, match=f"`prefix` must be given, .* {said}"):
             convert.load_resnet(both)
         model = convert.load_resnet(both, prefix="momentum_backbone.")
         expected = tensors["bn1.bias"] + 1
@@ -415,7 +422,15 @@ class TestErrors:
         else:
             convert.write(path, self.tensors())
         path.write_bytes(path.read_bytes()[:left])
-        with pytest.raises(ValueError, match=f"`path` must be a whole .*torn{suffix}"):
+        with pytest.raises(ValueError, match=f"`path` must be .*damaged.*torn{suffix}"):
+            convert.load_resnet(path)
+
+    def test_a_text_file_is_no_checkpoint(self, tmp_path):
+        path = tmp_path / "resnet50.pth"
+        path.write_text("resnet50, see the wiki\n")
+        with pytest.raises(
+            ValueError, match="`path` must be a PyTorch file .*resnet50"
+        ):
             convert.load_resnet(path)
 
     @pytest.mark.parametrize("save", [torch.save, None])
@@ -427,7 +442,7 @@ class TestErrors:
             save(hostile, path)
         else:
             path.write_bytes(pickle.dumps(opened, protocol=2))
-        with pytest.raises(ValueError, match="nothing but tensors and plain"):
+        with pytest.raises(ValueError, match="tensors and plain containers only"):
             convert.read(path)
         assert not written.exists()
         if not save:  # it would have: the code in it works

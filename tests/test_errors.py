@@ -91,11 +91,17 @@ AXES = {
 @pytest.mark.parametrize("function", AXES.values(), ids=AXES)
 class TestAxisName:
     def test_must_be_bound(self, function):
-        with pytest.raises(ValueError, match="`axis_name` must name axes.*'data' is"):
+        with pytest.raises(
+            ValueError, match="`axis_name` must name.*got 'data', which"
+        ):
             function(good, "data")
-        with pytest.raises(ValueError, match="`axis_name` must name axes.*'data' is"):
+        with pytest.raises(
+            ValueError, match="`axis_name` must name.*got 'data', which"
+        ):
             jax.jit(lambda z: function(z, "data"))(good)
-        with pytest.raises(ValueError, match="'model' is not. Under `jax.jit` alone"):
+        with pytest.raises(
+            ValueError, match="'model', which is not bound. Under `jax.jit`"
+        ):
             jax.vmap(lambda z: function(z, ("data", "model")), axis_name="data")(
                 good[None]
             )

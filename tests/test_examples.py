@@ -36,3 +36,22 @@ def test_three_ways_to_spread_a_step_agree():
     losses, differences = zip(*found, strict=True)
     assert len(found) == 4 and len(set(losses)) == 1
     assert max(map(float, differences)) < 1e-6
+
+
+def test_batch_norm_agrees_in_three_ways():
+    found = re.findall(r"loss ([\d.]+), parameters (\S+)", printed("nnx_devices.py"))
+    losses, differences = zip(*found, strict=True)
+    assert len(found) == 3 and len(set(losses)) == 1
+    assert max(map(float, differences)) < 1e-6
+
+
+def test_linen_learns():
+    found = re.findall(r"invariance ([\d.]+)", printed("linen_step.py"))
+    assert float(found[-1]) < float(found[0]) / 2
+
+
+def test_equinox_learns_and_keeps_its_weights():
+    found = re.findall(r"loss ([\d.]+), mu ([\d.]+)", printed("equinox_step.py"))
+    losses, weights = zip(*found, strict=True)
+    assert float(losses[-1]) < float(losses[0]) / 2
+    assert set(weights) == {"25.0"}

@@ -39,6 +39,7 @@ from parity.cases import DISTRIBUTIONS, UPSTREAMS, Case, Level, catalogue
 from parity.checks import Check, NotRun, Outcome, Task
 from parity.comparison import distances
 from parity.faults import FAULTS
+from parity.local_faults import LOCAL_FAULTS
 from parity.options import FaultName, Options
 from parity.ours import PACKAGE
 from parity.roundings import Roundings
@@ -132,7 +133,8 @@ class TestFaults:
 
     def test_can_be_chosen_by_name(self):
         assert set(get_args(FaultName)) == set(FAULTS)
-        assert len(ON_ONE) + len(ON_MANY) + len(IN_STEP) == len(FAULTS) == 15
+        sections = [ON_ONE, ON_MANY, IN_STEP, LOCAL_FAULTS]
+        assert sum(map(len, sections)) == len(FAULTS) == 19
 
 
 class TestRoundings:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import MirroredViews, tiny
+from runs import MIRRORED, tiny
 
 from vicreg_jax.pretrain import compilation
 from vicreg_jax.pretrain.mesh import make_mesh
@@ -39,7 +39,7 @@ def test_the_step_is_compiled_with_them(monkeypatch):
     monkeypatch.setattr(
         "vicreg_jax.pretrain.step.compiler_options", compilation.compiler_options
     )
-    programs = Programs(tiny(views=MirroredViews()), make_mesh("data=1"), 9)
+    programs = Programs(tiny(views=MIRRORED), make_mesh("data=1"), 9)
     batch = jnp.zeros((8, 8, 8, 1), jnp.uint8), jnp.ones(8)
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
         programs.train(programs.start(), *batch)

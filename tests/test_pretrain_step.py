@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 from grids import thinned
-from runs import MirroredViews, tiny
+from runs import MIRRORED, tiny
 
 from vicreg_jax import vicreg_terms
 from vicreg_jax.pretrain import evaluation
-from vicreg_jax.pretrain.input import Subset, load_datasets
+from vicreg_jax.pretrain.input import Subset, load_datasets, sample
 from vicreg_jax.pretrain.mesh import by_rows, make_mesh
-from vicreg_jax.pretrain.network import draw_views
 from vicreg_jax.pretrain.step import Programs
 
 
@@ -50,7 +49,7 @@ class TestStep:
         "mesh", thinned(["data=8", "data=4,more=2"], keep=["data=4,more=2"])
     )
     def test_devices_change_rounding_only(self, mesh):
-        views = MirroredViews()
+        views = MIRRORED
         one, wanted = self.updated("data=1", views=views)
         many, found = self.updated(mesh, views=views)
         chex.assert_trees_all_close(found, wanted, rtol=2e-4, atol=1e-6)
@@ -58,12 +57,12 @@ class TestStep:
 
     def test_parts_of_a_batch_meet_in_the_loss(self):
         """Every second row passes by itself, the loss sees all of them in order."""
-        programs = compiled(tiny(accumulate=2, views=MirroredViews()), "data=1")
+        programs = compiled(tiny(accumulate=2, views=MIRRORED), "data=1")
         state = programs.start()
         model = programs.network(state)
         key = jax.random.fold_in(jax.random.key(0), 0)
         aspect = jnp.ones(16)
-        pair = draw_views(programs.config, key, jnp.asarray(self.images), aspect)
+        pair = programs.config.views.pair(key, jnp.asarray(self.images), aspect)
         parts = [[model(view[part::2]) for view in pair] for part in range(2)]
         joined = (
             jnp.stack([parts[0][view], parts[1][view]], 1).reshape(16, -1)
@@ -76,13 +75,13 @@ class TestStep:
         chex.assert_trees_all_close(state.stats, stats, rtol=1e-5, atol=1e-6)
 
     def test_half_precision_keeps_whole_parameters(self):
-        state, found = self.updated("data=8", dtype="bfloat16", views=MirroredViews())
+        state, found = self.updated("data=8", dtype="bfloat16", views=MIRRORED)
         assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {
             "float32"
         }
         assert found.loss.dtype == np.float32 and np.isfinite(found.loss)
 
-    def test_frozen_features_do_not_depend_on_their_neighbours(self):
+    def test_frozen_features_do_not_depend_on_their_neighbors(self):
         programs = compiled(tiny(), "data=2")
         source = sample(load_datasets(tiny()).train, 130)
         state = programs.start()

@@ -1,10 +1,11 @@
-"""What can be known of the arguments before anything is computed."""
+"""Checks of arguments at trace time, with errors that name the argument."""
 
 from __future__ import annotations
 
 import math
 import numbers
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
     from vicreg_jax._rows import Axes, Size
-    from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar
+    from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar, Views
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def axes(axis_name: AxisName) -> Axes:
-    """Returns the names of the mapped axes, or says why they are not."""
+    """Returns the names of the mapped axes, each of them bound."""
     if axis_name is None:
         return ()
     names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
@@ -38,32 +39,23 @@ def axes(axis_name: AxisName) -> Axes:
             jax.lax.axis_size(name)
         except NameError:
             raise ValueError(
-                "`axis_name` must name axes that are bound here, by `jax.shard_map`, "
-                f"`jax.pmap` or `jax.vmap(axis_name=...)`: {name!r} is not. Under "
+                "`axis_name` must name axes bound by `jax.shard_map`, `jax.pmap` or "
+                f"`jax.vmap(axis_name=...)`, got {name!r}, which is not bound. Under "
                 "`jax.jit` alone leave it None, however the arrays are sharded"
             ) from None
     return names
 
 
 def embeddings(name: str, z: Embeddings, axes: Axes = ()) -> Float[Array, "rows dim"]:
-    """Returns `z` as an array, or says why it is not a batch of embeddings."""
+    """Returns `z` as an array of shape (batch, dim) and a floating dtype."""
     array = jnp.asarray(z)
-    if array.dtype.name not in _DTYPES:
-        raise TypeError(
-            f"`{name}` must have a dtype of {', '.join(_DTYPES)}, "
-            f"got {array.dtype.name}"
-        )
+    dtype(name, array)
     if array.ndim != 2:
         raise ValueError(
             f"`{name}` must have rank 2, (batch, dim), got shape {array.shape}"
         )
-    rows, dim = array.shape
-    devices = _rows.devices(axes)
-    if not _rows.at_least(rows * devices, 2, unknown=True):
-        raise ValueError(
-            f"`{name}` must have at least 2 rows, to have a variance, "
-            f"got shape {array.shape}" + (f" on {devices} device" if axes else "")
-        )
+    rows(name, array, axes)
+    dim = array.shape[1]
     if not _rows.at_least(dim, 1, unknown=True):
         raise ValueError(
             f"`{name}` must have at least 1 column, got shape {array.shape}"
@@ -71,10 +63,29 @@ def embeddings(name: str, z: Embeddings, axes: Axes = ()) -> Float[Array, "rows 
     return array
 
 
+def dtype(name: str, array: jax.Array) -> None:
+    """Raises an error unless the array has a dtype that the loss takes."""
+    if array.dtype.name not in _DTYPES:
+        raise TypeError(
+            f"`{name}` must have a dtype of {', '.join(_DTYPES)}, "
+            f"got {array.dtype.name}"
+        )
+
+
+def rows(name: str, array: jax.Array, axes: Axes) -> None:
+    """Raises an error unless there are enough rows for a variance."""
+    devices = _rows.devices(axes)
+    if not _rows.at_least(array.shape[0] * devices, 2, unknown=True):
+        raise ValueError(
+            f"`{name}` must have at least 2 rows for a variance, "
+            f"got shape {array.shape}" + (f" on {devices} device" if axes else "")
+        )
+
+
 def views(
     z1: Embeddings, z2: Embeddings, axes: Axes = ()
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns both views as arrays of one shape, or says why they are not."""
+    """Returns both views as arrays of the same shape."""
     first, second = embeddings("z1", z1, axes), embeddings("z2", z2, axes)
     if first.shape != second.shape:
         raise ValueError(
@@ -84,24 +95,77 @@ def views(
     return first, second
 
 
+def multiview(name: str, views: Views, axes: Axes = ()) -> tuple[jax.Array, ...]:
+    """Returns two or more views as arrays of one shape, or raises an error."""
+    arrays = tuple(
+        embeddings(f"{name}[{v}]", z, axes)
+        for v, z in enumerate(sequence(name, views, "(views, batch, dim)"))
+    )
+    for v, array in enumerate(arrays):
+        if array.shape != arrays[0].shape:
+            raise ValueError(
+                f"`{name}[{v}]` must have the shape of `{name}[0]`, row i of every "
+                f"view from the same sample: {arrays[0].shape}, got {array.shape}"
+            )
+    return arrays
+
+
+def sequence(name: str, arrays: Any, shape: str) -> list[Any]:
+    """Returns the arrays of two or more views, or raises an error."""
+    if isinstance(arrays, jax.Array | np.ndarray):
+        rank = shape.count(",") + 1
+        if arrays.ndim != rank:
+            raise ValueError(
+                f"`{name}` must have rank {rank}, {shape}, or be a sequence of arrays, "
+                f"got shape {arrays.shape}"
+            )
+    elif not isinstance(arrays, Sequence):
+        raise TypeError(
+            f"`{name}` must be an array or a sequence of arrays, got {type(arrays)}"
+        )
+    if len(arrays) < 2:
+        raise ValueError(f"`{name}` must hold at least 2 views, got {len(arrays)}")
+    return list(arrays) if isinstance(arrays, Sequence) else _unstacked(arrays)
+
+
+def _unstacked(arrays) -> list[jax.Array]:
+    """Returns the views of one array; unlike indexing, in one pass also backwards."""
+    array = jnp.asarray(arrays)
+    parts = jax.lax.split(array, [1] * array.shape[0], axis=0)
+    return [part.reshape(array.shape[1:]) for part in parts]
+
+
+def global_views(value: int | None, views: int) -> int:
+    """Returns the number of views that are paired with all others."""
+    if value is None:
+        return views
+    if not isinstance(value, int) or not 1 <= value <= views:
+        raise ValueError(
+            f"`global_views` must be None or from 1 to the number of views, {views}, "
+            f"got {value!r}"
+        )
+    return value
+
+
 def row_mask(where: RowMask | None, batch: Size) -> Bool[Array, " batch"] | None:
-    """Returns `where` as an array, or says why it does not choose among the rows."""
+    """Returns `where` as a bool array with one entry for each row."""
     if where is None:
         return None
     array = jnp.asarray(where)
     if array.dtype != jnp.bool_:
         raise TypeError(
-            f"`where` must have dtype bool (True: the row counts), got {array.dtype}"
+            f"`where` must have dtype bool (True: include the row), got {array.dtype}"
         )
     if array.shape != (batch,):
         raise ValueError(
-            f"`where` must have one entry a row, shape ({batch},), got {array.shape}"
+            f"`where` must have one entry for each row, shape ({batch},), "
+            f"got {array.shape}"
         )
     return array
 
 
 def scalar(name: str, value: Scalar) -> float | jax.Array:
-    """Returns `value` as a float, or as it is where it is already an array."""
+    """Returns a Python number as a float and an array scalar unchanged."""
     if isinstance(value, numbers.Real):
         return float(value)
     array = jnp.asarray(value)
@@ -116,7 +180,7 @@ def scalar(name: str, value: Scalar) -> float | jax.Array:
 
 
 def not_negative(name: str, value: Scalar) -> float | jax.Array:
-    """Like `scalar`; a number that is known now must also be at least 0."""
+    """Like `scalar`, for values of at least 0; JAX arrays are not inspected."""
     checked = scalar(name, value)
     if isinstance(value, numbers.Real | np.ndarray):
         known = float(value)

@@ -1,4 +1,4 @@
-"""Is this value normal? What to look at beside the loss."""
+"""Diagnostics of embeddings: collapse, effective rank, the covariance floor."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from vicreg_jax import _check, _rows
-from vicreg_jax._moments import moments, subtracts_diagonal
-from vicreg_jax._terms import covariance_term, statistics_dtype, without
+from vicreg_jax._moments import (
+    mask_rows,
+    moments,
+    statistics_dtype,
+    uses_gram_matrix,
+)
+from vicreg_jax._terms import covariance_term
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -22,15 +27,16 @@ class Diagnostics(NamedTuple):
     """The health of one batch of embeddings, each a scalar.
 
     Attributes:
-        std_mean: mean over the columns of their standard deviation.
-        std_min: that of the column that spreads least.
-        collapsed: share of the columns that spread less than ``collapsed_std``, 0 to 1.
-        effective_rank: RankMe, 1 to ``min(batch, dim)``.
+        std_mean: mean standard deviation of the columns.
+        std_min: smallest standard deviation of a column.
+        collapsed: share of columns, 0 to 1, with a standard deviation below
+            ``collapsed_std``.
+        effective_rank: RankMe, from 1 to ``min(batch, dim)``.
         covariance: the covariance term of the loss.
-        covariance_floor: the least that it can be at the present variances.
-        covariance_condition: by how much rounding errors grow in the covariance, and
-            in its gradient. About 1 to 2 is usual. From 1e3 on, where a few columns
-            outweigh all others, few digits are right in float32.
+        covariance_floor: the lowest covariance term possible with these variances.
+        covariance_condition: how much rounding errors grow in the covariance term and
+            its gradient. It is usually 1 to 2. Above 1e3, when a few columns are much
+            wider than all others, few digits are correct in float32.
     """
 
     std_mean: Float[Array, ""]
@@ -49,36 +55,37 @@ def diagnostics(
     where: RowMask | None = None,
     collapsed_std: Scalar = 0.1,
 ) -> Diagnostics:
-    """Tells collapsed embeddings from healthy ones.
+    """Returns statistics that tell collapsed embeddings from healthy ones.
 
-    The covariance floor answers "is a covariance of 6.5 broken?". ``C`` has rank
-    ``n - 1`` at most, so ``sum_ij C_ij^2 >= tr(C)^2 / (n - 1)``, and the term is at
-    least ``((sum_j v_j)^2 / (n - 1) - sum_j v_j^2) / dim`` with the variances ``v``:
-    at unit variances ``dim / (n - 1) - 1``, which is 3 for 2048 rows of 8192 columns,
-    and 31 for 256. With more rows than columns the floor is 0.
+    The covariance floor answers "is a covariance of 6.5 broken?". The sample covariance
+    ``C`` has rank ``n - 1`` at most, so ``sum_ij C_ij^2 >= tr(C)^2 / (n - 1)``. With
+    variances ``v_j`` the covariance term is therefore at least
+    ``((sum_j v_j)^2 / (n - 1) - sum_j v_j^2) / dim``. For unit variances that is
+    ``dim / (n - 1) - 1``: 3 for 2048 rows of 8192 columns, 31 for 256 rows. With more
+    rows than columns the floor is 0.
 
-    The covariance's condition is ``sum_ij C_ij^2 / sum_{i != j} C_ij^2`` where the term
-    comes from the ``batch x batch`` product, of which the diagonal is taken off: see
-    `covariance`. Otherwise it is 1.
+    The condition of the covariance is ``sum_ij C_ij^2 / sum_{i != j} C_ij^2`` if the
+    term is computed from the ``batch x batch`` Gram matrix, which subtracts the
+    diagonal (see `covariance`), and 1 otherwise.
 
-    The effective rank is the exponential of the entropy of the singular values of
-    ``z``, not centred, as RankMe defines it. That needs all rows in one place: every
-    device gathers them and does the same.
+    The effective rank is the exponential of the entropy of the normalized singular
+    values of ``z``, not centered, as RankMe defines it. It needs all rows in one
+    place: every device gathers them and computes the same result.
 
     Args:
         z: embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
-        axis_name: the mapped axis, or axes, that rows are spread over.
-        where: rows that count, shape ``(batch,)``, dtype bool. None: all of them.
-        collapsed_std: a column that spreads less counts as collapsed.
+        axis_name: the mapped axis or axes that the rows are spread over.
+        where: the rows to include, shape ``(batch,)``, dtype bool. None: all of them.
+        collapsed_std: columns with a smaller standard deviation count as collapsed.
 
     Returns:
-        Scalars, float32 (float64 for float64); all but the effective rank are NaN with
-        fewer than two rows that count.
+        Scalars, float32, or float64 if `z` is float64. All except the effective rank
+        are NaN with fewer than two included rows.
 
     Raises:
-        ValueError: a shape is wrong, ``collapsed_std`` is a negative number, or
+        ValueError: if a shape is wrong, ``collapsed_std`` is a negative number, or
             ``axis_name`` is not bound.
-        TypeError: a dtype is wrong.
+        TypeError: if a dtype is wrong.
 
     Example:
         >>> import jax, vicreg_jax
@@ -99,7 +106,7 @@ def diagnostics(
 
 @partial(jax.jit, inline=True, static_argnames="axes")
 def _diagnostics(z, where, collapsed_std, *, axes) -> Diagnostics:
-    z = _rows.replicated(_rows.gathered(without(z, where), axes))
+    z = _rows.replicated(_rows.gathered(mask_rows(z, where), axes))
     z = z.astype(statistics_dtype(z))
     where = None if where is None else _rows.gathered(where, axes)
     rows = _rows.counted(z, where, ())
@@ -108,7 +115,7 @@ def _diagnostics(z, where, collapsed_std, *, axes) -> Diagnostics:
     collapsed_std = jax.lax.convert_element_type(collapsed_std, z.dtype)
     collapsed = jnp.where(jnp.isnan(std), std, (std < collapsed_std).astype(z.dtype))
     trace, squares = jnp.sum(second.variances), jnp.sum(second.variances**2)
-    subtracted = squares if subtracts_diagonal(*z.shape) else 0 * squares
+    subtracted = squares if uses_gram_matrix(*z.shape) else 0 * squares
     found = Diagnostics(
         std_mean=jnp.mean(std),
         std_min=jnp.min(std),
@@ -116,17 +123,18 @@ def _diagnostics(z, where, collapsed_std, *, axes) -> Diagnostics:
         effective_rank=_rankme(z),
         covariance=covariance_term(second),
         covariance_floor=jnp.maximum(trace**2 / (rows - 1) - squares, 0) / std.size,
-        # Nothing beside the diagonal, as in collapse, is a condition of 1 as well.
+        # In full collapse both sums are 0; the condition is then 1.
         covariance_condition=jnp.where(
             subtracted > 0, 1 + subtracted / second.off_diagonal, 1 + 0 * subtracted
         ),
     )
-    # All devices have the same by now; their mean says so to `shard_map`.
+    # Every device has the same values. The mean makes that known to `shard_map`.
     return jax.tree.map(lambda a: _rows.total(a, axes) / _rows.devices(axes), found)
 
 
 def _rankme(z):
     singular = jnp.linalg.svd(z, compute_uv=False)
-    largest = jnp.maximum(jnp.sum(singular), jnp.finfo(z.dtype).tiny)  # all may be 0
+    # All singular values may be 0.
+    largest = jnp.maximum(jnp.sum(singular), jnp.finfo(z.dtype).tiny)
     shares = singular / largest + 1e-7
     return jnp.exp(-jnp.sum(shares * jnp.log(shares)))

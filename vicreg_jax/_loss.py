@@ -1,50 +1,26 @@
-"""The loss: the three terms, weighed."""
+"""The loss: the weighted sum of the three terms."""
 
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax
 
 from vicreg_jax import _check
-from vicreg_jax._moments import moments
-from vicreg_jax._terms import (
-    covariance_term,
-    invariance_term,
-    statistics_dtype,
-    variance_term,
-    without,
+from vicreg_jax._multiview import (
+    multiview_loss,
+    multiview_terms,
+    view_loss,
+    view_terms,
 )
+from vicreg_jax._terms import VICRegTerms
 
 if TYPE_CHECKING:
     from jax.lax import PrecisionLike
     from jaxtyping import Array, Float
 
-    from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar
-
-
-class VICRegTerms(NamedTuple):
-    """The three terms before they are weighed, each a scalar.
-
-    Attributes:
-        invariance: mean squared difference of the two views.
-        variance: hinge on the standard deviations, the two views summed.
-        covariance: energy off the diagonal of the covariance, the two views summed.
-    """
-
-    invariance: Float[Array, ""]
-    variance: Float[Array, ""]
-    covariance: Float[Array, ""]
-
-    def weighted_sum(self, lambd: Scalar, mu: Scalar, nu: Scalar) -> Float[Array, ""]:
-        """Returns ``lambd * invariance + mu * variance + nu * covariance``."""
-        dtype = self.invariance.dtype
-        lambd, mu, nu = (
-            jax.lax.convert_element_type(w, dtype) for w in (lambd, mu, nu)
-        )
-        return lambd * self.invariance + mu * self.variance + nu * self.covariance
+    from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar, Views
 
 
 def vicreg_loss(
@@ -62,42 +38,44 @@ def vicreg_loss(
 ) -> Float[Array, ""]:
     """The VICReg loss of two batches of embeddings.
 
-    ``lambd * s(z1, z2) + mu * (v(z1) + v(z2)) + nu * (c(z1) + c(z2))``, with the terms
-    of `invariance`, `variance` and `covariance`, over one batch.
+    ``lambd * s(z1, z2) + mu * (v(z1) + v(z2)) + nu * (c(z1) + c(z2))``, where ``s``,
+    ``v`` and ``c`` are `invariance`, `variance` and `covariance`.
 
-    The first six arguments are those of quadra's PyTorch ``vicreg_loss``, and so is
-    the number. Other implementations halve some of the terms: see `conventions`.
+    The first six arguments and the value are those of quadra's PyTorch
+    ``vicreg_loss``. Other implementations halve some of the terms: see `conventions`.
 
-    Accurate to the rounding of its dtype of statistics, with one exception: where
-    ``dim >= 2 * batch`` and a few columns outweigh all others, see `covariance`.
+    The value and the gradient are accurate to the rounding of float32 (float64 for
+    float64 views). The one exception is ``dim >= 2 * batch`` with a few columns that
+    are much wider than the others: see `covariance`.
 
     Args:
         z1: embeddings of one view, shape ``(batch, dim)``, float16, bfloat16, float32
-            or float64; the expander's output, not normalised.
+            or float64: the output of the expander, not normalized.
         z2: embeddings of the other view, of the same shape, row i of both from the
             same sample.
         lambd: weight of the invariance term. The paper uses 25.
         mu: weight of the variance term. The paper uses 25.
         nu: weight of the covariance term. The paper uses 1.
-        gamma: the standard deviation that every column should reach, at least 0. A
-            JAX array is taken as it is: to look at it would wait for the device.
-        axis_name: the mapped axis, or axes, that rows are spread over: one batch, of
-            which each device holds the same number of rows. None under `jax.jit`,
+        gamma: the target standard deviation of every column, at least 0. A JAX array
+            is not checked, because that would wait for the device.
+        axis_name: the mapped axis or axes that the rows of one batch are spread over.
+            Each device holds the same number of rows. Leave it None under `jax.jit`,
             however the arrays are sharded.
-        where: rows that count, shape ``(batch,)``, dtype bool. None: all of them. The
-            others change neither value nor gradient, whatever they hold.
+        where: the rows to include, shape ``(batch,)``, dtype bool. None: all of them.
+            Excluded rows change neither the value nor the gradient, whatever they
+            hold.
         eps: added to the variance, so that a collapsed column has a finite gradient.
-        precision: of the matrix products; "highest" keeps TPUs and GPUs from rounding
-            their inputs, anything that ``jax.lax.Precision`` names lowers it.
+        precision: the precision of the matrix products, as in `jax.numpy.matmul`.
+            "highest" keeps TPUs and GPUs from rounding the inputs.
 
     Returns:
-        A scalar, float32; float64 where a view is float64. NaN with fewer than two
-        rows that count.
+        A scalar, float32, or float64 if a view is float64. NaN with fewer than two
+        included rows.
 
     Raises:
-        ValueError: a shape is wrong, ``gamma`` or ``eps`` is a negative number, or
+        ValueError: if a shape is wrong, ``gamma`` or ``eps`` is a negative number, or
             ``axis_name`` is not bound.
-        TypeError: a dtype is wrong.
+        TypeError: if a dtype is wrong.
 
     Example:
         >>> import jax, vicreg_jax
@@ -110,13 +88,13 @@ def vicreg_loss(
         Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, Algorithm 1.
     """
     axes = _check.axes(axis_name)
-    views = _checked(z1, z2, gamma, axes, where, eps)
+    checked = _checked(z1, z2, gamma, axes, where, eps)
     weights = (
         _check.scalar("lambd", lambd),
         _check.scalar("mu", mu),
         _check.scalar("nu", nu),
     )
-    return _loss(*views, weights, axes=axes, precision=precision)
+    return view_loss(*checked, weights, global_views=2, axes=axes, precision=precision)
 
 
 def vicreg_terms(
@@ -129,10 +107,10 @@ def vicreg_terms(
     eps: Scalar = 1e-4,
     precision: PrecisionLike = "highest",
 ) -> VICRegTerms:
-    """The three terms of the VICReg loss before they are weighed.
+    """The three unweighted terms of the VICReg loss.
 
-    The loss is exactly their weighted sum: log these, and differentiate
-    ``terms.weighted_sum(lambd, mu, nu)``.
+    To log the terms of a training step, compute them here and differentiate
+    ``terms.weighted_sum(lambd, mu, nu)``, which is exactly the loss.
 
     Args:
         z1: as in `vicreg_loss`.
@@ -144,12 +122,12 @@ def vicreg_terms(
         precision: as in `vicreg_loss`.
 
     Returns:
-        Three scalars, float32; float64 where a view is float64.
+        Three scalars, float32, or float64 if a view is float64.
 
     Raises:
-        ValueError: a shape is wrong, ``gamma`` or ``eps`` is a negative number, or
+        ValueError: if a shape is wrong, ``gamma`` or ``eps`` is a negative number, or
             ``axis_name`` is not bound.
-        TypeError: a dtype is wrong.
+        TypeError: if a dtype is wrong.
 
     Example:
         >>> import jax.numpy as jnp, vicreg_jax
@@ -162,8 +140,8 @@ def vicreg_terms(
         Bardes et al., VICReg, https://arxiv.org/abs/2105.04906, Algorithm 1.
     """
     axes = _check.axes(axis_name)
-    views = _checked(z1, z2, gamma, axes, where, eps)
-    return _terms(*views, axes=axes, precision=precision)
+    checked = _checked(z1, z2, gamma, axes, where, eps)
+    return view_terms(*checked, global_views=2, axes=axes, precision=precision)
 
 
 @jax.tree_util.register_dataclass
@@ -171,10 +149,10 @@ def vicreg_terms(
 class VICRegLoss:
     """The VICReg loss, configured once and called often.
 
-    A pytree: the weights and ``gamma`` are its leaves, so that they may be arrays,
-    traced ones too, and a schedule costs no compilation; the settings are static. See
-    `vicreg_loss` for what they mean and `conventions` for the weights of other
-    implementations.
+    It is a pytree. The weights and ``gamma`` are its leaves: they may be (traced)
+    arrays, so a schedule of weights needs no recompilation. The other fields are
+    static. See `vicreg_loss` for their meaning and `conventions` for the weights of
+    other implementations.
 
     Example:
         >>> import jax, vicreg_jax
@@ -190,6 +168,7 @@ class VICRegLoss:
     nu: Scalar = 1.0
     gamma: Scalar = 1.0
     _: KW_ONLY
+    global_views: int | None = field(default=None, metadata={"static": True})
     axis_name: AxisName = field(default=None, metadata={"static": True})
     eps: float = field(default=1e-4, metadata={"static": True})
     precision: PrecisionLike = field(default="highest", metadata={"static": True})
@@ -208,6 +187,26 @@ class VICRegLoss:
         """Returns the unweighted terms of two views; see `vicreg_terms`."""
         return vicreg_terms(z1, z2, self.gamma, **self._options(where))
 
+    def multiview(
+        self, views: Views, *, where: RowMask | None = None
+    ) -> Float[Array, ""]:
+        """Returns the loss of two or more views; see `multiview_loss`."""
+        weights = (self.lambd, self.mu, self.nu, self.gamma)
+        return multiview_loss(
+            views, *weights, global_views=self.global_views, **self._options(where)
+        )
+
+    def multiview_terms(
+        self, views: Views, *, where: RowMask | None = None
+    ) -> VICRegTerms:
+        """Returns the unweighted terms of several views; see `multiview_terms`."""
+        return multiview_terms(
+            views,
+            self.gamma,
+            global_views=self.global_views,
+            **self._options(where),
+        )
+
     def _options(self, where):
         return {
             "axis_name": self.axis_name,
@@ -218,29 +217,7 @@ class VICRegLoss:
 
 
 def _checked(z1, z2, gamma, axes, where, eps):
-    z1, z2 = _check.views(z1, z2, axes)
-    where = _check.row_mask(where, z1.shape[0])
+    views = _check.views(z1, z2, axes)
+    where = _check.row_mask(where, views[0].shape[0])
     gamma = _check.not_negative("gamma", gamma)
-    return z1, z2, gamma, where, _check.not_negative("eps", eps)
-
-
-@partial(jax.jit, inline=True, static_argnames=("axes", "precision"))
-def _terms(z1, z2, gamma, where, eps, *, axes, precision) -> VICRegTerms:
-    dtype = statistics_dtype(z1, z2)
-    gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
-    # Cast once for all terms, so that their gradients, which may nearly cancel, are
-    # added before they are rounded to the dtype of the views.
-    x1, x2 = (without(z, where).astype(dtype) for z in (z1, z2))
-    first = moments(x1, where, axes, z1.dtype, precision)
-    second = moments(x2, where, axes, z2.dtype, precision)
-    return VICRegTerms(
-        invariance=invariance_term(x1, x2, where, axes),
-        variance=variance_term(first, gamma, eps) + variance_term(second, gamma, eps),
-        covariance=covariance_term(first) + covariance_term(second),
-    )
-
-
-@partial(jax.jit, inline=True, static_argnames=("axes", "precision"))
-def _loss(z1, z2, gamma, where, eps, weights, *, axes, precision):
-    terms = _terms(z1, z2, gamma, where, eps, axes=axes, precision=precision)
-    return terms.weighted_sum(*weights)
+    return views, gamma, where, _check.not_negative("eps", eps)

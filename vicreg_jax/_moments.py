@@ -1,12 +1,47 @@
-"""The second moments of a batch of embeddings: all that VICReg asks of one view.
+r"""The second moments of one view, and their gradients.
 
-Both terms of one view, variance and covariance, are functions of the sample
-covariance `C = X^T X / (n - 1)` of the centred rows `X`: of its diagonal, and of the
-sum of the squares beside it. Neither needs `C` itself.
+The variance and the covariance term of a view depend on the embeddings ``Z`` only
+through the sample covariance (equation 3 of arXiv:2105.04906)
 
-The tangents are written out because plain differentiation pays twice: it runs two
-products where one is enough, and it sends the gradient back through the centring,
-which changes nothing, since the gradient's columns already sum to zero.
+    C = X^T X / (n - 1),    X = Z - mean(Z)    (n rows, d columns)
+
+and of ``C`` only through two things: its diagonal, which holds the variances ``v_j``
+(equation 1), and the sum of squares beside the diagonal (equation 4)
+
+    E = sum_{i != j} C_ij^2.
+
+Gradients
+---------
+Write ``C_off`` for ``C`` with zeros on its diagonal and ``<A, B>`` for
+``sum_ij A_ij B_ij``. From ``dC = (dX^T X + X^T dX) / (n - 1)`` and the symmetry of
+``C_off``:
+
+    dv_j = 2 / (n - 1) sum_i X_ij dX_ij
+    dE   = 2 <C_off, dC> = 4 / (n - 1) <X C_off, dX>.
+
+The factor 2 comes from the square in ``v_j``. The factor 4 comes from the square in
+``E`` times the two places where ``X`` occurs in ``C``.
+
+Centering needs no gradient of its own. It is the projection ``X = H Z`` with
+``H = I - 1 1^T / n``, so ``<G, dX> = <H G, dZ>``. Both gradients above have the form
+``G = X A``, whose columns sum to zero because those of ``X`` do. Hence ``H G = G``, and
+``dX`` may be replaced by ``dZ``.
+
+The smaller product
+-------------------
+``E`` needs the d x d matrix only if ``d`` is small. With the n x n Gram matrix
+``K = X X^T / (n - 1)``, whose Frobenius norm is that of ``C``,
+
+    E       = |K|^2 - sum_j v_j^2
+    X C_off = K X - X diag(v).
+
+This costs ``n / d`` of the arithmetic and ``(n / d)^2`` of the memory, and again only
+one product for the value and one for the gradient. `uses_gram_matrix` says when the
+subtraction is safe.
+
+Why a custom JVP: automatic differentiation runs two products where ``X C_off`` is one,
+and it differentiates the centering. A custom JVP, unlike a custom VJP, composes with
+forward mode, with Hessian-vector products, and with collectives in every mapping mode.
 """
 
 from __future__ import annotations
@@ -29,22 +64,43 @@ if TYPE_CHECKING:
 
 
 class Moments(NamedTuple):
-    """The diagonal of a sample covariance, and the energy beside it.
+    """What the variance and the covariance term need of a sample covariance ``C``.
 
     Attributes:
-        variances: `C_jj`, shape `(dim,)`.
-        off_diagonal: `sum_{i != j} C_ij^2`, a scalar.
+        variances: ``C_jj``, shape ``(dim,)``.
+        off_diagonal: ``sum_{i != j} C_ij^2``, a scalar.
     """
 
     variances: Float[Array, " dim"]
     off_diagonal: Float[Array, ""]
 
 
-class _Slopes(NamedTuple):
-    """What the gradient of each moment is, but for a factor."""
+class _Gradients(NamedTuple):
+    """The gradients of the moments without their factors 2 and 4.
+
+    Attributes:
+        variances: ``X / (n - 1)``; column j belongs to variance j.
+        off_diagonal: ``X C_off / (n - 1)``.
+    """
 
     variances: Float[Array, "rows dim"]
-    off_diagonal: Float[Array, "batch dim"]
+    off_diagonal: Float[Array, "rows dim"]
+
+
+def statistics_dtype(*arrays: Array) -> jnp.dtype:
+    """Returns the dtype to compute in: float64 if any array is, else float32."""
+    double = any(array.dtype == jnp.float64 for array in arrays)
+    return jnp.dtype(jnp.float64 if double else jnp.float32)
+
+
+def mask_rows(
+    z: Float[Array, "rows dim"], where: Bool[Array, " rows"] | None
+) -> Float[Array, "rows dim"]:
+    """Returns `z` with zeros in the rows that `where` excludes.
+
+    Those rows may hold anything, NaN included. They get a gradient of zero.
+    """
+    return z if where is None else jnp.where(where[:, None], z, 0)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
@@ -52,101 +108,107 @@ def moments(
     z: Float[Array, "rows dim"],
     where: Bool[Array, " rows"] | None,
     axes: Axes,
-    wire: DTypeLike,
+    transfer_dtype: DTypeLike,
     precision: PrecisionLike,
 ) -> Moments:
-    """Returns the second moments of the rows of `z` that count.
+    """Returns the second moments of the rows of `z` that `where` includes.
 
     Args:
-        z: one view in the dtype of the statistics, zero in the rows that do not count.
-        where: rows that count, or None for all of them.
-        axes: mapped axes that the rows are spread over.
-        wire: the dtype that the view came in, and that rows travel between devices in;
-            `z` holds nothing that it cannot.
-        precision: of the matrix products.
+        z: one view in the dtype of the statistics, zero in excluded rows.
+        where: the rows to include, or None for all of them.
+        axes: the mapped axes that the rows are spread over.
+        transfer_dtype: the dtype in which rows travel between devices. It is the dtype
+            that the view had before it was cast, so casting back loses nothing.
+        precision: the precision of the matrix products.
     """
-    value, _ = _moments_and_slopes(z, where, axes, wire, precision)
+    value, _ = _moments_and_gradients(z, where, axes, transfer_dtype, precision)
     return value
 
 
 @moments.defjvp
-def _moments_jvp(axes, wire, precision, primals, tangents):
+def _moments_jvp(axes, transfer_dtype, precision, primals, tangents):
     (z, where), dz = primals, tangents[0]
-    value, slope = _moments_and_slopes(z, where, axes, wire, precision)
+    value, gradients = _moments_and_gradients(z, where, axes, transfer_dtype, precision)
     return value, Moments(
-        variances=2 * _rows.total(jnp.sum(slope.variances * dz, axis=0), axes),
-        off_diagonal=4 * _rows.total(jnp.sum(slope.off_diagonal * dz), axes),
+        variances=2 * _rows.total(jnp.sum(gradients.variances * dz, axis=0), axes),
+        off_diagonal=4 * _rows.total(jnp.sum(gradients.off_diagonal * dz), axes),
     )
 
 
-def _moments_and_slopes(z, where, axes, wire, precision) -> tuple[Moments, _Slopes]:
+def _moments_and_gradients(
+    z, where, axes, transfer_dtype, precision
+) -> tuple[Moments, _Gradients]:
     count = _rows.counted(z, where, axes)
-    # With no row at all, too, what follows is NaN.
+    # With no row included the degrees of freedom are 0, not -1, so that the result is
+    # NaN as it is with one row.
     dof = count - 1 if where is None else jnp.maximum(count - 1, 0)
     mean = _rows.total(jnp.sum(z, axis=0), axes) / count
-    x = _centred(z, where, mean)
+    x = _centered(z, where, mean)
     variances = _rows.total(jnp.sum(x**2, axis=0), axes) / dof
-    if subtracts_diagonal(z.shape[0] * _rows.devices(axes), z.shape[1]):
+    if uses_gram_matrix(z.shape[0] * _rows.devices(axes), z.shape[1]):
 
-        def along(some_axes):
-            return _gathered(z, where, mean, x, some_axes, wire)
+        def gathered_along(some_axes):
+            return _gathered(z, where, mean, x, some_axes, transfer_dtype)
 
-        split = _rows.split(axes, wire, z.dtype)
-        left = along(split.left) if split.left else x
-        right = along(split.right)
+        split = _rows.split(axes, transfer_dtype, z.dtype)
+        left = gathered_along(split.left) if split.left else x
+        right = gathered_along(split.right)
         block = _rows.matmul(left, right.T, precision) / dof
         energy = _rows.total(jnp.sum(block**2), axes) - jnp.sum(variances**2)
-        # Done before the sums over devices arrive: otherwise the compiler fuses it with
-        # what follows, and all gathered rows wait in memory until then.
-        slope = barrier(_rows.matmul(block, right, precision, like=left))
-        slope = _rows.scattered(slope, split.left) - x * variances[None]
+        # Without the barrier the compiler fuses this product with the sums over
+        # devices that follow, and keeps all gathered rows in memory until they arrive.
+        product = barrier(_rows.matmul(block, right, precision, like=left))
+        off_diagonal = _rows.scattered(product, split.left) - x * variances[None]
     else:
-        product = _rows.total(_rows.matmul(x.T, x, precision), axes) / dof
-        diagonal = jnp.eye(product.shape[0], dtype=bool)
-        covariances = jnp.where(diagonal, 0, product)
+        covariances = _rows.total(_rows.matmul(x.T, x, precision), axes) / dof
+        diagonal = jnp.eye(covariances.shape[0], dtype=bool)
+        # Removed before squaring, so nothing cancels.
+        covariances = jnp.where(diagonal, 0, covariances)
         energy = jnp.sum(covariances**2)
-        slope = _rows.matmul(x, covariances, precision, like=x)
+        off_diagonal = _rows.matmul(x, covariances, precision, like=x)
+    # Rounding can make the difference of two sums slightly negative.
     value = Moments(variances, jnp.maximum(energy, 0))
-    return value, _Slopes(variances=x / dof, off_diagonal=slope / dof)
+    return value, _Gradients(variances=x / dof, off_diagonal=off_diagonal / dof)
 
 
-def _centred(z, where, mean):
+def _centered(z, where, mean):
     x = z - mean[None]
     return x if where is None else jnp.where(where[:, None], x, 0)
 
 
-def _gathered(z, where, mean, x, axes, wire):
-    """Returns the centred rows of all devices along `axes`; `x` are this one's.
+def _gathered(z, where, mean, x, axes, transfer_dtype):
+    """Returns the centered rows of all devices along `axes`; `x` are this device's.
 
-    They travel once, in the dtype `wire`. The barriers are for compilers that share
-    what is common: with the broadcast of the mean shared between own and gathered rows
-    they gather the broadcast too, and in both products they centre again.
+    Rows travel once, uncentered, in `transfer_dtype`. The barriers stop the compiler
+    from merging common subexpressions. Without them it gathers the broadcast mean as
+    well, because own and gathered rows share it, and it centers once for each product.
     """
-    if z.dtype == wire:
+    if z.dtype == transfer_dtype:
         return _rows.gathered(x, axes)
-    narrow = z.astype(wire)
+    narrow = z.astype(transfer_dtype)
     raw = _rows.gathered(narrow, axes)
     if raw is narrow:
         return x
     mask = None if where is None else _rows.gathered(where, axes)
-    return barrier(_centred(raw.astype(z.dtype), mask, barrier(mean)))
+    return barrier(_centered(raw.astype(z.dtype), mask, barrier(mean)))
 
 
-def subtracts_diagonal(rows: Size, dim: Size) -> bool:
-    """Returns whether to form `X X^T`, whose diagonal part is taken off the total.
+def uses_gram_matrix(rows: Size, dim: Size) -> bool:
+    """Returns whether to use the rows x rows Gram matrix instead of dim x dim.
 
-    Total minus diagonal loses the digits that both share. Whitened embeddings, where
-    training is headed, leave `dim / rows` of the diagonal beside it, so from twice as
-    many columns as rows on the loss is one bit at most; near `dim = rows` it would be
-    all of them.
+    The Gram form computes ``E = |C|^2 - sum_j v_j^2``, which loses the digits that both
+    numbers share. ``C`` has rank ``n - 1`` at most, so ``|C|^2 >= (sum_j v_j)^2 / (n -
+    1)``. If the variances are equal, then ``sum_j v_j^2 = (sum_j v_j)^2 / d``, and the
+    diagonal is at most ``n / d`` of the total. From ``d = 2 n`` on, that is half of it,
+    and the subtraction costs one bit. Near ``d = n`` it could cost all of them.
 
-    A few columns that outweigh all others cancel too. Taking the 4 to 8 heaviest
-    apart, by their rows of `X^T X`, gave all digits back beside a column 10^4 times as
-    wide. It was left out for its cost: 1.03 to 1.05 times as long at 1024x4096, 1.2 at
-    256x8192 and 2.0 at 256x2048 (two CPU cores, 2026-11-25). `diagnostics` tells of
-    such columns.
+    Columns of very different variance cancel more; `diagnostics` reports by how much
+    (`covariance_condition`). A variant that treats the 4 to 8 heaviest columns
+    separately, through their rows of ``X^T X``, kept all digits beside a column 10^4
+    times wider. It took 1.03 to 1.05 times as long at 1024x4096, 1.2 at 256x8192 and
+    2.0 at 256x2048 (two CPU cores, 2026-11-25), so it was left out.
 
-    Where sizes are symbolic and it is not known which is larger, `X^T X` is right for
-    any of them.
+    For symbolic sizes that do not decide the question, the dim x dim form is used: it
+    is accurate for all of them.
     """
     return _rows.at_least(dim, 2 * rows, unknown=False)

@@ -1,10 +1,11 @@
-"""Where the rows of a batch are: the one module that knows of devices.
+"""Rows of a batch on several devices: the only module that uses collectives.
 
-`axes` names the mapped axes that the rows are spread over (`shard_map`, `pmap`,
-`vmap`): every device holds some rows, and what is here exchanges them. Where `axes` is
-empty the array is the whole batch, and its sharding, if any, is in its type: on an
-Auto mesh the compiler finds the exchanges, on an Explicit one each product has to be
-told how its result is sharded.
+`axes` names the mapped axes (of `shard_map`, `pmap` or `vmap`) that the rows are spread
+over. Each device then holds some of the rows, and the functions here exchange them.
+
+If `axes` is empty, the array is the whole batch, and its type holds its sharding. On an
+Auto mesh the compiler inserts the collectives. On an Explicit mesh every product that
+contracts a sharded axis must be told how its result is sharded.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ Size: TypeAlias = Any
 
 
 class Split(NamedTuple):
-    """Which rows a device multiplies with which.
+    """Which block of ``X X^T`` a device computes.
 
     Attributes:
-        left: axes whose rows it holds as rows of its block of `X X^T`, its own besides.
-        right: axes whose rows it holds as columns.
+        left: the axes along which rows are gathered for the block's rows. If empty,
+            the block has the device's own rows only.
+        right: the axes along which rows are gathered for the block's columns.
     """
 
     left: Axes
@@ -40,21 +42,21 @@ class Split(NamedTuple):
 
 
 def devices(axes: Axes) -> int:
-    """Returns how many devices the rows are spread over."""
+    """Returns the number of devices that the rows are spread over."""
     return prod(jax.lax.axis_size(axis) for axis in axes)
 
 
 def total(x: Shaped[Array, "*shape"], axes: Axes) -> Shaped[Array, "*shape"]:
-    """Returns the sum of what each device has summed over its own rows."""
+    """Returns the sum over devices of each one's sum over its own rows."""
     return jax.lax.psum(x, axes) if axes else x
 
 
 def counted(
     z: Shaped[Array, "rows dim"], where: Bool[Array, " rows"] | None, axes: Axes
 ) -> float | Shaped[Array, ""]:
-    """Returns how many rows of all devices count, to divide what has the dtype of `z`.
+    """Returns the number of included rows on all devices, in the dtype of `z`.
 
-    Exact up to 2^24 rows in float32, and rounded to its 24 bits from there on.
+    In float32 it is exact up to 2^24 rows and rounded to 24 bits above.
     """
     if where is None:
         return as_number(z.shape[0] * devices(axes), z.dtype)
@@ -62,47 +64,50 @@ def counted(
 
 
 def as_number(size: Size, dtype: DTypeLike) -> float | Shaped[Array, ""]:
-    """Returns a size to calculate with; an integer's 32 bits may not hold products."""
+    """Returns a size as a floating-point number.
+
+    A product of sizes can exceed the 32 bits that JAX gives an integer by default.
+    """
     if isinstance(size, int):
         return float(size)
     return jnp.asarray(size).astype(dtype)
 
 
 def at_least(size: Size, least: Size, *, unknown: bool) -> bool:
-    """Returns whether a size reaches another, or `unknown` if symbols leave it open."""
+    """Returns ``size >= least``, or `unknown` if symbolic sizes do not decide it."""
     try:
         return bool(size >= least)
     except Exception:
-        # JAX's own error for this has no public name.
+        # JAX raises an error without a public name for an undecided comparison.
         if isinstance(size, int) and isinstance(least, int):
             raise
         return unknown
 
 
 def gathered(z: Shaped[Array, "rows ..."], axes: Axes) -> Shaped[Array, "all ..."]:
-    """Returns the rows of all devices along `axes`, in any order, on each of them."""
+    """Returns the rows of all devices along `axes`, on each of them, in any order."""
     for axis in axes:
         z = jax.lax.all_gather(z, axis, tiled=True)
     mesh, spec = jax.typeof(z).sharding.mesh, jax.typeof(z).sharding.spec
     if _explicit(z):
         return jax.sharding.reshard(z, NamedSharding(mesh, P(None, *spec[1:])))
     if AxisType.Auto in mesh.axis_types:
-        # Said here, while they are still in the dtype of the input: left alone, the
-        # compiler moves what it multiplies, in the dtype of the statistics.
+        # Gather now, while the rows have the input's dtype. Without the constraint the
+        # compiler gathers the operands of the product, which are wider.
         whole = NamedSharding(mesh, P(None, *[P.UNCONSTRAINED] * (z.ndim - 1)))
         return jax.lax.with_sharding_constraint(z, whole)
     return z
 
 
 def replicated(z: Shaped[Array, "rows dim"]) -> Shaped[Array, "rows dim"]:
-    """Returns `z` whole on each device of an Explicit mesh, its features too."""
+    """Returns `z` replicated over an Explicit mesh, both rows and columns."""
     if _explicit(z):
         return jax.sharding.reshard(z, NamedSharding(jax.typeof(z).sharding.mesh, P()))
     return z
 
 
 def scattered(x: Shaped[Array, "all dim"], axes: Axes) -> Shaped[Array, "rows dim"]:
-    """Returns the own rows of a sum over devices; `gathered`, transposed."""
+    """Returns this device's rows of the sum over devices; transposes `gathered`."""
     for axis in reversed(axes):
         x = jax.lax.psum_scatter(x, axis, tiled=True)
     return x
@@ -114,7 +119,7 @@ def matmul(
     precision: PrecisionLike,
     like: Shaped[Array, "rows columns"] | None = None,
 ) -> Shaped[Array, "rows columns"]:
-    """Returns `a @ b`, sharded as `like`, or else by rows, as `a`."""
+    """Returns `a @ b`, sharded like `like` if given, else by rows like `a`."""
     out_sharding = None
     if _explicit(a):
         mesh, (rows, _) = jax.typeof(a).sharding.mesh, jax.typeof(a).sharding.spec
@@ -123,12 +128,12 @@ def matmul(
     return jnp.matmul(a, b, precision=precision, out_sharding=out_sharding)
 
 
-def split(axes: Axes, wire: DTypeLike, statistics: DTypeLike) -> Split:
-    """Returns the split of `X X^T` into blocks, one a device, that moves least.
+def split(axes: Axes, transfer_dtype: DTypeLike, statistics: DTypeLike) -> Split:
+    """Returns the split of ``X X^T`` into one block a device that moves fewest bytes.
 
-    Along `left` and `right` rows travel in the dtype `wire`; along `left` the product
-    with the block comes back as well, in the dtype `statistics`. With nothing on the
-    left, a device's block is its own rows times all others.
+    Rows travel along `left` and `right` in `transfer_dtype`. Along `left` the product
+    with the block also travels back, in the dtype `statistics`. With an empty `left`,
+    each device multiplies its own rows with all rows.
     """
     blocks = [
         Split(*part)
@@ -136,8 +141,9 @@ def split(axes: Axes, wire: DTypeLike, statistics: DTypeLike) -> Split:
         for part in ((axes[:k], axes[k:]), (axes[k:], axes[:k]))
     ]
 
-    def moved(part: Split) -> int:  # bytes, for each entry of a device's own rows
-        rows, back = jnp.dtype(wire).itemsize, jnp.dtype(statistics).itemsize
+    def moved(part: Split) -> int:
+        # In bytes for each entry of a device's own rows.
+        rows, back = jnp.dtype(transfer_dtype).itemsize, jnp.dtype(statistics).itemsize
         return rows * devices(part.right) + (
             (rows + back) * devices(part.left) if part.left else 0
         )

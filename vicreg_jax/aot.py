@@ -1,8 +1,7 @@
-"""What a program will ask of TPUs that are not here: compiled for them, not run.
+"""What a program needs on TPUs that are not attached: compiled for them, not run.
 
-libtpu (`pip install libtpu`) holds the whole compiler. It says how much memory a chip
-needs beside its arguments, how many FLOPs it does, and the program's text says what
-moves between chips.
+libtpu (`pip install libtpu`) contains the whole TPU compiler. It reports the memory and
+the FLOPs of one chip, and the compiled program shows what moves between chips.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from jax.sharding import AxisType, Mesh
 if TYPE_CHECKING:
     from jax.stages import Compiled, Lowered
 
-# Keeps libtpu from asking a metadata server which chips it has, and from locking out
-# another process: with no chip there is nothing to share.
+# Without these, libtpu queries a metadata server for its chips, and takes a lock that
+# stops a second process. With no chip attached there is nothing to protect.
 _NO_TPU_HERE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-# Otherwise a collective is printed once for every product that it is fused with.
+# With this fusion on, a collective is printed once for each product it is fused with.
 _COUNTABLE: dict[str, str | bool] = {"xla_tpu_enable_async_collective_fusion": "false"}
 _OPTIONS = {"v4": {"chip_config_name": "megacore"}}
 _COLLECTIVES = (
@@ -48,16 +47,16 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+?(\d+)\w*)\[([\d,]*)\]")
 
 
 class Report(NamedTuple):
-    """What one chip does and needs, as its compiler says.
+    """The compiler's report for one chip.
 
     Attributes:
-        temporaries: bytes of memory beside arguments and results.
-        arguments: bytes of its part of the arguments.
-        flops: floating point operations.
-        moved: bytes, by kind of collective: of the result, or of a reduce-scatter the
-            operand, which is the larger side.
-        collectives: how many of each kind.
-        program: the optimised HLO.
+        temporaries: bytes of memory in addition to arguments and results.
+        arguments: bytes of this chip's part of the arguments.
+        flops: floating-point operations.
+        moved: bytes by kind of collective. The larger side counts: the operand of a
+            reduce-scatter, the result of the others.
+        collectives: number of collectives by kind.
+        program: the optimized HLO.
     """
 
     temporaries: int
@@ -79,17 +78,17 @@ def mesh(
     axis_names: Sequence[str] = ("data",),
     axis_type: AxisType = AxisType.Auto,
 ) -> Mesh:
-    """Returns a mesh of the chips of a topology, none of which has to be here.
+    """Returns a mesh over the chips of a topology, which need not be attached.
 
     Args:
         topology: generation and shape, such as "v5e:16x16", "v6e:8x8" or "v5p:4x4x4".
-        shape: chips along each axis; None: all along one.
+        shape: chips along each axis. None: all along one axis.
         axis_names: a name for each axis.
         axis_type: Auto or Explicit.
 
     Raises:
-        ModuleNotFoundError: libtpu is not installed.
-        ValueError: the topology is unknown, or does not have that many chips.
+        ModuleNotFoundError: if libtpu is not installed.
+        ValueError: if the topology is unknown or has another number of chips.
     """
     if not available():
         raise ModuleNotFoundError("compiling for TPUs needs `pip install libtpu`")
@@ -102,7 +101,7 @@ def mesh(
         ).devices
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
-            '`topology` must be one that libtpu knows, such as "v5e:16x16", '
+            '`topology` must be known to libtpu, such as "v5e:16x16", '
             f"got {topology!r}: {error}"
         ) from None
     shape = (len(chips),) if shape is None else tuple(shape)
@@ -118,17 +117,17 @@ def report(function: Callable, *args: jax.ShapeDtypeStruct) -> Report:
     """Compiles a function for the chips that its arguments are sharded over.
 
     Args:
-        function: what to compile.
-        args: shapes and dtypes with a sharding over `mesh`.
+        function: the function to compile.
+        args: shapes and dtypes with a sharding over a `mesh`.
 
     Raises:
-        jax.errors.JaxRuntimeError: it needs more memory than a chip has.
+        jax.errors.JaxRuntimeError: if it needs more memory than a chip has.
     """
     return report_of(jax.jit(function).lower(*args))
 
 
 def report_of(lowered: Lowered) -> Report:
-    """Returns the report of a program that is lowered for TPUs."""
+    """Returns the report of a program lowered for TPUs."""
     compiled: Compiled = lowered.compile(compiler_options=_COUNTABLE)
     memory, program = compiled.memory_analysis(), compiled.as_text()
     costs = compiled.cost_analysis()
@@ -138,7 +137,8 @@ def report_of(lowered: Lowered) -> Report:
     return Report(
         temporaries=memory.temp_size_in_bytes,
         arguments=memory.argument_size_in_bytes,
-        flops=costs.get("flops", 0.0),  # a program that only moves has none
+        # The key is absent if a program only moves data.
+        flops=costs.get("flops", 0.0),
         moved=moved,
         collectives=collectives,
         program=program,
@@ -148,7 +148,7 @@ def report_of(lowered: Lowered) -> Report:
 def traffic(program: str) -> tuple[dict[str, int], dict[str, int]]:
     """Returns the bytes and the number of collectives of each kind in an HLO text.
 
-    Each instruction counts once, also in a loop.
+    An instruction in a loop counts once.
     """
     moved, collectives, sizes = Counter(), Counter(), {}
     for name, result, opcode, operands in _INSTRUCTION.findall(program):
@@ -161,7 +161,7 @@ def traffic(program: str) -> tuple[dict[str, int], dict[str, int]]:
         if kind == "reduce-scatter":
             moved[kind] += sum(sizes[operand] for operand in _names(operands))
         elif opcode.endswith("-start") and kind != "all-reduce":
-            # Operands, results, and counters that take no space to speak of.
+            # The result is a tuple of operands, results and a few scalar counters.
             moved[kind] += sum(arrays) - sum(sizes[o] for o in _names(operands))
         else:
             moved[kind] += sum(arrays)

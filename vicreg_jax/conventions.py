@@ -1,11 +1,11 @@
-"""The loss as other implementations weigh it, by their own names and defaults.
+"""The loss with the weights of other implementations, by name.
 
-They agree on the terms but not on whether to sum or to average them over the views,
-so that "25, 25, 1" is not one loss. Each function here takes the arguments of the
-project that it is named after, with that project's defaults, and returns a
-`VICRegLoss` with the same value and gradient.
+Implementations agree on the terms, but some sum and some average them over the two
+views, so "25, 25, 1" does not mean one loss. Each function here takes the arguments of
+the project it is named after, with that project's defaults. It returns a `VICRegLoss`
+with the same value and gradient.
 
-Every function passes further keywords (``axis_name``, ``precision``) to `VICRegLoss`.
+All functions pass further keywords (``axis_name``, ``precision``) to `VICRegLoss`.
 
 Example:
     >>> from vicreg_jax import conventions
@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from vicreg_jax._loss import VICRegLoss
+from vicreg_jax.local import VICRegLLoss
 
 if TYPE_CHECKING:
     from jax.lax import PrecisionLike
@@ -31,6 +32,10 @@ class _Options(TypedDict, total=False):
     precision: PrecisionLike
 
 
+class _LocalOptions(_Options, total=False):
+    global_views: int
+
+
 def quadra(
     lambd: Scalar,
     mu: Scalar,
@@ -40,8 +45,8 @@ def quadra(
 ) -> VICRegLoss:
     """``lambd * s + mu * (v1 + v2) + nu * (c1 + c2)``.
 
-    quadra 2.9.0, ``quadra.losses.ssl.vicreg.VICRegLoss``: the paper's Algorithm 1, and
-    the convention of this package.
+    quadra 2.9.0, ``quadra.losses.ssl.vicreg.VICRegLoss``. It is the paper's Algorithm 1
+    and the convention of this package.
     """
     return VICRegLoss(lambd, mu, nu, gamma, **options)
 
@@ -82,8 +87,8 @@ def lightly(
 ) -> VICRegLoss:
     """``lambda * s + mu * (v1 + v2) / 2 + nu * (c1 + c2)``.
 
-    lightly 1.6.0, ``lightly.loss.VICRegLoss``, for embeddings of rank 2; its
-    ``gather_distributed`` is ``axis_name`` here.
+    lightly 1.6.0, ``lightly.loss.VICRegLoss``, for embeddings of rank 2. Use
+    ``axis_name`` for its ``gather_distributed``.
     """
     return VICRegLoss(lambda_param, mu_param / 2, nu_param, eps=eps, **options)
 
@@ -126,9 +131,71 @@ def vicregl(
 ) -> VICRegLoss:
     """``inv * s + var * (v1 + v2) / 2 + cov * (c1 + c2) / 2``.
 
-    facebookresearch/VICRegL, ``main_vicregl.py``: its global loss, with two views.
+    facebookresearch/VICRegL, ``main_vicregl.py``: its global loss. With more than two
+    views, `VICRegLoss.multiview` is ``inv * mean_P s + var * mean_v v + cov * mean_v
+    c``, where ``P`` pairs each of the first two views with every other one.
     """
-    return VICRegLoss(inv_coeff, var_coeff / 2, cov_coeff / 2, **options)
+    return VICRegLoss(
+        inv_coeff, var_coeff / 2, cov_coeff / 2, global_views=2, **options
+    )
+
+
+def vicregl_official(
+    alpha: Scalar = 0.75,
+    inv_coeff: Scalar = 25.0,
+    var_coeff: Scalar = 25.0,
+    cov_coeff: Scalar = 1.0,
+    num_matches: tuple[int, int] = (20, 4),
+    *,
+    l2_all_matches: bool = True,
+    **options: Unpack[_Options],
+) -> VICRegLLoss:
+    """VICRegL as its authors run it, global and local loss.
+
+    facebookresearch/VICRegL at 803ae4c, ``main_vicregl.py``, whose ``fast_vc_reg`` is
+    0. All positions are matched by feature unless ``l2_all_matches`` is false; matches
+    keep the order of their positions.
+    """
+    return VICRegLLoss(
+        inv_coeff,
+        var_coeff / 2,
+        cov_coeff / 2,
+        alpha=alpha,
+        feature_matches=None if l2_all_matches else num_matches,
+        location_matches=num_matches,
+        **options,
+    )
+
+
+def vicregl_lightly(
+    lambda_param: Scalar = 25.0,
+    mu_param: Scalar = 25.0,
+    nu_param: Scalar = 1.0,
+    alpha: Scalar = 0.75,
+    *,
+    eps: float = 1e-4,
+    num_matches: tuple[int, int] = (20, 4),
+    **options: Unpack[_LocalOptions],
+) -> VICRegLLoss:
+    """VICRegL as lightly has it, global and local loss.
+
+    lightly 1.6.0, ``lightly.loss.VICRegLLoss``; its ``gather_distributed`` is
+    ``axis_name`` here. Matches by feature are limited too, matches are in the order of
+    their distances, and a map with fewer positions takes part with all of them.
+    Set ``global_views`` where there are not two.
+    """
+    return VICRegLLoss(
+        lambda_param,
+        mu_param / 2,
+        nu_param / 2,
+        alpha=alpha,
+        feature_matches=num_matches,
+        location_matches=num_matches,
+        slot_order="distance",
+        clamp_matches=True,
+        eps=eps,
+        **options,
+    )
 
 
 def paper_equations(
@@ -141,7 +208,7 @@ def paper_equations(
 ) -> VICRegLoss:
     """``lambd * dim * s + mu * (v1 + v2) + nu * (c1 + c2)``.
 
-    arXiv:2105.04906, equations 1 to 6, whose invariance sums over the columns where
+    arXiv:2105.04906, equations 1 to 6. Their invariance sums over the columns, where
     Algorithm 1 averages. ``dim`` is the number of columns.
     """
     return VICRegLoss(lambd * dim, mu, nu, **options)
@@ -156,8 +223,8 @@ def eb_jepa(
 ) -> VICRegLoss:
     """``s + std * (v1 + v2) + cov * (c1 + c2) / (dim - 1)``.
 
-    facebookresearch/eb_jepa, ``eb_jepa.losses.VICRegLoss``, which averages the squares
-    over the ``dim * (dim - 1)`` entries off the diagonal. ``dim``, the number of
-    columns, is at least 2.
+    facebookresearch/eb_jepa, ``eb_jepa.losses.VICRegLoss``. It averages the squares
+    over the ``dim * (dim - 1)`` off-diagonal entries. ``dim`` is the number of columns,
+    at least 2.
     """
     return VICRegLoss(1.0, std_coeff, cov_coeff / (dim - 1), **options)

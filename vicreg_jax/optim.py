@@ -1,4 +1,4 @@
-"""Optimisers and schedules for VICReg runs, in Optax."""
+"""Optimizers and schedules for VICReg runs, in Optax."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import optax
 if TYPE_CHECKING:
     from optax import GradientTransformation, Params, Schedule
 
-_WARMUP_EPOCHS = 10
+WARMUP_EPOCHS = 10  # of the paper, for runs of any length
 # By the most images of a batch; for 100 epochs. Larger batches: 0.3.
 _BASE_LR = {128: 0.8, 256: 0.5, 512: 0.4}
 
@@ -37,7 +37,7 @@ def warmup_cosine(peak: float, *, steps: int, warmup_steps: int) -> Schedule:
 def paper_schedule(
     base_lr: float, *, batch: int, epochs: int, epoch_steps: int
 ) -> Schedule:
-    """The paper's learning rate: `warmup_cosine` to ``base_lr * batch / 256``.
+    """The paper's learning rate: `warmup_cosine` to the peak of `scaled_lr`.
 
     Args:
         base_lr: per 256 images; see `paper_base_lr`.
@@ -51,16 +51,28 @@ def paper_schedule(
     Raises:
         ValueError: the run would end in its warm-up.
     """
-    if epochs <= _WARMUP_EPOCHS:
+    if epochs <= WARMUP_EPOCHS:
         raise ValueError(
-            f"`epochs` must be above {_WARMUP_EPOCHS}, those of the warm-up, "
+            f"`epochs` must be above {WARMUP_EPOCHS}, those of the warm-up, "
             f"got {epochs}"
         )
     return warmup_cosine(
-        base_lr * batch / 256,
+        scaled_lr(base_lr, batch=batch),
         steps=epochs * epoch_steps,
-        warmup_steps=_WARMUP_EPOCHS * epoch_steps,
+        warmup_steps=WARMUP_EPOCHS * epoch_steps,
     )
+
+
+def scaled_lr(base_lr: float, *, batch: int) -> float:
+    """The peak learning rate of a batch, ``base_lr * batch / 256``.
+
+    This is the linear scaling rule (Goyal et al., arXiv:1706.02677).
+
+    Args:
+        base_lr: for 256 images.
+        batch: images a step, on all devices together.
+    """
+    return base_lr * batch / 256
 
 
 def paper_base_lr(*, batch: int, epochs: int) -> float:

@@ -1,4 +1,4 @@
-"""What frozen features know: linear probes and nearest neighbours, by scikit-learn."""
+"""Linear probes and k-nearest neighbors on frozen features, by scikit-learn."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Integer
 
 
-class Labelled(NamedTuple):
-    """Features and the class of each.
+class Labeled(NamedTuple):
+    """Features with labels.
 
     Attributes:
-        features: shape ``(samples, width)``.
-        labels: shape ``(samples,)``.
+        features: shape ``(samples, width)``, float.
+        labels: the class of each sample, shape ``(samples,)``, integer.
     """
 
     features: Float[np.ndarray, "samples width"]
@@ -29,60 +29,53 @@ class Labelled(NamedTuple):
 
 
 Accuracies: TypeAlias = dict[str, dict[str, float]]
-"""Top-1 accuracies, 0 to 1, by features and by probe; see `probes`."""
+"""Top-1 accuracies from 0 to 1, by features and by probe; see `probes`."""
 
 
 def linear_probe(
-    train: Labelled, test: Labelled, *, share: float = 1.0, seed: int = 0
+    train: Labeled, test: Labeled, *, share: float = 1.0, seed: int = 0
 ) -> float:
-    """Returns the top-1 accuracy of a linear classifier, 0 to 1.
+    """Returns the top-1 accuracy of a linear classifier, from 0 to 1.
 
     Args:
-        train: what it is fitted to.
-        test: what it is judged on.
-        share: of the training labels that it may see, drawn from every class alike.
-        seed: draws them.
+        train: samples to fit the classifier to.
+        test: samples to test it on.
+        share: fraction of the training samples to use, the same for every class.
+        seed: seed for drawing them.
     """
     if share < 1:
         features, _, labels, _ = train_test_split(
             *train, train_size=share, stratify=train.labels, random_state=seed
         )
-        train = Labelled(np.asarray(features), np.asarray(labels))
+        train = Labeled(np.asarray(features), np.asarray(labels))
     return float(_linear(train).score(*test))
 
 
-def detection_probe(train: Labelled, test: Labelled) -> float:
-    """Returns how well a linear classifier ranks two classes: the area under its ROC.
-
-    Half where it knows nothing, 1 where every sample of class 1 is above all others;
-    unlike accuracy, it does not depend on how rare a defect is.
+def knn_probe(train: Labeled, test: Labeled, *, neighbors: int = 10) -> float:
+    """Returns the top-1 accuracy of k-nearest neighbors by cosine, from 0 to 1.
 
     Args:
-        train: what it is fitted to, of classes 0 and 1.
-        test: what it is judged on.
-    """
-    return _area(_linear(train), test)
-
-
-def knn_probe(train: Labelled, test: Labelled, *, neighbours: int = 10) -> float:
-    """Returns the top-1 accuracy of a vote of the nearest by cosine, 0 to 1.
-
-    Args:
-        train: those who vote, nearer ones with more weight.
-        test: what they are judged on.
-        neighbours: how many vote.
+        train: samples that vote. Nearer ones have more weight.
+        test: samples to test on.
+        neighbors: number of samples that vote on each test sample.
     """
     probe = make_pipeline(
-        Normalizer(), KNeighborsClassifier(neighbours, weights="distance")
+        Normalizer(), KNeighborsClassifier(neighbors, weights="distance")
     )
     return float(probe.fit(*train).score(*test))
 
 
-def probes(train: Labelled, test: Labelled, *, seed: int = 0) -> dict[str, float]:
-    """Returns the accuracy of linear probes on 1%, 10% and all labels, and of k-NN.
+def probes(train: Labeled, test: Labeled, *, seed: int = 0) -> dict[str, float]:
+    """Returns the accuracies of linear probes on 1%, 10% and all labels, and of k-NN.
 
-    A share that leaves a class without a label is left out. Of two classes there is the
-    area under the ROC curve, too.
+    A fraction that would leave a class without labels is omitted. With the classes 0
+    and 1 there is also "ROC AUC", the area under the ROC curve of the linear probe on
+    all labels. Unlike accuracy, it does not depend on how rare class 1 is.
+
+    Args:
+        train: samples to fit the probes to.
+        test: samples to test them on.
+        seed: seed for drawing the 1% and 10% of the labels.
     """
     smallest = np.unique(train.labels, return_counts=True)[1].min()
     shares = {"linear 1%": 0.01, "linear 10%": 0.1}
@@ -95,15 +88,13 @@ def probes(train: Labelled, test: Labelled, *, seed: int = 0) -> dict[str, float
     accuracies["linear 100%"] = float(linear.score(*test))
     accuracies["k-NN"] = knn_probe(train, test)
     if set(train.labels) == set(test.labels) == {0, 1}:
-        accuracies["ROC AUC"] = _area(linear, test)
+        scores = linear.decision_function(test.features)
+        accuracies["ROC AUC"] = float(roc_auc_score(test.labels, scores))
     return accuracies
 
 
-def _linear(train: Labelled) -> Pipeline:
-    # C is for the whole loss, which grows with the samples: few labels regularise more.
+def _linear(train: Labeled) -> Pipeline:
+    # C multiplies the sum over all samples, not their mean, so that fewer samples are
+    # regularized more strongly.
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.02, max_iter=500))
     return probe.fit(*train)
-
-
-def _area(probe: Pipeline, test: Labelled) -> float:
-    return float(roc_auc_score(test.labels, probe.decision_function(test.features)))

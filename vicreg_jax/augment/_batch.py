@@ -1,4 +1,4 @@
-"""What a batch of images must be, and its rows beside them on the devices."""
+"""Checks of the arguments that all views share, and the sharding of their rows."""
 
 from __future__ import annotations
 
@@ -9,16 +9,32 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Float, UInt8
+
+    Images = (
+        UInt8[Array, "batch height width channels"]
+        | Float[Array, "batch height width channels"]
+    )
+    Aspect = Float[Array, " batch"]
+    View = Float[Array, "batch size size channels"]
 
 
-def prepared(
-    images: Array, aspect: Float[Array, " batch"] | None
-) -> tuple[Float[Array, "batch height width channels"], Float[Array, " batch"]]:
-    """Returns float images and the aspect of each, or says why not."""
+def prepare(
+    images: Array, aspect: Array | None
+) -> tuple[Float[Array, "batch height width channels"], Aspect]:
+    """Returns images as float32 in [0, 1], and the aspect ratio of each.
+
+    Args:
+        images: uint8 in [0, 255], or float in [0, 1].
+        aspect: width over height of each original image. None: that of `images`.
+
+    Raises:
+        ValueError: a shape is wrong.
+        TypeError: `images` is neither uint8 nor float.
+    """
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(
-            "`images` must have shape (batch, height, width, channels), 1 or 3 "
+            "`images` must have shape (batch, height, width, channels) with 1 or 3 "
             f"channels, got {images.shape}"
         )
     if images.dtype == jnp.uint8:
@@ -27,12 +43,21 @@ def prepared(
         raise TypeError(f"`images` must be uint8 or float, got {images.dtype}")
     if aspect is None:
         aspect = jnp.full(len(images), images.shape[2] / images.shape[1])
+    if aspect.shape != images.shape[:1]:
+        raise ValueError(
+            f"`aspect` must have one value for each of the {len(images)} images, "
+            f"got shape {aspect.shape}"
+        )
     images = images.astype(jnp.float32)
-    return images, beside(images, aspect.astype(jnp.float32))
+    return images, shard_like(images, aspect.astype(jnp.float32))
 
 
-def beside(images: Array, rows: Array) -> Array:
-    """Returns `rows` on the devices of their images, which explicit meshes ask for."""
+def shard_like(images: Array, rows: Array) -> Array:
+    """Returns `rows`, one for each image, with the sharding of the images.
+
+    Explicit meshes refuse a `jax.vmap` over arrays whose rows are sharded differently.
+    On other meshes the compiler chooses the sharding, and nothing is done here.
+    """
     sharding = jax.typeof(images).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:
         return rows

@@ -1,14 +1,14 @@
-"""What changes the colour of one image, by torchvision's and PIL's definitions.
+"""Color operations on one image, as torchvision and PIL define them.
 
-Images are float in [0, 1], shape ``(height, width, channels)``, 1 or 3 channels.
-torchvision rounds to 8 bits after every operation; here nothing is rounded, and what
-leaves [0, 1] is clipped, as there.
+Images are float in [0, 1], shape ``(height, width, channels)`` with 1 or 3 channels.
+torchvision rounds to 8 bits after every operation. Here nothing is rounded, and values
+outside of [0, 1] are clipped, as in torchvision.
 
-dm-pix has functions of the same names, but other ones: its brightness adds where
-torchvision multiplies, its contrast keeps the mean of each channel and not that of the
-grey image, its saturation scales HSV's and does not blend with grey. Its hue and its
-solarize are the ones below, which the tests compare; its hue adds a bool to a float,
-which strict dtype promotion refuses.
+dm-pix has functions with the same names and other definitions. Its brightness adds,
+while torchvision's multiplies. Its contrast keeps the mean of each channel, not that of
+the gray image. Its saturation scales that of HSV and does not blend with gray. Its hue
+and solarize agree with those below, which the tests check, but its hue adds a bool to a
+float, which JAX's strict dtype promotion refuses.
 """
 
 from __future__ import annotations
@@ -23,40 +23,26 @@ if TYPE_CHECKING:
     Image = Float[Array, "height width channels"]
     Scalar = Float[Array, ""]
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's "L"
-HUE = 3  # its number among the operations of `jitter`
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's mode "L"
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the operations of `jitter`
 
 
-def grey(image: Image) -> Float[Array, "height width 1"]:
+def gray(image: Image) -> Float[Array, "height width 1"]:
     """Returns the luma of `image`."""
     if image.shape[-1] == 1:
         return image
-    # Written out: a product with three numbers is no work for a matrix unit, which
-    # would also round to bfloat16.
+    # Not a matrix product: with three weights it gains nothing from a matrix unit,
+    # which on a TPU would also round to bfloat16.
     red, green, blue = (image[..., i : i + 1] for i in range(3))
     return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
 
 
-def brightness(image: Image, factor: Scalar) -> Image:
-    """Blends with black."""
-    return _blend(image, jnp.zeros_like(image), factor)
-
-
-def contrast(image: Image, factor: Scalar) -> Image:
-    """Blends with the mean of the grey image."""
-    return _blend(image, grey(image).mean(), factor)
-
-
-def saturation(image: Image, factor: Scalar) -> Image:
-    """Blends with the grey image."""
-    return _blend(image, grey(image), factor)
-
-
 def hue(image: Image, turns: Scalar) -> Image:
-    """Turns the hue by `turns` of the circle; value and chroma stay.
+    """Rotates the hue by `turns` of the color circle. Value and chroma stay.
 
-    The channels of a colour of hue h, value v and chroma c are ``v - c * clip(min(k,
-    4 - k), 0, 1)`` with ``k = (n + 6 h) mod 6`` and n = 5, 3, 1 for red, green, blue.
+    A color with hue h, value v and chroma c has the channels ``v - c * clip(min(k,
+    4 - k), 0, 1)`` with ``k = (n + 6 h) mod 6``, where n is 5 for red, 3 for green and
+    1 for blue.
     """
     if image.shape[-1] == 1:
         return image
@@ -75,7 +61,7 @@ def hue(image: Image, turns: Scalar) -> Image:
 
 
 def solarize(image: Image) -> Image:
-    """Inverts what is at least half bright: 128 and above in 8 bits, as PIL."""
+    """Inverts all values from 0.5 up. In 8 bits these are 128 and above, as in PIL."""
     return jnp.where(image < 0.5, image, 1 - image)
 
 
@@ -87,34 +73,32 @@ def jitter(
 ) -> Image:
     """Changes brightness, contrast, saturation and hue in the given order.
 
+    Each of the first three blends the image with a partner, ``factor * image +
+    (1 - factor) * partner``: black for brightness, the mean of the gray image for
+    contrast, and the gray image for saturation.
+
     Args:
         image: float in [0, 1].
-        factors: of brightness, contrast and saturation; 1 changes nothing.
-        turns: of the hue; 0 changes nothing.
+        factors: of brightness, contrast and saturation. 1 changes nothing.
+        turns: rotation of the hue, see `hue`. 0 changes nothing.
         order: a permutation of 0 to 3: brightness, contrast, saturation, hue.
     """
-    # Under vmap a switch over the order would run all of its branches. Three of the
-    # operations are one blend with different partners, so that six blends, those on
-    # the wrong side of the hue idle (x * 1 + y * 0 is x exactly), and one hue do.
-    turn_at = jnp.argmax(order == HUE)
+    # Under `jax.vmap`, `lax.switch` over the order would compute all of its branches.
+    # Instead there are three blends before the hue and three after it. Those on the
+    # wrong side of the hue get the factor 1, which returns the image exactly.
+    hue_slot = jnp.argmax(order == HUE)
     for slot in range(3):
-        image = _step(image, factors, order[slot], idle=slot >= turn_at)
+        image = _blend(image, factors, order[slot], skip=slot >= hue_slot)
     image = hue(image, turns)
     for slot in range(1, 4):
-        image = _step(image, factors, order[slot], idle=slot <= turn_at)
+        image = _blend(image, factors, order[slot], skip=slot <= hue_slot)
     return image
 
 
-def _step(image, factors, operation, idle):
-    """Applies brightness, contrast or saturation by its number."""
-    luma = grey(image)
-    partner = jnp.where(
-        operation == 0, 0.0, jnp.where(operation == 1, luma.mean(), luma)
-    )
-    return _blend(
-        image, partner, jnp.where(idle, 1.0, factors[jnp.minimum(operation, 2)])
-    )
-
-
-def _blend(image, partner, factor):
+def _blend(image, factors, operation, skip):
+    """Applies brightness, contrast or saturation, or nothing if `skip` is true."""
+    luma = gray(image)
+    partner = jnp.where(operation == CONTRAST, luma.mean(), luma)
+    partner = jnp.where(operation == BRIGHTNESS, 0.0, partner)
+    factor = jnp.where(skip, 1.0, factors[jnp.minimum(operation, SATURATION)])
     return jnp.clip(factor * image + (1 - factor) * partner, 0, 1)

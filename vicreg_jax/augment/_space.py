@@ -1,4 +1,4 @@
-"""What moves or mixes the pixels of one image.
+"""Crops, flips and blurs of one image.
 
 Images are float in [0, 1], shape ``(height, width, channels)``.
 """
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     Image = Float[Array, "height width channels"]
     Scalar = Float[Array, ""]
 
-# Three passes of bfloat16 on a TPU: 2^-16, far below a step of 8 bits.
+# Three passes of bfloat16 on a TPU. Their error of 2^-16 is far below a step of 8 bits.
 PRECISION = jax.lax.Precision.HIGH
-TRIES = 10  # boxes torchvision draws before it takes the middle of the image
+TRIES = 10  # boxes that torchvision draws before it falls back to the center
 
 
 class Box(NamedTuple):
-    """A part of an image, as shares of the image's height and width."""
+    """A part of an image, in fractions of the image's height and width."""
 
     top: Scalar
     left: Scalar
@@ -37,18 +37,19 @@ def random_box(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Box:
-    """Returns the box of torchvision's RandomResizedCrop, unrounded.
+    """Returns the box of torchvision's RandomResizedCrop, without rounding to pixels.
 
-    The share of the area is uniform in `scale`, the logarithm of width over height in
-    that of `ratio`. Of ten such boxes the first that fits is taken; where none does,
-    the largest in the middle whose shape is within `ratio`.
+    The fraction of the area is uniform in `scale`, and the logarithm of width over
+    height is uniform between those of `ratio`. The first of ten such boxes that fits
+    into the image is returned. If none fits, it is the largest centered box whose
+    width over height is within `ratio`.
 
     Args:
-        key: draws the box.
-        aspect: width over height of what was photographed: `ratio` is meant there,
-            also if the pixels have been squeezed into another shape since.
-        scale: least and largest share of the area.
-        ratio: least and largest width over height.
+        key: the only source of randomness.
+        aspect: width over height of the original image. `ratio` refers to the original,
+            even if the image has been resized to another aspect ratio since.
+        scale: smallest and largest fraction of the area.
+        ratio: smallest and largest width over height.
     """
     area_key, shape_key, place_key = jax.random.split(key, 3)
     area = jax.random.uniform(area_key, (TRIES,), minval=scale[0], maxval=scale[1])
@@ -68,18 +69,18 @@ def random_box(
     return Box(top * (1 - height), left * (1 - width), height, width)
 
 
-def central_box(aspect: Scalar, share: float) -> Box:
-    """Returns the square in the middle, `share` of the shorter side wide."""
-    height = share * jnp.minimum(1, aspect)
-    width = share * jnp.minimum(1, 1 / aspect)
+def central_box(aspect: Scalar, fraction: float) -> Box:
+    """Returns the centered square whose side is `fraction` of the shorter side."""
+    height = fraction * jnp.minimum(1, aspect)
+    width = fraction * jnp.minimum(1, 1 / aspect)
     return Box((1 - height) / 2, (1 - width) / 2, height, width)
 
 
 def crop(image: Image, box: Box, size: int) -> Float[Array, "size size channels"]:
-    """Resizes a part of the image to a square, bicubic and antialiased, as PIL.
+    """Resizes a part of the image to a square with PIL's antialiased bicubic filter.
 
-    Like ``Image.resize(box=...)``, and unlike a crop that is resized afterwards, it
-    looks beyond the box at its edges, as far as the filter reaches.
+    As in PIL's ``Image.resize(box=...)``, pixels outside of the box count at its edges,
+    as far as the filter reaches. Cropping first and resizing later would lose them.
     """
     sides = jnp.array(image.shape[:2], jnp.float32)
     scale = size / (sides * jnp.stack([box.height, box.width]))
@@ -91,19 +92,26 @@ def crop(image: Image, box: Box, size: int) -> Float[Array, "size size channels"
     return jnp.clip(resized, 0, 1)  # the cubic filter overshoots at edges
 
 
+def resize(image: Image, size: int) -> Float[Array, "size size channels"]:
+    """Resizes the whole image to a square; see `crop`."""
+    zero, one = jnp.zeros(()), jnp.ones(())
+    return crop(image, Box(zero, zero, one, one), size)
+
+
 def flip(image: Image) -> Image:
-    """Mirrors left and right."""
+    """Returns the mirror image, left and right exchanged."""
     return image[:, ::-1]
 
 
 def blur(image: Image, sigma: Scalar, *, radius: int) -> Image:
     """Blurs with a Gaussian of standard deviation `sigma` pixels, cut at `radius`.
 
-    Pixels beyond the border are those at the border, as with PIL; dm-pix takes them
-    for black, which darkens every border. A product with a banded matrix along each
-    axis: dm-pix's convolution, with a kernel for each image, becomes under vmap one
-    with as many groups as images, and adding shifted copies was slower on CPU too.
+    Pixels outside of the image repeat those at its border, as in PIL. dm-pix takes them
+    for black, which darkens the border.
     """
+    # A product with a banded matrix along each axis. A convolution with one kernel for
+    # each image, as in dm-pix, becomes a convolution with as many groups as images
+    # under `jax.vmap`. Adding shifted copies of the image was slower on CPUs as well.
     for axis in (0, 1):
         image = _blur_axis(image, sigma, radius, axis)
     return image

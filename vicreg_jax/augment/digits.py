@@ -1,7 +1,7 @@
-"""Random views of written digits.
+"""Random views of handwritten digits.
 
-Written digits keep their meaning when they are turned a little, scaled, slanted,
-shifted, bent, or drawn with another pen, and lose it when they are mirrored.
+A digit can still be read after a small rotation, scaling, shear, shift or elastic
+displacement, or when it is drawn with another pen. Mirrored, it is another character.
 """
 
 from __future__ import annotations
@@ -13,46 +13,88 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
+from vicreg_jax.augment import _settings, _space
+from vicreg_jax.augment._batch import prepare, shard_like
+
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PRNGKeyArray
+    from jaxtyping import PRNGKeyArray
+
+    from vicreg_jax.augment._batch import Aspect, Images, View
 
 
 @dataclass(frozen=True)
 class DigitViews:
-    """The strength of each distortion, drawn anew for every image and view."""
+    """Random geometric distortions, drawn independently for every image and view.
 
+    Images of another size are first resized to `size`. Views stay in [0, 1].
+
+    Example:
+        >>> images = jax.random.bits(jax.random.key(0), (2, 28, 28, 1), "uint8")
+        >>> draw = jax.jit(DigitViews().pair)
+        >>> first, second = draw(jax.random.key(1), images)
+        >>> first.shape, first.dtype.name
+        ((2, 28, 28, 1), 'float32')
+    """
+
+    size: int = 28
+    """Height and width of the views in pixels."""
     rotation: float = 20.0
-    """Largest turn either way, in degrees."""
+    """Largest rotation in either direction, in degrees."""
     scale: float = 0.25
-    """Largest change of the logarithm of each side's scale."""
+    """Largest change of the logarithm of the scale, drawn for each axis."""
     shear: float = 0.3
-    """Largest slant, pixels sideways for each pixel down."""
+    """Largest shear: pixels sideways for each pixel down."""
     shift: float = 0.1
-    """Largest shift either way, as a share of the image's side."""
+    """Largest shift along each axis, as a fraction of the size."""
     bend: float = 0.05
-    """Standard deviation of the elastic displacement, as a share of the side."""
+    """Standard deviation of the elastic displacement, as a fraction of the size."""
     grid: int = 4
-    """Knots a side of the elastic displacement: more of them bend more finely."""
+    """Knots of the elastic displacement along each axis. More knots, finer bends."""
     pen: float = 0.7
-    """Largest change of the stroke: 1 is a whole pixel thicker or thinner."""
+    """Largest change of the stroke width. 1 is a whole pixel thicker or thinner."""
+
+    def __post_init__(self):
+        """Checks the settings."""
+        _settings.check_size("size", self.size)
+        _settings.check_size("grid", self.grid)
+        for name in ("rotation", "scale", "shear", "shift", "bend"):
+            _settings.check_not_negative(name, getattr(self, name))
+        _settings.check_between("pen", self.pen, 0, 1, "from 0 to 1")
 
     def __call__(
-        self,
-        key: PRNGKeyArray,
-        images: Float[Array, "batch height width channels"],
-    ) -> Float[Array, "batch height width channels"]:
-        """Returns one random view of each image."""
-        keys = jax.random.split(key, len(images))
-        return jax.vmap(self._view)(keys, images)
+        self, key: PRNGKeyArray, images: Images, aspect: Aspect | None = None
+    ) -> View:
+        """Returns one random view of each image.
+
+        Args:
+            key: the only source of randomness.
+            images: uint8, or float in [0, 1], with 1 or 3 channels.
+            aspect: checked, and otherwise unused: views show the whole image as it is.
+
+        Returns:
+            float32 in [0, 1].
+
+        Raises:
+            TypeError: `images` is neither uint8 nor float.
+            ValueError: a shape is wrong.
+        """
+        pixels = self.plain(images, aspect)
+        keys = shard_like(pixels, jax.random.split(key, len(pixels)))
+        return jax.vmap(self._view)(keys, pixels)
 
     def pair(
-        self,
-        key: PRNGKeyArray,
-        images: Float[Array, "batch height width channels"],
-    ) -> tuple[Array, Array]:
-        """Returns both views of each image, drawn alike."""
+        self, key: PRNGKeyArray, images: Images, aspect: Aspect | None = None
+    ) -> tuple[View, View]:
+        """Returns two random views of each image; see `__call__`."""
         first, second = jax.random.split(key)
-        return self(first, images), self(second, images)
+        return self(first, images, aspect), self(second, images, aspect)
+
+    def plain(self, images: Images, aspect: Aspect | None = None) -> View:
+        """Returns the images without distortion; see `__call__`."""
+        pixels, _ = prepare(images, aspect)
+        if pixels.shape[1:3] == (self.size, self.size):
+            return pixels
+        return jax.vmap(lambda image: _space.resize(image, self.size))(pixels)
 
     def _view(self, key, image):
         warp_key, pen_key = jax.random.split(key)
@@ -60,7 +102,7 @@ class DigitViews:
         return _warp(_redraw(image, change), self._coordinates(warp_key, image.shape))
 
     def _coordinates(self, key, shape):
-        """Returns where each pixel of the view comes from, (2, height, width)."""
+        """Returns the image coordinates of each pixel of a view, (2, height, width)."""
         turn_key, scale_key, shear_key, shift_key, bend_key = jax.random.split(key, 5)
         side = jnp.array(shape[:2], jnp.float32)
         turn = _within(turn_key, jnp.deg2rad(self.rotation))
@@ -71,15 +113,15 @@ class DigitViews:
         linear = rotation @ shear * scale
         shift = _within(shift_key, self.shift, (2,)) * side
 
-        centre = (side - 1) / 2
+        center = (side - 1) / 2
         grid = jnp.stack(
             jnp.meshgrid(*(jnp.arange(n) for n in shape[:2]), indexing="ij")
         )
-        offset = grid - centre[:, None, None]
+        offset = grid - center[:, None, None]
         bend = jax.random.normal(bend_key, (2, self.grid, self.grid)) * self.bend
         bend = jax.image.resize(bend, (2, *shape[:2]), "cubic") * side[:, None, None]
         moved = jnp.einsum("ij,jhw->ihw", linear, offset)
-        return moved + bend + (centre + shift)[:, None, None]
+        return moved + bend + (center + shift)[:, None, None]
 
 
 def _within(key, bound, shape=()):
@@ -87,7 +129,7 @@ def _within(key, bound, shape=()):
 
 
 def _redraw(image, change):
-    """Thickens the strokes by `change` of a pixel, or thins them where negative."""
+    """Makes strokes thicker by `change` of a pixel, or thinner if it is negative."""
     window = (3, 3, 1)
     strides = (1, 1, 1)
     thick = jax.lax.reduce_window(image, 0.0, jax.lax.max, window, strides, "SAME")

@@ -11,26 +11,22 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from vicreg_jax.augment import _color, _space
-from vicreg_jax.augment._batch import beside, prepared
+from vicreg_jax.augment import _color, _settings, _space
+from vicreg_jax.augment._batch import prepare, shard_like
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+    from jaxtyping import PRNGKeyArray
 
-    Images = (
-        UInt8[Array, "batch height width channels"]
-        | Float[Array, "batch height width channels"]
-    )
-    Aspect = Float[Array, " batch"] | None
-    Views = Float[Array, "batch size size channels"]
+    from vicreg_jax.augment._batch import Aspect, Images, View
 
 
 @dataclass(frozen=True)
 class ImageViews:
-    """What is done to each image, drawn anew for every image and view.
+    """Random crops, flips and color changes, drawn independently for every view.
 
-    The defaults are the symmetric recipe of appendix C.1 of arXiv:2105.04906. Pairs
-    of probabilities are those of the first and of the second view.
+    The defaults are the symmetric augmentation of appendix C.1 of arXiv:2105.04906.
+    `blur` and `solarize` have one probability for the first view and one for the
+    second.
 
     Example:
         >>> images = jax.random.bits(jax.random.key(0), (2, 64, 48, 3), "uint8")
@@ -41,94 +37,100 @@ class ImageViews:
     """
 
     size: int = 224
-    """Side of the views in pixels."""
+    """Height and width of the views in pixels."""
     scale: tuple[float, float] = (0.08, 1.0)
-    """Least and largest share of the image's area that a view shows."""
+    """Smallest and largest fraction of the image's area that a view shows."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Least and largest width over height of what a view shows."""
+    """Smallest and largest width over height of the part that a view shows."""
     flip: float = 0.5
-    """Probability of a mirrored view."""
+    """Probability of a horizontal flip."""
     jitter: float = 0.8
-    """Probability that brightness, contrast, saturation and hue change."""
+    """Probability of a change of brightness, contrast, saturation and hue."""
     brightness: float = 0.4
-    """Largest change of the factor 1."""
+    """Largest difference of the brightness factor from 1."""
     contrast: float = 0.4
-    """Largest change of the factor 1."""
+    """Largest difference of the contrast factor from 1."""
     saturation: float = 0.2
-    """Largest change of the factor 1."""
+    """Largest difference of the saturation factor from 1."""
     hue: float = 0.1
-    """Largest turn of the hue either way, in turns; at most a half."""
-    grey: float = 0.2
-    """Probability of a grey view."""
+    """Largest rotation of the hue in either direction, in turns, at most 0.5."""
+    gray: float = 0.2
+    """Probability of a grayscale view."""
     blur: tuple[float, float] = (0.5, 0.5)
-    """Probability of a blurred view."""
+    """Probability of a Gaussian blur."""
     sigma: tuple[float, float] = (0.1, 2.0)
-    """Least and largest standard deviation of the blur, in pixels of the view."""
+    """Smallest and largest standard deviation of the blur, in pixels of the view."""
     solarize: tuple[float, float] = (0.1, 0.1)
-    """Probability that the bright half of the values is inverted."""
+    """Probability of solarization, which inverts values from 0.5 up."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Taken off each channel at the end; a grey image gets the average of the three."""
+    """Subtracted from each channel. With one channel, the average of the three is."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Divides each channel at the end; a grey image gets the average of the three."""
-    centre: float = 0.875
-    """What `plain` shows, as a share of the shorter side: 224 of 256 pixels."""
+    """Divides each channel. With one channel, the average of the three does."""
+    center: float = 0.875
+    """Side of the centered square that probes see, as a fraction of the shorter side.
+    0.875 is 224 of 256 pixels."""
 
     def __post_init__(self):
-        """Refuses what could not be drawn."""
-        for name in ("flip", "jitter", "grey", "blur", "solarize"):
-            _check(name, getattr(self, name), 0, 1, "a probability")
+        """Checks the settings."""
+        _settings.check_size("size", self.size)
+        for name in ("flip", "jitter", "gray", "blur", "solarize"):
+            value = getattr(self, name)
+            _settings.check_between(name, value, 0, 1, "a probability")
         for name in ("brightness", "contrast", "saturation"):
-            _check(name, getattr(self, name), 0, math.inf, "a number of at least 0")
-        _check("hue", self.hue, 0, 0.5, "from 0 to 0.5")
-        _check("size", self.size, 1, math.inf, "at least 1")
+            _settings.check_not_negative(name, getattr(self, name))
+        _settings.check_between("hue", self.hue, 0, 0.5, "from 0 to 0.5")
         tiny = math.ulp(0.0)
-        _check("centre", self.centre, tiny, 1, "above 0 and at most 1")
-        _check("std", self.std, tiny, math.inf, "above 0")
-        for name, most in (("scale", 1), ("ratio", math.inf), ("sigma", math.inf)):
-            least, largest = getattr(self, name)
-            if not 0 < least <= largest <= most:
-                raise ValueError(
-                    f"`{name}` must be a least and a largest value, above 0"
-                    f"{' and at most 1' if most == 1 else ''}, got {least, largest}"
-                )
+        _settings.check_between("center", self.center, tiny, 1, "above 0 and at most 1")
+        _settings.check_between("std", self.std, tiny, math.inf, "above 0")
+        _settings.check_range("scale", self.scale, 1)
+        _settings.check_range("ratio", self.ratio, math.inf)
+        _settings.check_range("sigma", self.sigma, math.inf)
 
     @classmethod
     def official(cls, **changes) -> ImageViews:
-        """Returns the recipe of the authors' code, BYOL's, which is asymmetric.
+        """Returns the asymmetric augmentation of the authors' code, which is BYOL's.
 
-        The first view is always blurred and never solarized, the second rarely
-        blurred. `changes` are fields, as for the class.
+        The first view is always blurred and never solarized. The second view is rarely
+        blurred, and solarized with probability 0.2.
+
+        Args:
+            **changes: other fields of the class.
         """
         byol = cls(blur=(1.0, 0.1), solarize=(0.0, 0.2))
         return dataclasses.replace(byol, **changes)
 
     def __call__(
-        self, key: PRNGKeyArray, images: Images, aspect: Aspect = None, *, view: int = 0
-    ) -> Views:
+        self,
+        key: PRNGKeyArray,
+        images: Images,
+        aspect: Aspect | None = None,
+        *,
+        view: int = 0,
+    ) -> View:
         """Returns one random view of each image.
 
         Args:
-            key: all that is random comes from it.
-            images: uint8, or float in [0, 1], one channel or three.
-            aspect: width over height of the originals, where the pixels were squeezed
-                to another shape; by default that of the pixels.
-            view: 0 or 1, the first or the second.
+            key: the only source of randomness.
+            images: uint8, or float in [0, 1], with 1 or 3 channels.
+            aspect: width over height of each original image, if `images` were resized
+                to another aspect ratio. None: that of `images`.
+            view: 0 for the probabilities of the first view, 1 for those of the second.
 
         Returns:
-            float32, normalised.
+            float32, normalized by `mean` and `std`.
 
         Raises:
-            TypeError: `images` are neither uint8 nor float.
-            ValueError: `images` have neither one channel nor three.
+            TypeError: `images` is neither uint8 nor float.
+            ValueError: a shape is wrong.
         """
-        pixels, aspect = prepared(images, aspect)
-        keys = beside(pixels, jax.random.split(key, len(pixels)))
+        pixels, aspect = prepare(images, aspect)
+        keys = shard_like(pixels, jax.random.split(key, len(pixels)))
         drawn = jax.vmap(partial(self._view, view=view))(keys, pixels, aspect)
-        return self._normalised(drawn)
+        return self._normalize(drawn)
 
     def pair(
-        self, key: PRNGKeyArray, images: Images, aspect: Aspect = None
-    ) -> tuple[Views, Views]:
+        self, key: PRNGKeyArray, images: Images, aspect: Aspect | None = None
+    ) -> tuple[View, View]:
         """Returns the first and the second view of each image; see `__call__`."""
         first, second = jax.random.split(key)
         return (
@@ -136,20 +138,20 @@ class ImageViews:
             self(second, images, aspect, view=1),
         )
 
-    def plain(self, images: Images, aspect: Aspect = None) -> Views:
-        """Returns the middle of each image, normalised: what probes look at."""
-        pixels, aspect = prepared(images, aspect)
+    def plain(self, images: Images, aspect: Aspect | None = None) -> View:
+        """Returns the center of each image, normalized; see `center`."""
+        pixels, aspect = prepare(images, aspect)
 
         def middle(image, aspect):
-            box = _space.central_box(aspect, self.centre)
+            box = _space.central_box(aspect, self.center)
             return _space.crop(image, box, self.size)
 
-        return self._normalised(jax.vmap(middle)(pixels, aspect))
+        return self._normalize(jax.vmap(middle)(pixels, aspect))
 
     def _view(self, key, image, aspect, view):
-        # A key for each operation, so that another probability of one of them leaves
-        # what the others draw as it was.
-        box_key, flip_key, jitter_key, grey_key, blur_key, solarize_key = (
+        # Each operation has a key of its own, so that a change of one probability does
+        # not change what the other operations draw.
+        box_key, flip_key, jitter_key, gray_key, blur_key, solarize_key = (
             jax.random.split(key, 6)
         )
         box = _space.random_box(box_key, aspect, scale=self.scale, ratio=self.ratio)
@@ -157,7 +159,7 @@ class ImageViews:
         image = _maybe(flip_key, self.flip, _space.flip, image)
         change, draw = jax.random.split(jitter_key)
         image = _maybe(change, self.jitter, lambda x: self._jitter(draw, x), image)
-        image = _maybe(grey_key, self.grey, _grey, image)
+        image = _maybe(gray_key, self.gray, _gray, image)
         change, draw = jax.random.split(blur_key)
         image = _maybe(change, self.blur[view], lambda x: self._blur(draw, x), image)
         return _maybe(solarize_key, self.solarize[view], _color.solarize, image)
@@ -175,31 +177,26 @@ class ImageViews:
     def _blur(self, key, image):
         least, largest = self.sigma
         sigma = jax.random.uniform(key, minval=least, maxval=largest)
-        # At four standard deviations the kernel has fallen to 3e-4 of its peak.
+        # At four standard deviations the kernel is 3e-4 of its peak.
         return _space.blur(image, sigma, radius=math.ceil(4 * largest))
 
-    def _normalised(self, images):
+    def _normalize(self, images):
         mean, std = jnp.array(self.mean), jnp.array(self.std)
         if images.shape[-1] == 1:
             mean, std = mean.mean(), std.mean()
         return (images - mean) / std
 
 
-def _check(name, value, least, most, what):
-    values = value if isinstance(value, tuple) else (value,)
-    if not all(least <= v <= most for v in values):
-        raise ValueError(f"`{name}` must be {what}, got {value}")
-
-
 def _maybe(key, probability, change, image):
-    """Applies `change` with `probability`; one that cannot happen is not compiled."""
+    """Applies `change` with a probability. If that is 0, it is not compiled at all."""
     if probability == 0:
         return image
-    # Fused, an operation that reads a pixel many times makes it anew each time: a view
-    # took 27 ms on two CPU cores without the barrier and 12 with it.
+    # Without the barrier, XLA fuses the operation with the previous ones and computes a
+    # pixel again each time it is read. A view took 27 ms on two CPU cores without the
+    # barrier and 12 ms with it.
     image = jax.lax.optimization_barrier(image)
     return jnp.where(jax.random.bernoulli(key, probability), change(image), image)
 
 
-def _grey(image):
-    return jnp.broadcast_to(_color.grey(image), image.shape)
+def _gray(image):
+    return jnp.broadcast_to(_color.gray(image), image.shape)

@@ -1,4 +1,4 @@
-"""Tensors by name from a file, and to one; nothing else is ever unpickled."""
+"""Tensors by name, read from a file and written to one, without unpickling code."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from safetensors.numpy import load_file, save_file
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a file by name.
 
-    Of a training checkpoint, those under its "state_dict" (Lightning, so lightly and
-    solo-learn) or its "model" (facebookresearch/vicreg).
+    From a training checkpoint it takes those under "state_dict" (Lightning, and so
+    lightly and solo-learn) or "model" (facebookresearch/vicreg).
 
     Args:
-        path: a file ending in .safetensors, or one that `torch.save` wrote, for which
-            PyTorch must be installed.
+        path: a file that ends in .safetensors, or one written by `torch.save`, which
+            needs PyTorch.
 
     Raises:
-        ValueError: the file is damaged, holds no tensors by name, or holds more than
-            tensors and plain containers.
+        ValueError: if the file is damaged, does not hold tensors by name, or holds
+            anything but tensors and plain containers.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -32,7 +32,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(
-            f"`path` must be a whole safetensors file, got {path}: {error}"
+            f"`path` must be an undamaged safetensors file, got {path}: {error}"
         ) from error
 
 
@@ -40,30 +40,30 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes tensors to a safetensors file, for PyTorch's tools to read.
 
     Args:
-        path: of the file; it ends in .safetensors.
-        tensors: by name.
+        path: the file to write. It must end in .safetensors.
+        tensors: the tensors by name.
 
     Raises:
-        ValueError: `path` ends otherwise.
+        ValueError: if `path` does not end in .safetensors.
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"`path` must end in .safetensors, got {path}")
-    # The format knows no strides, and a transposed view is one.
+    # The format has no strides, so transposed views must be copied.
     contiguous = {name: np.ascontiguousarray(v) for name, v in tensors.items()}
     save_file(contiguous, path, metadata={"format": "pt"})
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    # Here alone, so that all else can do without.
+    # Imported here so that only PyTorch's own files need PyTorch.
     import torch
 
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:
         raise ValueError(
-            "`path` must be a whole file of nothing but tensors and plain containers, "
-            f"got {path}. If you trust it, load it in PyTorch with weights_only=False "
-            "and save its state dict alone"
+            "`path` must be a PyTorch file of tensors and plain containers only, not "
+            f"damaged, got {path}. Save the state dict alone: "
+            "torch.save(model.state_dict(), path)"
         ) from error
     for name in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
@@ -75,7 +75,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"{type(loaded).__name__}"
         )
     return {
-        # NumPy has no bfloat16 to take over.
+        # NumPy has no bfloat16.
         name: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy()
         for name, v in loaded.items()
         if isinstance(v, torch.Tensor)

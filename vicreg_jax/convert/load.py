@@ -1,4 +1,4 @@
-"""The encoder or the expander of a PyTorch checkpoint, its sizes read off the keys."""
+"""Loads the encoder or the expander of a PyTorch checkpoint."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _Tensors: TypeAlias = dict[str, np.ndarray]
 _Network = TypeVar("_Network", bound=nnx.Module)
 
 _FIRST = "layer1.0.conv1.weight"
-# lightly's examples hold torchvision's ResNet as a Sequential of its children, of which
-# the third and the fourth, ReLU and max-pooling, have no tensors.
+# lightly's examples keep torchvision's ResNet as a Sequential of its children. The
+# third and the fourth, ReLU and max-pooling, have no tensors.
 _CHILDREN = {"0": "conv1", "1": "bn1"} | {str(3 + i): f"layer{i}" for i in range(1, 5)}
 _FIRST_CHILD = "4.0.conv1.weight"
 
@@ -38,22 +38,24 @@ def load_resnet(
     dtype: DTypeLike | None = None,
     axis_name: AxisName = None,
 ) -> ResNet:
-    """Returns the ResNet of a checkpoint; depth, width and stem are read off its keys.
+    """Returns the ResNet of a checkpoint, in eval mode.
 
-    A 3x3 stem is taken for solo-learn's, which is padded by 2: one padded by 1 has the
-    same keys. The classifier "fc." and all under other prefixes is left out.
+    The network takes images of shape ``(batch, height, width, channels)``, where
+    PyTorch's takes ``(batch, channels, height, width)``. Depth, width and stem are
+    inferred from the keys. A 3x3 stem is assumed to be solo-learn's, which is padded by
+    2; one padded by 1 has the same keys. The classifier "fc." and everything under
+    other prefixes are ignored.
 
     Args:
-        source: a file, see `read`, or its tensors by name.
-        prefix: of the encoder's keys, such as "backbone." or "module.encoder.". None:
-            the only one under which there is a ResNet.
-        dtype: to compute in; see `vicreg_jax.nn.layers.Layers`.
+        source: a file (see `read`) or tensors by name.
+        prefix: prefix of the encoder's keys, such as "backbone." or "module.encoder.".
+            None: the only prefix under which there is a ResNet.
+        dtype: dtype of the computation; see `vicreg_jax.nn.layers.Layers`.
         axis_name: see `vicreg_jax.nn.layers.Layers`.
 
     Raises:
-        ValueError: there is no ResNet, more than one, or one of no depth in `DEPTHS`;
-            or keys are missing, unexpected or of another shape, and the error says
-            which.
+        ValueError: if there is no ResNet, more than one, or one of an unknown depth; or
+            if keys are missing, unexpected or of another shape. The error names them.
     """
     tensors = _tensors(source)
     found = _part(tensors, prefix, _is_resnet, "a ResNet")
@@ -71,22 +73,22 @@ def load_expander(
     dtype: DTypeLike | None = None,
     axis_name: AxisName = None,
 ) -> Expander:
-    """Returns the expander, or projector, of a checkpoint: three linear layers.
+    """Returns the expander (projector) of a checkpoint, in eval mode.
 
-    lightly's has no biases before its batch norms, for which zeros are the same. Its
-    last layer has one, as has solo-learn's: it shifts all embeddings alike, which no
-    term of the loss sees, and is left out.
+    lightly's has no biases before its batch norms; zero biases are equivalent. The last
+    layer of lightly's and solo-learn's has a bias. It shifts all embeddings alike,
+    which no term of the loss depends on, so it is ignored.
 
     Args:
-        source: a file, see `read`, or its tensors by name.
-        prefix: of the expander's keys, such as "projector.". None: the only one under
-            which linear layers and batch norms alternate.
-        dtype: to compute in; see `vicreg_jax.nn.layers.Layers`.
+        source: a file (see `read`) or tensors by name.
+        prefix: prefix of the expander's keys, such as "projector.". None: the only
+            prefix under which linear layers and batch norms alternate.
+        dtype: dtype of the computation; see `vicreg_jax.nn.layers.Layers`.
         axis_name: see `vicreg_jax.nn.layers.Layers`.
 
     Raises:
-        ValueError: there is no expander, or more than one; or keys are missing,
-            unexpected or of another shape, and the error says which.
+        ValueError: if there is no expander or more than one, or if keys are missing,
+            unexpected or of another shape. The error names them.
     """
     found = _part(_tensors(source), prefix, _is_expander, "an expander")
     width, inputs = found["0.weight"].shape
@@ -105,7 +107,7 @@ def _tensors(source: Source) -> _Tensors:
 def _part(
     tensors: _Tensors, prefix: str | None, is_it: Callable[[_Tensors], bool], what: str
 ) -> _Tensors:
-    """Returns the tensors of one part of a checkpoint, without their prefix."""
+    """Returns the tensors of one part of a checkpoint, with the prefix removed."""
     names = [name.split(".") for name in tensors]
     starts = {
         "".join(f"{part}." for part in name[:depth])
@@ -119,7 +121,7 @@ def _part(
         return next(iter(parts.values()))
     if parts:
         raise ValueError(
-            f"`prefix` must say which is meant, there is {what} under each of "
+            f"`prefix` must be given, because there is {what} under each of "
             f"{listed(parts)}"
         )
     where = "" if prefix is None else f" under `{prefix}`"
@@ -150,7 +152,7 @@ def _named_child(name: str) -> str:
 
 
 def _architecture(tensors: _Tensors) -> dict[str, Any]:
-    """Returns the arguments of `ResNet` that make these keys."""
+    """Returns the arguments with which `ResNet` has these keys."""
     paths = [name.split(".") for name in tensors]
     blocks = tuple(
         len({path[1] for path in paths if path[0] == f"layer{stage}" and path[1:]})
@@ -182,7 +184,9 @@ def _architecture(tensors: _Tensors) -> dict[str, Any]:
 
 
 def _filled(build: Callable[..., _Network], tensors: _Tensors) -> _Network:
-    # Shapes alone: what would be drawn here is overwritten anyway.
+    # Shapes suffice, because every parameter is overwritten.
     model = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
     load_state_dict(model, tensors)
+    # In training mode one call would overwrite the loaded running statistics.
+    model.eval()
     return model

@@ -1,4 +1,4 @@
-"""A network's parameters and statistics in PyTorch's names and layout, and back."""
+"""Parameters and batch-norm statistics in PyTorch's names and layout, both ways."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# The official expander is a Sequential that counts its batch norms and ReLUs.
+# The official expander is a Sequential whose numbers include batch norms and ReLUs.
 _PARTS = {
     "encoder": "backbone",
     "expander": "projector",
@@ -26,22 +26,22 @@ _PARTS = {
     "norm2": "4",
     "linear3": "6",
 }
-# Kernels are (height, width, in, out) here and (out, in, height, width) there; linear
-# ones (in, out) here and (out, in) there.
+# Kernels are (height, width, in, out) in Flax and (out, in, height, width) in PyTorch,
+# linear ones (in, out) and (out, in).
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
 _TO_FLAX = {4: (2, 3, 1, 0), 2: (1, 0)}
 _MOST_KEYS = 20
 
 
 def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
-    """Returns a network's parameters and statistics as PyTorch has them.
+    """Returns a network's parameters and statistics in PyTorch's names and layout.
 
-    A `ResNet` gets torchvision's names, an `Expander` those of the official projector,
-    a `VICReg` both, under "backbone." and "projector.". In PyTorch they load with
-    ``strict=True`` where ``fc`` is an ``Identity``.
+    A `ResNet` gets torchvision's names and an `Expander` those of the official
+    projector. A `VICReg` gets both, under "backbone." and "projector.". They load in
+    PyTorch with ``strict=True`` if ``fc`` is an ``Identity``.
 
     Args:
-        model: one of `vicreg_jax.nn`.
+        model: a network of `vicreg_jax.nn`.
     """
     return {
         name: _transposed(np.asarray(variable), _TO_TORCH)
@@ -53,12 +53,12 @@ def load_state_dict(model: nnx.Module, tensors: Mapping[str, np.ndarray]) -> Non
     """Sets a network's parameters and statistics: the inverse of `state_dict`.
 
     Args:
-        model: one of `vicreg_jax.nn`, changed in place; it keeps its dtypes.
-        tensors: by PyTorch's names. Their "num_batches_tracked" have no use here.
+        model: a network of `vicreg_jax.nn`, changed in place. It keeps its dtypes.
+        tensors: tensors by PyTorch's names. "num_batches_tracked" is ignored.
 
     Raises:
-        ValueError: keys are missing, unexpected, of another shape or not of floating
-            point. The network is as it was.
+        ValueError: if keys are missing, unexpected, of another shape or not of a
+            floating dtype. The network is then unchanged.
     """
     wanted = {name: (path, variable) for name, path, variable in _variables(model)}
     given = {k for k in tensors if not k.endswith("num_batches_tracked")}
@@ -76,7 +76,7 @@ def load_state_dict(model: nnx.Module, tensors: Mapping[str, np.ndarray]) -> Non
 
 
 def listed(keys: Iterable[str]) -> str:
-    """Returns keys to print in an error, sorted and not without end."""
+    """Returns keys for an error message, sorted, at most 20 of them."""
     names = sorted(keys)
     rest = len(names) - _MOST_KEYS
     first = ", ".join(f"`{name}`" for name in names[:_MOST_KEYS])
@@ -84,7 +84,7 @@ def listed(keys: Iterable[str]) -> str:
 
 
 def _variables(model: nnx.Module) -> Iterator[tuple[str, tuple, Any]]:
-    """Yields PyTorch's name, the path and the variable of all that is saved."""
+    """Yields PyTorch's name, the path and the variable of everything that is saved."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
     for path, variable in nnx.to_flat_state(state):
         *parts, leaf = map(str, path)
@@ -96,10 +96,10 @@ def _variables(model: nnx.Module) -> Iterator[tuple[str, tuple, Any]]:
 
 
 def _fitting(name: str, tensor: np.ndarray, variable: Any) -> jnp.ndarray:
-    """Returns a tensor in our layout and dtype, or says why it can't be."""
+    """Returns a tensor in Flax's layout and the dtype of `variable`."""
     value = np.asarray(tensor)
     if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(f"`{name}` must be of floating point, got {value.dtype}")
+        raise ValueError(f"`{name}` must have a floating dtype, got {value.dtype}")
     ours = _transposed(value, _TO_FLAX)
     if ours.shape != variable.shape:
         order = _TO_TORCH.get(len(variable.shape), range(len(variable.shape)))

@@ -1,4 +1,4 @@
-"""What stands on the encoder while it is pretrained."""
+"""The expander, and the encoder with the expander."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 class Expander(nnx.Module):
     """Linear-BN-ReLU, Linear-BN-ReLU, Linear without bias (the paper, section 4.2).
 
-    The first two have a bias, which the batch norm after them takes out again, as in
-    facebookresearch/vicreg.
+    The first two linear layers have a bias, as in facebookresearch/vicreg, although
+    the batch norm that follows removes it.
 
     Args:
         inputs: width of the features.
-        width: of both hidden layers and of the embeddings.
-        dtype: to compute in and of the embeddings, such as ``jnp.bfloat16``; see
+        width: width of both hidden layers and of the embeddings.
+        dtype: dtype of the computation and of the embeddings, such as
+            ``jnp.bfloat16``; see `Layers`.
+        axis_name: the mapped axis of the devices that share batch statistics; see
             `Layers`.
-        axis_name: of the devices that share batch statistics; see `Layers`.
-        rngs: seeds the parameters.
+        rngs: random number generator of the initial parameters.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Expander(nnx.Module):
     def __call__(
         self, features: Float[Array, "batch features"]
     ) -> Float[Array, "batch dim"]:
-        """Returns the embeddings that the loss sees."""
+        """Returns the embeddings for the loss."""
         x = jax.nn.relu(self.norm1(self.linear1(features)))
         return self.linear3(jax.nn.relu(self.norm2(self.linear2(x))))
 
@@ -58,7 +59,7 @@ class Expander(nnx.Module):
 class VICReg(nnx.Module):
     """Encoder and expander: images in, embeddings out.
 
-    The expander serves the loss alone; what is kept after pretraining is the encoder.
+    Only the encoder is kept after pretraining.
     """
 
     def __init__(self, encoder: nnx.Module, expander: nnx.Module):
@@ -68,5 +69,5 @@ class VICReg(nnx.Module):
     def __call__(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch dim"]:
-        """Returns one embedding an image."""
+        """Returns one embedding for each image."""
         return self.expander(self.encoder(images))

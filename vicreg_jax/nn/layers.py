@@ -1,4 +1,4 @@
-"""The layers that all networks here are made of: one batch norm, one initialisation."""
+"""The layers that all networks use: one batch norm, one initialization."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _Arrays = TypeVar("_Arrays", bound=tuple)
 
 @dataclass(frozen=True)
 class Layers:
-    """Makes the layers of a network, alike in all that is not a layer's own.
+    """Makes the layers of a network with shared settings.
 
-    Parameters are float32, and so are the statistics of the batch norms and what is
-    computed from them, whatever `dtype` the layers hand on.
+    Parameters and batch-norm statistics are float32, and so is the normalization,
+    whatever the `dtype` of the layers.
 
     Attributes:
-        rngs: seeds the parameters.
-        dtype: that layers compute in and return, such as ``jnp.bfloat16``. None: that
-            of their input, float32 at least.
-        axis_name: of the mapped axis, or axes, that share batch statistics, inside
-            `jax.shard_map` or `jax.pmap`. Under `jax.jit` alone leave it None: there
-            the batch is the global batch already, however it is sharded.
-        zero_residual: start the scale of each block's last batch norm at zero, so that
-            a new block is its shortcut (Goyal et al., arXiv:1706.02677).
+        rngs: random number generator of the initial parameters.
+        dtype: dtype that layers compute in and return, such as ``jnp.bfloat16``. None:
+            the dtype of their input, at least float32.
+        axis_name: the mapped axis or axes of `jax.shard_map` or `jax.pmap` that share
+            batch statistics. Leave it None under `jax.jit` alone: the batch is then
+            already the global batch, however it is sharded.
+        zero_residual: initialize the scale of each block's last batch norm to zero, so
+            that a block starts as its shortcut (Goyal et al., arXiv:1706.02677).
     """
 
     rngs: nnx.Rngs
@@ -50,7 +50,7 @@ class Layers:
         *,
         padding: int | None = None,
     ) -> nnx.Conv:
-        """Returns a convolution without bias, padded by half its kernel as default."""
+        """Returns a convolution without bias, padded by half its kernel by default."""
         pad = size // 2 if padding is None else padding
         return nnx.Conv(
             inputs,
@@ -60,13 +60,13 @@ class Layers:
             padding=((pad, pad), (pad, pad)),
             use_bias=False,
             dtype=self.dtype,
-            # Plain normal, as in PyTorch: He's own is not truncated.
+            # "normal" as in PyTorch, not "truncated_normal", which is Flax's default.
             kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
             rngs=self.rngs,
         )
 
     def linear(self, inputs: int, outputs: int, *, bias: bool = True) -> nnx.Linear:
-        """Returns a linear layer that starts as PyTorch's, but with biases of zero."""
+        """Returns a linear layer initialized as in PyTorch, but with zero biases."""
         return nnx.Linear(
             inputs,
             outputs,
@@ -79,14 +79,15 @@ class Layers:
     def norm(self, features: int, *, zero: bool = False) -> nnx.BatchNorm:
         """Returns a batch norm with PyTorch's constants.
 
-        PyTorch's momentum of 0.1 is 0.9 here. Its running variance averages unbiased
-        variances, Flax's the biased ones of n values: smaller by (n - 1) / n.
+        PyTorch's momentum of 0.1 is 0.9 in Flax. PyTorch's running variance averages
+        unbiased variances, Flax's averages biased ones, which are smaller by a factor
+        of (n - 1) / n for n values.
 
         Args:
-            features: channels.
-            zero: start the scale at zero rather than one.
+            features: number of channels.
+            zero: initialize the scale to zero instead of one.
         """
-        # Flax forwards several axes to `lax.pmean`, which its annotation leaves out.
+        # Flax accepts several axes here, although its annotation says one.
         axes: dict[str, Any] = {"axis_name": self.axis_name}
         return nnx.BatchNorm(
             features,
@@ -94,7 +95,7 @@ class Layers:
             epsilon=1e-5,
             dtype=self.dtype,
             scale_init=nnx.initializers.zeros if zero else nnx.initializers.ones,
-            # E[x^2] - E[x]^2, the fast way, cancels where means outweigh spreads. The
+            # The fast variance, E[x^2] - E[x]^2, cancels if the mean is large. The
             # exact one moves 13% more bytes (ResNet-18, bfloat16, compiled for v5e).
             use_fast_variance=False,
             promote_dtype=_float32_at_least,
@@ -106,10 +107,10 @@ class Layers:
 def _float32_at_least(
     args: _Arrays, /, *, dtype: Any = None, inexact: bool = True
 ) -> _Arrays:
-    """Casts what a batch norm computes with; its result is cast to `dtype` by Flax.
+    """Promotes the arrays of a batch norm to at least float32.
 
-    Flax's own casts everything to `dtype` first, in bfloat16 the running statistics
-    too, which then normalise with 8 bits.
+    Flax's default casts all of them to `dtype` first, including the running statistics,
+    which in bfloat16 keep 8 bits. Flax casts the result to `dtype` in both cases.
     """
     target = _wide(*(a for a in args if a is not None))
     arrays: Any = tuple(a if a is None else jnp.asarray(a, target) for a in args)
@@ -123,5 +124,5 @@ def _wide(*arrays: jax.Array) -> DTypeLike:
 def mean_of_positions(
     x: Float[Array, "batch height width features"],
 ) -> Float[Array, "batch features"]:
-    """Returns the mean of each feature map, float32 at least."""
+    """Returns the mean of each feature map, in at least float32."""
     return jnp.mean(x, axis=(1, 2), dtype=_wide(x))

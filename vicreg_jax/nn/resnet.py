@@ -1,9 +1,9 @@
-"""ResNet in Flax NNX, with torchvision's layout, names and numbers; features out.
+"""ResNet without the classifier, in Flax NNX, with torchvision's layout and names.
 
 He et al., arXiv:1512.03385, in the form that torchvision and facebookresearch/vicreg
-train: a bottleneck's stride sits on its 3x3 convolution, and padding is symmetric,
-which "SAME" is not where the stride is 2. Attributes bear torchvision's names (conv1,
-bn1, layer1.0.conv1, downsample.0): `vicreg_jax.convert` relies on them.
+train. The stride of a bottleneck is in its 3x3 convolution, and padding is symmetric
+("SAME" is not, for a stride of 2). Attributes have torchvision's names (conv1, bn1,
+layer1.0.conv1, downsample.0), which `vicreg_jax.convert` relies on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Block(nnx.Module):
-    """What is added to a shortcut, and the shortcut. See its two kinds below."""
+    """A residual block: a shortcut plus a `residual`, which subclasses define."""
 
     expansion: ClassVar[int]
 
@@ -36,7 +36,7 @@ class Block(nnx.Module):
         )
 
     def residual(self, x: jax.Array) -> jax.Array:
-        """Returns what is added to the shortcut."""
+        """Returns the residual, which is added to the shortcut."""
         raise NotImplementedError
 
     def __call__(
@@ -62,7 +62,7 @@ class BasicBlock(Block):
         super().__init__(make, inputs, width, stride)
 
     def residual(self, x: jax.Array) -> jax.Array:
-        """Returns what is added to the shortcut."""
+        """Returns the residual, which is added to the shortcut."""
         return self.bn2(self.conv2(jax.nn.relu(self.bn1(self.conv1(x)))))
 
 
@@ -81,7 +81,7 @@ class Bottleneck(Block):
         super().__init__(make, inputs, 4 * width, stride)
 
     def residual(self, x: jax.Array) -> jax.Array:
-        """Returns what is added to the shortcut."""
+        """Returns the residual, which is added to the shortcut."""
         x = jax.nn.relu(self.bn1(self.conv1(x)))
         return self.bn3(self.conv3(jax.nn.relu(self.bn2(self.conv2(x)))))
 
@@ -99,21 +99,22 @@ class ResNet(nnx.Module):
     """ResNet-18, -34, -50 and deeper, without the classifier.
 
     Args:
-        depth: a key of `DEPTHS`.
-        width: channels of the stem; 128 is what the paper calls "x2".
-        channels: of the images.
-        small_images: a 3x3 stem of stride 1 and no max-pooling, for images of about 32
-            pixels a side. It is padded by 2, not 1, as solo-learn's is.
+        depth: 18, 34, 50, 101 or 200.
+        width: channels of the stem. 128 is the paper's "x2".
+        channels: channels of the images.
+        small_images: use a 3x3 stem of stride 1 without max-pooling, for images of
+            about 32 pixels a side. It is padded by 2, not 1, as in solo-learn.
         zero_residual: see `Layers`.
-        dtype: to compute in, such as ``jnp.bfloat16``; see `Layers`.
-        axis_name: of the devices that share batch statistics; see `Layers`.
-        rngs: seeds the parameters: He's normal by fan-out.
+        dtype: dtype of the computation, such as ``jnp.bfloat16``; see `Layers`.
+        axis_name: the mapped axis of the devices that share batch statistics; see
+            `Layers`.
+        rngs: random number generator of the initial parameters (He's normal, fan-out).
 
     Attributes:
         out_features: width of the features: 2048 for ResNet-50, 512 for -18 and -34.
 
     Raises:
-        ValueError: there is no such depth, or a width or channels below 1.
+        ValueError: if the depth is not one of these, or a width or channels is below 1.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class ResNet(nnx.Module):
     def __call__(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch features"]:
-        """Returns one feature vector an image, float32 at least."""
+        """Returns one feature vector for each image, in at least float32."""
         expected = self.conv1.in_features
         if images.ndim != 4 or images.shape[-1] != expected:
             raise ValueError(

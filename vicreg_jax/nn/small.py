@@ -22,17 +22,19 @@ if TYPE_CHECKING:
 class SmallResNet(nnx.Module):
     """A residual encoder for images of a few dozen pixels a side.
 
-    A 3x3 stem, stages of blocks, each at half the resolution of what came before, then
-    the mean over all positions.
+    It has a 3x3 stem, stages of residual blocks that each halve the resolution, and a
+    mean over all positions.
 
     Args:
-        widths: channels of the stem and of each stage; the last is the features' width.
-        blocks: blocks in each stage.
-        stem_stride: 2 halves the resolution at once, 1 keeps it.
-        channels: of the images.
-        dtype: to compute in, such as ``jnp.bfloat16``; see `Layers`.
-        axis_name: of the devices that share batch statistics; see `Layers`.
-        rngs: seeds the parameters.
+        widths: channels of the stem and of each stage. The last is the width of the
+            features.
+        blocks: number of blocks in each stage.
+        stem_stride: 2 halves the resolution in the stem, 1 keeps it.
+        channels: channels of the images.
+        dtype: dtype of the computation, such as ``jnp.bfloat16``; see `Layers`.
+        axis_name: the mapped axis of the devices that share batch statistics; see
+            `Layers`.
+        rngs: random number generator of the initial parameters.
 
     Attributes:
         out_features: width of the features.
@@ -63,7 +65,7 @@ class SmallResNet(nnx.Module):
     def __call__(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch features"]:
-        """Returns one feature vector an image, float32 at least."""
+        """Returns one feature vector for each image, in at least float32."""
         x = jax.nn.relu(self.bn1(self.conv1(images)))
         for block in self.blocks:
             x = block(x)

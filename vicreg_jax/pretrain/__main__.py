@@ -1,6 +1,7 @@
 """The command line: `vicreg-pretrain`, or `python -m vicreg_jax.pretrain`.
 
-vicreg-pretrain [RECIPE] [FLAG ...]  pretrains; the same command again goes on
+vicreg-pretrain [RECIPE] [views:digits|views:images] [FLAG ...]
+                                     pretrains; the same command again goes on
 vicreg-pretrain export RUN           writes the encoder of a run
 vicreg-pretrain probe RUN            probes its features, on other images too
 vicreg-pretrain report RUN           draws its picture again
@@ -13,6 +14,7 @@ requeue it. Where another process is lost it ends with 1, or is ended by JAX.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import os
 import sys
@@ -25,12 +27,16 @@ import jax
 import tyro
 from rich.console import Console
 
+from vicreg_jax.augment import DigitViews, ImageViews
 from vicreg_jax.pretrain.config import Config, Launch
 from vicreg_jax.pretrain.processes import Interrupted, connect
 from vicreg_jax.pretrain.recipes import RECIPES
 
 STOPPED = 75
 _PROG = "vicreg-pretrain"
+# A word, not a flag, since it decides which flags there are: tyro makes them of the
+# fields of the default views.
+_KINDS = {"views:digits": DigitViews, "views:images": ImageViews}
 
 
 @dataclass(frozen=True)
@@ -82,17 +88,23 @@ def _train(arguments: Sequence[str]) -> None:
 def parse(arguments: Sequence[str]) -> Job:
     """Returns the job that the command line asks for.
 
-    The recipe is the first argument, or the one that --data names, or mnist.
+    The recipe is the first argument, or the one that --data names, or mnist. Its views
+    are replaced where an argument names another kind of them; see `_KINDS`.
     """
     named = [arguments[0]] if arguments and arguments[0] in RECIPES else []
     rest = [part for word in arguments[len(named) :] for part in _parts(word)]
     data = [b for a, b in zip(rest, rest[1:], strict=False) if a == "--data"]
     recipe = RECIPES[next((n for n in named + data if n in RECIPES), "mnist")]
+    config = recipe()
+    for word in filter(_KINDS.get, tuple(rest)):
+        rest.remove(word)
+        views = _KINDS[word](size=config.views.size)
+        config = dataclasses.replace(config, views=views)
     return tyro.cli(
         Job,
         prog=f"{_PROG} [{'|'.join(RECIPES)}]",
         description=inspect.getdoc(recipe),
-        default=Job(recipe()),
+        default=Job(config),
         args=rest,
         config=(tyro.conf.AvoidSubcommands,),
     )

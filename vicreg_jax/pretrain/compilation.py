@@ -1,4 +1,4 @@
-"""How the programs of a run are compiled: options, and a cache of what was compiled."""
+"""Compiler options of the training step, and the compilation cache of a run."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
-# jaxlib 0.10 sends convolutions on CPUs to YNNPACK, whose gradient with respect to the
-# weights can be slower than XLA's own. On an AMD Zen 3 (AVX2) a step of ResNet-18 on
-# 32x32 images took 10.5 s with it and 6.5 s without. On a Zen 5 (AVX-512) it makes no
-# difference there, and the mnist recipe's step takes 1.45 times as long with it.
+# On CPUs jaxlib 0.10 computes convolutions with YNNPACK, whose weight gradients can be
+# slower than XLA's own. On an AMD Zen 3 (AVX2) a step of ResNet-18 on 32x32 images took
+# 10.5 s with YNNPACK and 6.5 s without. On a Zen 5 (AVX-512) that step takes the same
+# time, but the mnist recipe's takes 1.45 times as long with YNNPACK as without.
 # `python -m benchmarks --sections step` measures both.
 _WITHOUT_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str]:
-    """Returns the options that a training step on these devices is compiled with."""
+    """Returns the compiler options of a training step on the devices of `mesh`."""
     if mesh.devices.flat[0].platform != "cpu":
         return {}
     return _WITHOUT_YNNPACK if _exist(*_WITHOUT_YNNPACK.items()) else {}
@@ -30,7 +30,8 @@ def compiler_options(mesh: Mesh) -> dict[str, str]:
 def _exist(*options: tuple[str, str]) -> bool:
     """Returns whether this jaxlib has these options of the CPU compiler.
 
-    They are experimental: a jaxlib that has dropped one refuses to compile with it.
+    They are experimental. A later jaxlib may drop them, and it would then refuse to
+    compile.
     """
     program = jax.jit(lambda: 0).trace().lower(lowering_platforms=("cpu",))
     try:
@@ -44,12 +45,14 @@ def _exist(*options: tuple[str, str]) -> bool:
 
 @contextmanager
 def kept_in(folder: Path) -> Iterator[None]:
-    """Keeps what is compiled in a folder, so that the next process need not compile it.
+    """Stores compiled programs in a directory, for the next process of the same run.
 
-    A cache that the user has named, by JAX_COMPILATION_CACHE_DIR for one, stays in use.
-    An entry that a kill cut short is compiled again, with a warning of JAX's.
+    A cache directory that the user has configured, for example by
+    JAX_COMPILATION_CACHE_DIR, stays in use. If a process was killed while it wrote an
+    entry, JAX warns and compiles that program again.
     """
-    # Nearly all of a small run's programs compile in less than JAX's least second.
+    # By default JAX stores only programs that took a second to compile. Nearly all
+    # programs of a small run take less.
     changes = {
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -68,5 +71,5 @@ def kept_in(folder: Path) -> Iterator[None]:
 def _set(settings: dict) -> None:
     for name, value in settings.items():
         jax.config.update(name, value)
-    # JAX opens its cache once, wherever it was to be at that time.
+    # JAX opens the cache directory once, and uses it until it is reset.
     compilation_cache.reset_cache()

@@ -1,4 +1,4 @@
-"""The whole step, compiled for TPUs that are not here: what it needs of each chip."""
+"""Compiles the training step for TPUs that are not attached, and reports its needs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 
     from vicreg_jax.pretrain.config import Config
 
-# Gigabytes a chip; v4's chip is one device here. https://cloud.google.com/tpu/docs
+# Gigabytes of each chip, from https://cloud.google.com/tpu/docs. On v4 a chip is one
+# device here.
 MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
-_EPOCH = 1000  # steps, on which no size depends
+_EPOCH = 1000  # steps; any number gives the same program sizes
 
 
 def compile_only(config: Config, topology: str, mesh: str | None) -> aot.Report:
-    """Compiles one step of a run for TPUs.
+    """Compiles one training step for TPUs.
 
     Args:
-        config: of the run; its images are not opened.
-        topology: generation and shape, such as "v5e:8x8".
-        mesh: as for a run.
+        config: configuration of the run. Its images are not opened.
+        topology: TPU generation and shape, such as "v5e:8x8".
+        mesh: devices by axis; see `vicreg_jax.pretrain.mesh.axes`.
 
     Raises:
         ValueError: there is no such topology, or the step does not fit its chips.
@@ -52,7 +53,7 @@ def compile_only(config: Config, topology: str, mesh: str | None) -> aot.Report:
 
 
 def lowered(programs: Programs) -> Lowered:
-    """Returns one step as it is handed to the compiler: shapes alone, no images."""
+    """Returns one training step, lowered from the shapes of its arguments."""
     config, rows = programs.config, meshes.by_rows(programs.mesh)
     whole = meshes.whole(programs.mesh)
     state = jax.tree.map(
@@ -66,30 +67,30 @@ def lowered(programs: Programs) -> Lowered:
 
 
 def table(report: aot.Report, topology: str) -> Table:
-    """Returns what a chip does in one step, to print."""
+    """Returns the needs of one step on one chip as a table to print."""
     result = Table("per chip and step", topology, title="Compiled, not run")
     needed, has = report.arguments + report.temporaries, memory(topology)
-    result.add_row("parameters, optimiser, images", _gib(report.arguments))
+    result.add_row("parameters, optimizer, images", _gib(report.arguments))
     result.add_row("temporaries", _gib(report.temporaries))
     fits = f"{'fits' if has is None or needed <= has else 'does not fit'}"
     result.add_row(
-        "memory in all", f"{_gib(needed)} of {_gib(has) if has else '?'}: {fits}"
+        "total memory", f"{_gib(needed)} of {_gib(has) if has else '?'}: {fits}"
     )
     result.add_row("operations", f"{report.flops / 1e12:.2f} TFLOP")
     for kind, moved in report.moved.items():
         count = report.collectives[kind]
-        result.add_row(f"{kind}, {count} of them", f"{moved / 2**20:.1f} MiB")
+        result.add_row(f"{kind} ({count})", f"{moved / 2**20:.1f} MiB")
     return result
 
 
 def memory(topology: str) -> float | None:
-    """Returns the bytes of memory of a chip, None where unknown."""
+    """Returns the memory of a chip in bytes, or None if it is unknown."""
     gigabytes = MEMORY.get(topology.partition(":")[0])
     return None if gigabytes is None else gigabytes * 2**30
 
 
 def _advice(config: Config, topology: str, error: str) -> str:
-    """Returns what to change, and the compiler's own figures."""
+    """Returns the compiler's figures and which settings need less memory."""
     reason = error.partition("\n")[0].rpartition("CompileTimeHbmOom: ")[2]
     return (
         f"`compile_only` must name chips that hold the step, {topology} does not: "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Literal
 
-from vicreg_jax.augment import DigitViews, ImageViews
+from vicreg_jax.augment import DigitViews, Views
+from vicreg_jax.optim import WARMUP_EPOCHS
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Config:
     """Of the images: 1, grey, or 3."""
     unreadable: Literal["skip", "fatal"] = "skip"
     """What to do about an image that cannot be read."""
-    views: DigitViews | ImageViews = field(default_factory=DigitViews)
-    """How strongly each view is distorted."""
+    views: Views = field(default_factory=DigitViews)
+    """How each image becomes two random views, and their size. The argument
+    `views:images` or `views:digits` selects another kind."""
     encoder: Literal["small", "resnet18", "resnet34", "resnet50"] = "small"
     """Network that is kept. small has three stages, of width, twice and four times."""
     width: int = 32
@@ -90,10 +92,17 @@ class Config:
             raise ValueError(
                 f"`warmup` must be at least 0 and below 1, got {self.warmup}"
             )
-        if self.warmup is None and self.epochs <= 10:
+        if self.warmup is None and self.epochs <= WARMUP_EPOCHS:
             raise ValueError(
-                f"`epochs` must be above 10, those of the warm-up, got {self.epochs}; "
-                "or give `warmup` as a share"
+                f"`epochs` must be above {WARMUP_EPOCHS}, those of the warm-up, got "
+                f"{self.epochs}; or give `warmup` as a share"
+            )
+        views: object = self.views
+        is_class = isinstance(views, type)
+        if is_class or not (is_dataclass(views) and isinstance(views, Views)):
+            raise ValueError(
+                "`views` must be an instance of a dataclass with `pair`, `plain` and "
+                f"`size`, see vicreg_jax.augment.Views, got {views!r}"
             )
         if self.batch % self.accumulate:
             raise ValueError(

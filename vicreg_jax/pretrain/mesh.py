@@ -1,4 +1,4 @@
-"""Which devices share a run, and how its arrays lie on them."""
+"""The device mesh of a run, and the shardings on it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from jax.sharding import PartitionSpec as P
 
 
 def axes(mesh: str | None, devices: int) -> dict[str, int]:
-    """Returns the devices along each axis by its name.
+    """Returns the number of devices along each axis, by the name of the axis.
 
     Args:
-        mesh: such as "data=8" or "data=4,more=2"; None: all along "data".
-        devices: how many there are.
+        mesh: for example "data=8" or "data=4,more=2". None: one axis, "data", with all
+            devices.
+        devices: number of all devices.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: `mesh` has another form.
     """
     if mesh is None:
         return {"data": devices}
@@ -32,10 +33,11 @@ def axes(mesh: str | None, devices: int) -> dict[str, int]:
 
 
 def make_mesh(mesh: str | None = None) -> Mesh:
-    """Returns the mesh called `mesh`, see `axes`, of the first devices that it needs.
+    """Returns a mesh of the first devices, as many as `mesh` asks for; see `axes`.
 
     Raises:
-        ValueError: there are fewer devices, or some of another process would be left.
+        ValueError: there are fewer devices, or there are several processes and the mesh
+            does not use all devices.
     """
     devices = jax.devices()
     sizes = axes(mesh, len(devices))
@@ -51,20 +53,20 @@ def make_mesh(mesh: str | None = None) -> Mesh:
 
 
 def by_rows(mesh: Mesh) -> NamedSharding:
-    """Returns how a batch lies: its rows spread over all axes."""
+    """Returns the sharding of a batch: its rows are split over all axes."""
     return NamedSharding(mesh, P(mesh.axis_names))
 
 
 def whole(mesh: Mesh) -> NamedSharding:
-    """Returns how parameters lie: all of them on each device."""
+    """Returns the sharding of parameters: they are replicated on every device."""
     return NamedSharding(mesh, P())
 
 
 def check_batch(batch: int, accumulate: int, devices: int) -> None:
-    """Refuses a batch that does not spread evenly.
+    """Checks that every device gets equally many rows of each part of a batch.
 
     Raises:
-        ValueError: it does not.
+        ValueError: the batch size is not divisible.
     """
     if batch % (devices * accumulate):
         parts = f" times `accumulate`, {accumulate}" if accumulate > 1 else ""

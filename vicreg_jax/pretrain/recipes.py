@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vicreg_jax.augment import ImageViews
+from vicreg_jax.augment import DigitViews, ImageViews
 from vicreg_jax.pretrain.config import Config
 
 
@@ -26,7 +26,7 @@ def digits() -> Config:
     of the labels, 95.6% with 10%, 98.1% with all, k-NN 96.9%; raw pixels 35.6, 90.8,
     95.8 and 97.5%.
     """
-    return Config(data="digits", size=8, epochs=15)
+    return Config(data="digits", size=8, views=DigitViews(size=8), epochs=15)
 
 
 def elpv() -> Config:
@@ -42,9 +42,9 @@ def elpv() -> Config:
         scale=(0.3, 1.0),
         hue=0.0,
         saturation=0.0,
-        grey=0.0,
+        gray=0.0,
         blur=(0.1, 0.1),
-        centre=1.0,
+        center=1.0,
     )
     return Config(data="elpv", size=80, views=views, batch=64, epochs=40)
 
@@ -64,7 +64,7 @@ def cifar() -> Config:
         blur=(0.0, 0.0),
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.247, 0.2435, 0.2616),
-        centre=1.0,
+        center=1.0,
     )
     return Config(
         data="cifar-10-batches-py",

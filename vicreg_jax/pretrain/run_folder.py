@@ -25,13 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from vicreg_jax.augment import DigitViews, ImageViews
+from vicreg_jax.pretrain import views_json
 from vicreg_jax.pretrain.config import Config
 
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.config import Launch
-
-_VIEWS = {views.__name__: views for views in (DigitViews, ImageViews)}
 
 
 @contextmanager
@@ -71,7 +69,7 @@ def finished(folder: Path) -> bool:
 def choices(config: Config) -> dict[str, Any]:
     """Returns a configuration as JSON has it."""
     plain = dataclasses.asdict(config)
-    plain["views"] = {"kind": type(config.views).__name__} | plain["views"]
+    plain["views"] = views_json.to_json(config.views)
     return json.loads(json.dumps(plain))
 
 
@@ -83,8 +81,7 @@ def read_config(folder: Path) -> Config:
     """
     try:
         plain = json.loads((folder / "config.json").read_text())
-        views = plain.pop("views")
-        views = _VIEWS[views.pop("kind")](**_tuples(views))
+        views = views_json.from_json(plain.pop("views"))
         return Config(**plain, views=views)
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"`run` must be the folder of a run, got {folder}") from error
@@ -155,7 +152,3 @@ def _new(config: Config) -> Path:
 
 def _stem(config: Config) -> str:
     return Path(config.data).stem
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

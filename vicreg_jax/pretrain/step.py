@@ -1,4 +1,4 @@
-"""The programs that a run compiles: one update, and the frozen network."""
+"""The compiled programs of a run: one training step, and the frozen encoder."""
 
 from __future__ import annotations
 
@@ -17,13 +17,7 @@ from vicreg_jax import VICRegTerms, vicreg_terms
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.compilation import compiler_options
 from vicreg_jax.pretrain.config import Config
-from vicreg_jax.pretrain.network import (
-    build,
-    draw_views,
-    optimizer,
-    plain_view,
-    schedule,
-)
+from vicreg_jax.pretrain.network import build, optimizer, schedule
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int32, UInt8
@@ -33,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class State(NamedTuple):
-    """All that a step changes: plain arrays, the same on every device.
+    """The training state: plain arrays, replicated on every device.
 
     Attributes:
-        step: updates so far.
-        params: of the network, by name.
+        step: number of updates so far.
+        params: parameters of the network, by name.
         stats: running statistics of its batch norms.
-        optimizer: what the optimiser remembers.
+        optimizer: state of the optimizer.
     """
 
     step: Int32[Array, ""]
@@ -49,16 +43,16 @@ class State(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What a step reports, scalars on the device.
+    """The metrics of one step, scalars on the device.
 
     Attributes:
-        loss: the weighted sum of the terms.
-        invariance: see `VICRegTerms`.
-        variance: see `VICRegTerms`.
-        covariance: see `VICRegTerms`.
-        std: mean standard deviation of the columns, of both views.
-        learning_rate: of this step.
-        gradient_norm: of all parameters together.
+        loss: weighted sum of the three terms.
+        invariance: unweighted; see `VICRegTerms`.
+        variance: unweighted; see `VICRegTerms`.
+        covariance: unweighted; see `VICRegTerms`.
+        std: standard deviation of the embeddings, averaged over columns and views.
+        learning_rate: learning rate of this step.
+        gradient_norm: L2 norm of the gradient of all parameters.
     """
 
     loss: Float[Array, ""]
@@ -72,12 +66,12 @@ class Metrics(NamedTuple):
 
 @dataclass(frozen=True)
 class Programs:
-    """The programs of a run.
+    """The programs of a run, compiled when they are first called.
 
     Attributes:
-        config: the run's.
-        mesh: the devices; all axes hold rows.
-        steps_per_epoch: which the learning rate depends on.
+        config: the configuration of the run.
+        mesh: the devices. Batches are sharded over all axes.
+        steps_per_epoch: sets the schedule of the learning rate.
     """
 
     config: Config
@@ -90,9 +84,10 @@ class Programs:
 
     @cached_property
     def train(self):
-        """``(state, images, aspect) -> (state, metrics)``, one update.
+        """``(state, images, aspect) -> (state, metrics)``, one training step.
 
-        The old state is given up; the metrics are `Metrics`.
+        The old state is donated, so it cannot be used afterwards. `metrics` is a
+        `Metrics`.
         """
         return jax.jit(
             self._train,
@@ -103,20 +98,25 @@ class Programs:
 
     @cached_property
     def embed(self):
-        """``(state, images, aspect) -> embeddings`` of one view, as in training."""
+        """``(state, images, aspect) -> embeddings`` of the first view, as in training.
+
+        The embeddings are replicated on every device.
+        """
         return jax.jit(self._embed, out_shardings=meshes.whole(self.mesh))
 
     @cached_property
     def encode(self):
         """``(state, images, aspect, labels, where) -> (features, labels, where)``.
 
-        Frozen features, and beside them what arrived, all on every device.
+        The features are those of the frozen encoder. Labels and mask are returned as
+        they are, so that every process gets those of all rows: the results are
+        replicated on every device.
         """
         return jax.jit(self._encode, out_shardings=meshes.whole(self.mesh))
 
     @cached_property
     def rate(self) -> optax.Schedule:
-        """The learning rate by step."""
+        """The learning rate as a function of the step."""
         return schedule(self.config, self.steps_per_epoch)
 
     def network(self, state: State):
@@ -145,7 +145,7 @@ class Programs:
 
     def _train(self, state: State, images: Images, aspect: Aspect):
         key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
-        pair = draw_views(self.config, key, images, aspect)
+        pair = self.config.views.pair(key, images, aspect)
 
         def objective(params):
             embeddings, stats = self._embeddings(params, state.stats, pair)
@@ -170,10 +170,11 @@ class Programs:
         return State(state.step + 1, params, stats, moments), metrics
 
     def _embeddings(self, params, stats, pair):
-        """Returns the embeddings of both views, and the new statistics.
+        """Returns the embeddings of both views, and the new batch-norm statistics.
 
-        Parts of a batch are recomputed for the gradient, so that only one at a time
-        keeps its activations; the embeddings of all of them meet in the loss.
+        With ``accumulate > 1`` the batch passes the network in parts, and the loss is
+        that of the whole batch. Each part is computed again for its gradient, so that
+        activations are kept for one part at a time.
         """
 
         @jax.checkpoint
@@ -185,7 +186,7 @@ class Programs:
             stats, embeddings = self._both(params, stats, pair)
             return embeddings, stats
         by_part = NamedSharding(self.mesh, P(None, self.mesh.axis_names))
-        # Neighbouring rows go to different parts, so that each device keeps its rows.
+        # Consecutive rows go to different parts, so that each device keeps its rows.
         views = (v.reshape(-1, parts, *v.shape[1:]).swapaxes(0, 1) for v in pair)
         views = tuple(jax.lax.with_sharding_constraint(v, by_part) for v in views)
         stats, embeddings = jax.lax.scan(part, stats, views)
@@ -194,15 +195,17 @@ class Programs:
 
     def _both(self, params, stats, views):
         model = nnx.merge(self._graph, params, stats)
-        # Two passes, so that batch norm sees each view by itself, as the paper does.
+        # Two passes, so that batch norm uses the statistics of each view, as in the
+        # paper.
         embeddings = tuple(model(view) for view in views)
         return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), embeddings
 
     def _terms(self, first, second) -> VICRegTerms:
         """Returns the terms of the whole batch.
 
-        Along one axis the compiler finds the exchanges of `jit` by itself. With two
-        each device takes a block of the products, for which they need their names.
+        On a mesh with one axis, the compiler inserts the collectives. With more axes,
+        the loss needs their names to split its matrix products into blocks, which moves
+        fewer bytes.
         """
         names = self.mesh.axis_names
         if len(names) == 1:
@@ -216,17 +219,17 @@ class Programs:
 
     def _embed(self, state: State, images: Images, aspect: Aspect):
         key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
-        view, _ = draw_views(self.config, key, images, aspect)
+        view, _ = self.config.views.pair(key, images, aspect)
         return self.network(state)(view)
 
     def _encode(self, state: State, images: Images, aspect: Aspect, labels, where):
         model = self.network(state)
         model.eval()
-        seen = plain_view(self.config, images, aspect)
-        return model.encoder(seen), labels, where
+        plain = self.config.views.plain(images, aspect)
+        return model.encoder(plain), labels, where
 
 
 def _std(embeddings):
-    """Returns the mean standard deviation of the columns, of both views."""
+    """Returns the standard deviation, averaged over columns and views."""
     both = [jnp.std(z, axis=0, dtype=jnp.float32, ddof=1).mean() for z in embeddings]
     return sum(both) / 2

@@ -1,0 +1,258 @@
+"""Section `local`: VICRegL's local loss, on one device and on eight.
+
+Held to the float64 oracle like section 1: what rounding can do by
+`local_oracle.local_rounding_bounds` for each entry of a gradient, and PyTorch's own
+distance. PyTorch is our own transcription, or lightly's released loss with its matches
+and its order of slots. Inputs are free of ties, which the frameworks break differently.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+
+import jax
+import numpy as np
+
+from parity import upstream
+from parity.cases import Level
+from parity.checks import Check, NotRun, Task
+from parity.local_oracle import (
+    OFFICIAL,
+    WEIGHTS,
+    LocalResult,
+    Settings,
+    local_rounding_bounds,
+    numpy_local_loss,
+)
+from parity.local_torch import lightly_loss, torch_local_loss
+from parity.modes import DEVICES, MODES
+from parity.oracle import Bounds, Result
+from parity.ours import Ours, enabled, rounded, wide
+from parity.values import HALF, UNITS, Expected
+
+
+@dataclass(frozen=True)
+class LocalCase:
+    """One comparison of two views.
+
+    Attributes:
+        batch: images.
+        sides: height and width of each map.
+        channels: of the maps.
+        settings: of the matching.
+        dtype: of the maps.
+        reference: "torch" or "lightly".
+    """
+
+    batch: int
+    sides: tuple[tuple[int, int], tuple[int, int]]
+    channels: int
+    settings: Settings
+    dtype: str = "float64"
+    reference: str = "torch"
+
+    @property
+    def name(self) -> str:
+        """The name that `--filter` knows it by."""
+        sides = "-".join(f"{height}x{width}" for height, width in self.sides)
+        features, locations, order, _ = self.settings
+        matches = "_".join(
+            "all" if k is None else f"{k[0]}_{k[1]}" for k in (features, locations)
+        )
+        shape = f"{self.batch}x{self.channels}-{sides}"
+        return f"{self.reference}-{shape}-{matches}-{order}-{self.dtype}"
+
+    def views(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Returns maps and positions in float64, not yet rounded to `dtype`.
+
+        Crops of one image that overlap, some of them flipped; channels on both sides of
+        the hinge. Positions are moved a little, so that no two distances are equal.
+        """
+        rng = np.random.default_rng(zlib.crc32(repr((self.batch, self.sides)).encode()))
+        scale = rng.uniform(0.3, 1.8, self.channels)
+        shared = rng.standard_normal((self.batch, 1, 1, self.channels))
+        maps, positions = [], []
+        for height, width in self.sides:
+            own = rng.standard_normal((self.batch, height, width, self.channels))
+            maps.append(scale * (0.5 * shared + own) + 0.3)
+            positions.append(_cells(rng, self.batch, height, width))
+        return maps, positions
+
+
+def _cells(rng, batch: int, height: int, width: int) -> np.ndarray:
+    """Returns cell centers of random crops, columns reversed where they are flipped."""
+    top, left, tall, broad = rng.uniform(0.2, 1, (4, batch, 1, 1))
+    rows = top + (np.arange(height)[:, None] + 0.5) / height * tall
+    columns = left + (np.arange(width) + 0.5) / width * broad
+    flipped = rng.random((batch, 1, 1)) < 0.5
+    columns = np.where(flipped, columns[:, :, ::-1], columns)
+    shape = (batch, height, width)
+    cells = np.stack([np.broadcast_to(a, shape) for a in (rows, columns)], axis=-1)
+    moved = cells + rng.uniform(0, 0.02, cells.shape)
+    return moved.astype(np.float32).astype(np.float64)
+
+
+_ODD, _SQUARE = ((4, 5), (3, 5)), ((5, 5), (5, 5))
+_LIGHTLY = Settings((20, 4), (20, 4), "distance")
+_FEW = Settings((6, 3), (7, 15), "raster")
+
+
+def catalogue(level: Level) -> list[LocalCase]:
+    """Returns the cases of a level and of those below it."""
+    cases = [
+        LocalCase(6, _SQUARE, 16, OFFICIAL),
+        LocalCase(6, _SQUARE, 16, OFFICIAL, "float32"),
+        LocalCase(24, _SQUARE, 6, _LIGHTLY, "float64", "lightly"),
+    ]
+    if level >= Level.STANDARD:
+        cases += [
+            LocalCase(batch, sides, channels, settings, dtype)
+            for batch, channels in ((24, 6), (6, 16))
+            for sides, settings in ((_ODD, _FEW), (_SQUARE, _LIGHTLY))
+            for dtype in UNITS
+        ]
+        cases += [
+            LocalCase(6, _SQUARE, 16, _LIGHTLY, dtype, "lightly")
+            for dtype in ("float64", "float32")
+        ]
+    if level >= Level.FULL:
+        sides = ((7, 7), (7, 7))
+        cases += [
+            LocalCase(32, sides, 64, OFFICIAL, "float32"),
+            LocalCase(64, sides, 24, _LIGHTLY, "float32", "lightly"),
+        ]
+    return list(dict.fromkeys(cases))
+
+
+def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
+    """Yields the section's tasks."""
+    for case in catalogue(level):
+        name = f"local/{case.name}"
+        yield Task(name, partial(check_case, name, case, ours, platform))
+    for mode in MODES if level >= Level.STANDARD else ():
+        name = f"local/{mode}"
+        yield Task(name, partial(check_mode, name, mode, ours, platform))
+
+
+def check_case(
+    task: str, case: LocalCase, ours: Ours, platform: str = "cpu"
+) -> list[Check]:
+    """Returns the verdicts on value and gradients of a case.
+
+    Raises:
+        NotRun: the reference is not installed, or the platform has no such dtype.
+    """
+    if platform == "tpu" and case.dtype == "float64":
+        raise NotRun("a TPU has no float64")
+    maps, positions = case.views()
+    maps = [rounded(x, case.dtype) for x in maps]
+    compute = "float32" if case.dtype in HALF else None
+    native = _theirs(case, maps, positions, None)
+    peer = _theirs(case, maps, positions, compute) if compute else native
+    with enabled(case.dtype):
+        arrays = [jax.numpy.asarray(x, case.dtype) for x in maps]
+        where = [jax.numpy.asarray(p, compute or case.dtype) for p in positions]
+        total, gradients = _program(ours, case.settings)(arrays, where)
+        got = _quantities(float(total), map(wide, gradients))
+    expected, peer_bounds = _expected(task, case, maps, positions, compute or case.dtype)
+    return expected.checks(got, native, peer, peer_bounds)
+
+
+def check_mode(task: str, mode: str, ours: Ours, platform: str = "cpu") -> list[Check]:
+    """Returns the verdicts on a mode's value and gradients, against the whole batch.
+
+    The modes of `modes` know two views of rows; each row here is a map, channels first,
+    which also gives the positions: whatever spreads the rows spreads those alike.
+
+    Raises:
+        NotRun: there are too few devices, or they have no float64.
+    """
+    if platform == "tpu":
+        raise NotRun("a TPU has no float64")
+    if jax.device_count() < DEVICES and not mode.startswith("vmap"):
+        raise NotRun(f"needs {DEVICES} devices, here are {jax.device_count()}")
+    case = LocalCase(16, ((3, 3), (3, 3)), 24, Settings(None, (5, 4)))
+    maps, _ = case.views()
+    rows = [_as_rows(x) for x in maps]
+
+    def loss(z1, z2, *, where=None, axis_name=None):
+        views = [_as_map(z, *case.sides[0]) for z in (z1, z2)]
+        places = [_places(x, jax.numpy) for x in views]
+        options = {"location_matches": (5, 4), "where": where, "axis_name": axis_name}
+        return ours.local(*views, *places, *WEIGHTS, **options)
+
+    with enabled("float64"):
+        z1, z2 = map(jax.numpy.asarray, rows)
+        value, gradients = MODES[mode](z1, z2, None, loss)
+        shaped = [_as_map(np.asarray(g), *case.sides[0]) for g in gradients]
+        got = _quantities(float(value), shaped)
+    positions = [_places(x, np) for x in maps]
+    theirs = _theirs(case, maps, positions, None)
+    expected, peer_bounds = _expected(task, case, maps, positions, "float64")
+    return expected.checks(got, theirs, theirs, peer_bounds)
+
+
+def _as_rows(x):
+    return np.moveaxis(x, 3, 1).reshape(len(x), -1)
+
+
+def _as_map(z, height, width):
+    channels = z.shape[1] // (height * width)
+    cells = z.reshape(z.shape[0], channels, height * width)
+    return cells.transpose(0, 2, 1).reshape(z.shape[0], height, width, channels)
+
+
+def _places(x, np_or_jnp):
+    """Positions that follow from a map: its first two moments over the channels."""
+    return np_or_jnp.stack([x.mean(3), (x**2).mean(3)], axis=-1)
+
+
+def _expected(task, case, maps, positions, compute) -> tuple[Expected, Bounds]:
+    exact = numpy_local_loss(maps, positions, case.settings)
+    bound = partial(
+        local_rounding_bounds, maps, positions, UNITS[compute], case.settings
+    )
+    bounds = [bound(by_rows=by_rows) for by_rows in (None, False)]
+    ours, peer = (Bounds(*found[:4], *found.gradients) for found in bounds)
+    whole = Result(*exact[:4], *exact.gradients)
+    return Expected(task, case.dtype, whole, ours), peer
+
+
+def _theirs(case, maps, positions, compute) -> dict:
+    if case.reference == "torch":
+        settings = (case.settings, case.dtype, compute)
+        found = torch_local_loss(maps, positions, *settings)
+        return _named(found)
+    unused = [np.eye(case.batch, 2)] * 2
+    try:
+        total, _, gradients = lightly_loss(unused, maps, positions, 0.0, case.dtype)
+    except upstream.NotLoaded as reason:
+        raise NotRun(f"lightly: {reason}") from None
+    return _quantities(total, gradients)
+
+
+def _named(found: LocalResult) -> dict:
+    return _quantities(found.total, found.gradients)
+
+
+def _quantities(total, gradients) -> dict:
+    dz1, dz2 = gradients
+    return {"total": total, "dz1": dz1, "dz2": dz2}
+
+
+@cache
+def _program(ours: Ours, settings: Settings):
+    features, locations, order, _ = settings
+    options = {
+        "feature_matches": features,
+        "location_matches": locations,
+        "slot_order": order,
+    }
+
+    def loss(maps, positions):
+        return ours.local(*maps, *positions, *WEIGHTS, **options)
+
+    return jax.jit(jax.value_and_grad(loss))

@@ -1,0 +1,86 @@
+"""The protocol of all views."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from jaxtyping import PRNGKeyArray
+
+    from vicreg_jax.augment._batch import Aspect, Images, View
+
+
+@runtime_checkable
+class Views(Protocol):
+    """How a batch of images becomes the views that a network is trained on.
+
+    `DigitViews` and `ImageViews` follow this protocol. To pretrain with views of your
+    own, write a frozen dataclass with these three members and pass an instance of it
+    as ``Config(views=...)``. It needs no base class. Its fields are its settings: the
+    command line offers each of them as a flag, and the run folder stores them.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class NoisyViews:
+        ...     size: int = 28
+        ...     noise: float = 0.1
+        ...
+        ...     def pair(self, key, images, aspect):
+        ...         plain = self.plain(images, aspect)
+        ...         noise = jax.random.normal(key, (2, *plain.shape)) * self.noise
+        ...         return plain + noise[0], plain + noise[1]
+        ...
+        ...     def plain(self, images, aspect):
+        ...         return images.astype(jnp.float32) / 255
+        >>> isinstance(NoisyViews(), Views)
+        True
+    """
+
+    @property
+    def size(self) -> int:
+        """Height and width of a view in pixels, the network's input size."""
+        ...
+
+    def pair(
+        self, key: PRNGKeyArray, images: Images, aspect: Aspect
+    ) -> tuple[View, View]:
+        """Returns two random views of each image.
+
+        Args:
+            key: the only source of randomness.
+            images: uint8, or float in [0, 1], shape ``(batch, height, width,
+                channels)`` with 1 or 3 channels.
+            aspect: width over height of each original image, shape ``(batch,)``,
+                float32. Images may have been resized to a square since.
+
+        Returns:
+            Two arrays of shape ``(batch, size, size, channels)``, float32.
+        """
+        ...
+
+    def plain(self, images: Images, aspect: Aspect) -> View:
+        """Returns the view of each image that probes evaluate, without randomness.
+
+        Args:
+            images: as for `pair`.
+            aspect: as for `pair`.
+
+        Returns:
+            Shape ``(batch, size, size, channels)``, float32.
+        """
+        ...
+
+    # By default, a protocol with an attribute refuses `issubclass`, which tyro needs
+    # to offer the fields of the default instance as flags.
+    @classmethod
+    def __subclasshook__(cls, other: type, /) -> bool:
+        """Returns whether a class follows the protocol."""
+        return follows_protocol(other) if cls is Views else NotImplemented
+
+
+def follows_protocol(views_class: type) -> bool:
+    """Returns whether a class has the members of `Views`."""
+    methods = (getattr(views_class, name, None) for name in ("pair", "plain"))
+    fields = getattr(views_class, "__dataclass_fields__", {})
+    has_size = "size" in fields or hasattr(views_class, "size")
+    return has_size and all(callable(method) for method in methods)

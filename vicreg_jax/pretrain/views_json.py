@@ -1,0 +1,79 @@
+"""Views as config.json stores them: the class as "module:Class", and its settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import operator
+from typing import Any
+
+from vicreg_jax.augment import Views
+from vicreg_jax.augment.views import follows_protocol
+
+
+def to_json(views: Views) -> dict[str, Any]:
+    """Returns views as JSON.
+
+    Raises:
+        ValueError: `from_json` could not return the same views. For example, a class
+            inside a function cannot be imported, and JSON has no arrays.
+    """
+    kind = f"{type(views).__module__}:{type(views).__qualname__}"
+    try:
+        if not dataclasses.is_dataclass(views) or isinstance(views, type):
+            raise TypeError("they are no instance of a dataclass")
+        settings = dataclasses.asdict(views)
+        stored = json.loads(json.dumps({"kind": kind} | settings))
+        read = from_json(stored)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`views` must be such that config.json can store them, got {views}: "
+            f"{error}"
+        ) from error
+    if read != views:
+        raise ValueError(
+            "`views` must have settings that JSON can store (numbers, strings, and "
+            f"tuples of them), got {views}, which config.json would return as {read}"
+        )
+    return stored
+
+
+def from_json(stored: dict[str, Any]) -> Views:
+    """Returns views from what `to_json` returned.
+
+    Raises:
+        ValueError: the class cannot be imported, does not follow the protocol `Views`,
+            or has other settings.
+    """
+    settings = {name: _tuples(value) for name, value in stored.items()}
+    kind = settings.pop("kind")
+    views_class = _imported(kind)
+    # Checked before the call, so that config.json can name nothing but views.
+    if not isinstance(views_class, type) or not follows_protocol(views_class):
+        raise ValueError(
+            "`kind` of `views` must name a class with `pair`, `plain` and `size`; see "
+            f"vicreg_jax.augment.Views; got {kind!r}"
+        )
+    try:
+        return views_class(**settings)
+    except TypeError as error:
+        raise ValueError(
+            f"`views` must have the settings of {kind}, got {settings}: {error}"
+        ) from error
+
+
+def _imported(kind: str) -> object:
+    module, _, name = kind.partition(":")
+    try:
+        return operator.attrgetter(name)(importlib.import_module(module))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            "`kind` of `views` must name a class as module:Class, in a module that can "
+            f"be imported here, got {kind!r}: {error}"
+        ) from error
+
+
+def _tuples(value: Any) -> Any:
+    """Returns JSON's lists as tuples, which frozen dataclasses have."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
