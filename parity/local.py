@@ -157,7 +157,9 @@ def check_case(
         where = [jax.numpy.asarray(p, compute or case.dtype) for p in positions]
         total, gradients = _program(ours, case.settings)(arrays, where)
         got = _quantities(float(total), map(wide, gradients))
-    expected, peer_bounds = _expected(task, case, maps, positions, compute or case.dtype)
+    expected, peer_bounds = _expected(
+        task, case, maps, positions, compute or case.dtype
+    )
     return expected.checks(got, native, peer, peer_bounds)
 
 
