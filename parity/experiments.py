@@ -46,7 +46,7 @@ _EXPANDERS: dict[Level, tuple[tuple[int, int, int], ...]] = {
 # Depth, channels of the stem, rows, side of the images, and width of the expander.
 _RESNETS: dict[Level, tuple[tuple[int, int, int, int, int], ...]] = {
     Level.QUICK: ((18, 8, 16, 24, 64),),
-    Level.FULL: ((50, 64, 16, 24, 128),),
+    Level.FULL: ((50, 32, 16, 24, 128),),
 }
 
 

@@ -181,14 +181,14 @@ FAULTS = {
     "bfloat16-products": Fault(_faulty(partial(_narrow_products, 7)), "values"),
     "world-size": Fault(_on_devices(_world_size), "devices"),
     "missing-gather": Fault(_on_devices(_missing_gather), "devices"),
-    **{
-        name: Fault(PACKAGE._replace(local=loss), "local")
-        for name, loss in LOCAL_FAULTS.items()
-    },
     "decayed-vectors": Fault(
         PACKAGE._replace(optimizer=_decayed_vectors), "pretraining"
     ),
     "rate-in-momentum": Fault(
         PACKAGE._replace(optimizer=_rate_in_momentum), "pretraining"
     ),
+    **{
+        name: Fault(PACKAGE._replace(local=loss), "local")
+        for name, loss in LOCAL_FAULTS.items()
+    },
 }

@@ -63,8 +63,10 @@ def check_case(
         where = [jax.numpy.asarray(p, compute or case.dtype) for p in positions]
         total, gradients = _program(ours, case.settings)(arrays, where)
         got = _quantities(float(total), map(wide, gradients))
-    judged, peer_bounds = _expected(task, case, maps, positions, compute or case.dtype)
-    return judged.checks(got, native, peer, peer_bounds)
+    expected, peer_bounds = _expected(
+        task, case, maps, positions, compute or case.dtype
+    )
+    return expected.checks(got, native, peer, peer_bounds)
 
 
 def check_mode(task: str, mode: str, ours: Ours, platform: str = "cpu") -> list[Check]:
@@ -97,8 +99,8 @@ def check_mode(task: str, mode: str, ours: Ours, platform: str = "cpu") -> list[
         got = _quantities(float(value), shaped)
     positions = [_places(x, np) for x in maps]
     theirs = _theirs(case, maps, positions, None)
-    judged, peer_bounds = _expected(task, case, maps, positions, "float64")
-    return judged.checks(got, theirs, theirs, peer_bounds)
+    expected, peer_bounds = _expected(task, case, maps, positions, "float64")
+    return expected.checks(got, theirs, theirs, peer_bounds)
 
 
 def _as_rows(x):

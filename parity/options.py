@@ -23,12 +23,12 @@ FaultName = Literal[
     "bfloat16-products",
     "world-size",
     "missing-gather",
+    "decayed-vectors",
+    "rate-in-momentum",
     "choice-gradient",
     "pooled-slots",
     "one-direction",
     "ignored-flips",
-    "decayed-vectors",
-    "rate-in-momentum",
 ]
 
 

@@ -21,14 +21,14 @@ class Ours(NamedTuple):
     Attributes:
         loss: called like `vicreg_jax.vicreg_loss`.
         terms: called like `vicreg_jax.vicreg_terms`.
-        local: called like `vicreg_jax.local.local_loss`.
         optimizer: called like `vicreg_jax.pretrain.network.optimizer`. None: that one.
+        local: called like `vicreg_jax.local.local_loss`.
     """
 
     loss: Callable
     terms: Callable
-    local: Callable = vicreg_jax.local.local_loss
     optimizer: Callable | None = None
+    local: Callable = vicreg_jax.local.local_loss
 
 
 PACKAGE = Ours(vicreg_jax.vicreg_loss, vicreg_jax.vicreg_terms)

@@ -26,8 +26,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
-from dataclasses import fields as fields_of
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -90,8 +89,8 @@ class Experiment:
             self.name, self._trained(programs), self._reference, self.dtype
         )
         found += self._rates_checks(programs)
-        for step in self._first_steps:
-            found += step._gradient_checks(programs)
+        for at, step in enumerate(self._first_steps):
+            found += step._gradient_checks(programs, at)
         return found
 
     def ours(self, ours: Ours) -> Arrays:
@@ -176,20 +175,47 @@ class Experiment:
         return compared(self.name, {name: got}, reference, self.dtype)
 
     @cached_property
-    def _first_steps(self) -> list[FirstStep]:
-        """AdamW in float32: each step as the first one of a run of its own."""
+    def _first_steps(self) -> list[Experiment]:
+        """AdamW in float32: each step as a run of its own."""
         if (self.dtype, self.optimizer) != ("float32", "adamw"):
             return []
         models: list[torch.nn.Module] = []
         self.theirs(before_step=lambda model: models.append(copy.deepcopy(model)))
-        fields = {field.name: getattr(self, field.name) for field in fields_of(self)}
         return [
-            FirstStep(
-                **fields | {"model": model, "batches": self.batches[at : at + 1]},
-                prefix=f"gradient {at} ",
-            )
+            replace(self, model=model, batches=self.batches[at : at + 1])
             for at, model in enumerate(models)
         ]
+
+    def _gradient_checks(self, programs: training_jax.Step, at: int) -> list[Check]:
+        """Returns the verdict on the gradient of each parameter in the first step."""
+        batch = channels_last(self.batches)[0]
+        got = training_jax.gradients(programs, self._tensors, batch)
+        got, theirs, exact, limits = (
+            {f"gradient {at} {name}": value for name, value in part.items()}
+            for part in (got, *self._gradient_reference)
+        )
+        reference = Reference(theirs, exact, limits)
+        return compared(self.name, got, reference, self.dtype)
+
+    @cached_property
+    def _gradient_reference(self) -> Reference:
+        base, exact = self._gradients(), self._gradients(dtype="float64")
+        limits = _spread(base, [self._gradients(seed) for seed in range(_DRAWS)])
+        for name, value in exact.items():
+            # Ours are read off moments, which rounds each entry twice more.
+            limits[name] += 2 * UNITS[self.dtype] * norm(value)
+        return Reference(base, exact, limits)
+
+    def _gradients(self, seed: int | None = None, **changed) -> Arrays:
+        """Returns PyTorch's gradients in the first step."""
+        found: Arrays = {}
+        self.theirs(
+            seed,
+            rates=np.zeros(1),
+            before_step=lambda model: found.update(training_torch.gradients(model)),
+            **changed,
+        )
+        return found
 
     def _programs(self, ours: Ours) -> training_jax.Step:
         if self.optimizer == "sgd":
@@ -206,44 +232,6 @@ class Experiment:
             nu=nu,
         )
         return training_jax.make(ours, settings, self.untrained)
-
-
-@dataclass(frozen=True)
-class FirstStep(Experiment):
-    """A run of a single step, of which the gradients are compared.
-
-    Attributes:
-        prefix: of the names of the gradients.
-    """
-
-    prefix: str = ""
-
-    def _gradient_checks(self, programs: training_jax.Step) -> list[Check]:
-        """Returns the verdict on the gradient of each parameter."""
-        batch = channels_last(self.batches)[0]
-        got = training_jax.gradients(programs, self._tensors, batch)
-        got = {self.prefix + name: value for name, value in got.items()}
-        return compared(self.name, got, self._gradient_reference, "float32")
-
-    @cached_property
-    def _gradient_reference(self) -> Reference:
-        base, exact = self._gradients(), self._gradients(dtype="float64")
-        limits = _spread(base, [self._gradients(seed) for seed in range(_DRAWS)])
-        for name, value in exact.items():
-            # Ours are read off moments, which rounds each entry twice more.
-            limits[name] += 2 * UNITS["float32"] * norm(value)
-        return Reference(base, exact, limits)
-
-    def _gradients(self, seed: int | None = None, **changed) -> Arrays:
-        """Returns PyTorch's gradients."""
-        found: Arrays = {}
-
-        def keep(model):
-            gradients = training_torch.gradients(model)
-            found.update({self.prefix + k: v for k, v in gradients.items()})
-
-        self.theirs(seed, rates=np.zeros(1), before_step=keep, **changed)
-        return found
 
 
 def channels_last(batches: np.ndarray) -> np.ndarray:

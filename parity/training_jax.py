@@ -17,20 +17,27 @@ from parity.comparison import Arrays
 from parity.ours import Ours, enabled
 from parity.training_torch import MOMENTUM, TRUST, WEIGHT_DECAY, Run
 from vicreg_jax import convert
-from vicreg_jax.augment import ImageViews
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.mesh import make_mesh
 from vicreg_jax.pretrain.step import Programs, State
 
 
 @dataclass(frozen=True)
-class GivenViews(ImageViews):
+class GivenViews:
     """Views that are drawn already: each "image" holds its two views."""
 
-    def pair(self, key, images, aspect=None):
+    size: int = 1
+    """Not used."""
+
+    def pair(self, key, images, aspect):
         """Returns both views of images of shape (rows, 2, ...)."""
         del key, aspect
         return images[:, 0], images[:, 1]
+
+    def plain(self, images, aspect):
+        """Returns the first view."""
+        del aspect
+        return images[:, 0]
 
 
 @dataclass(frozen=True)

@@ -133,8 +133,8 @@ class TestFaults:
 
     def test_can_be_chosen_by_name(self):
         assert set(get_args(FaultName)) == set(FAULTS)
-        found = len(ON_ONE) + len(ON_MANY) + len(LOCAL_FAULTS) + len(IN_STEP)
-        assert found == len(FAULTS) == 19
+        sections = [ON_ONE, ON_MANY, IN_STEP, LOCAL_FAULTS]
+        assert sum(map(len, sections)) == len(FAULTS) == 19
 
 
 class TestRoundings:
