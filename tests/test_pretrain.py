@@ -18,10 +18,11 @@ from vicreg_jax.pretrain import recipes, records
 from vicreg_jax.pretrain.__main__ import parse
 from vicreg_jax.pretrain.config import Config, Launch
 from vicreg_jax.pretrain.export import export, newest, probe
+from vicreg_jax.pretrain.loop import _whole_epochs
 from vicreg_jax.pretrain.mesh import make_mesh
 from vicreg_jax.pretrain.network import build
 from vicreg_jax.pretrain.report import redraw
-from vicreg_jax.pretrain.run import _whole_epochs, run
+from vicreg_jax.pretrain.run import run
 
 # Of a linear probe on all labels, after 8 epochs. Two seeds reached .958, as do raw
 # pixels; without one term's gradient .869 to .911, with hardly a step .869.

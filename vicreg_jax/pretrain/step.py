@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 
 class State(NamedTuple):
-    """All that a step changes: plain arrays, the same on every device.
+    """Everything that a step changes, as arrays replicated on every device.
 
     Attributes:
-        step: updates so far.
-        params: of the network, by name.
-        stats: running statistics of its batch norms.
-        optimizer: what the optimiser remembers.
+        step: Number of updates so far, which also seeds the views of the next one.
+        params: Parameters of the network by name.
+        stats: Running statistics of its batch norms by name.
+        optimizer: State of the optimizer.
     """
 
     step: Int32[Array, ""]
