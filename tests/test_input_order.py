@@ -1,12 +1,33 @@
 """The order of images: a function of seed and step, whatever the shards."""
 
+import grain
 import numpy as np
 import pytest
 
 from vicreg_jax.pretrain.input import Order, order_hash
 
 
+def by_loop(order, step):
+    """Returns the ids of a step, shuffled by Grain row by row."""
+    ids = grain.MapDataset.range(order.images).seed(order.seed).shuffle()
+    epoch, place = divmod(step, order.steps_per_epoch)
+    places = [place * order.batch + row for row in order.rows]
+    return [ids[epoch * order.images + p] if p < order.images else -1 for p in places]
+
+
 class TestOrder:
+    # Block ciphers of 16 bits, where all results are in a table, and of 18 to 32.
+    @pytest.mark.parametrize(
+        "images", [1, 2, 3, 64, 103, 2**16, 2**16 + 1, 2**18 + 2, 1281167, 2**31 + 5]
+    )
+    @pytest.mark.parametrize("seed", [0, 5, 2**32 - 1])
+    def test_is_the_shuffle_of_grain(self, images, seed):
+        batch = min(images, 24)
+        order = Order(images=images, batch=batch, seed=seed, drop_remainder=False)
+        last = order.steps_per_epoch - 1
+        for step in (0, 1, last, last + 1, 3 * last):
+            np.testing.assert_array_equal(order[step], by_loop(order, step))
+
     @pytest.mark.parametrize("drop_remainder", [True, False])
     @pytest.mark.parametrize("count", [1, 2, 4, 8])
     def test_shards_hold_the_rows_of_one_batch(self, count, drop_remainder):

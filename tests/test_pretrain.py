@@ -26,10 +26,11 @@ from vicreg_jax.pretrain.__main__ import main, parse
 from vicreg_jax.pretrain.config import Config, Launch
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.export import export, newest, probe
+from vicreg_jax.pretrain.loop import _whole_epochs
 from vicreg_jax.pretrain.mesh import make_mesh
 from vicreg_jax.pretrain.network import build
 from vicreg_jax.pretrain.report import redraw
-from vicreg_jax.pretrain.run import _whole_epochs, run
+from vicreg_jax.pretrain.run import run
 from vicreg_jax.pretrain.step import Programs
 
 # Of a linear probe on all labels, after 8 epochs. Two seeds reached .958, as do raw

@@ -1,4 +1,4 @@
-"""The folder of a run, and what is written into it."""
+"""The run folder, and the metrics written into it."""
 
 import jax.numpy as jnp
 import pytest
@@ -12,30 +12,55 @@ from vicreg_jax.pretrain.step import Metrics
 class TestFolder:
     def test_another_configuration_is_refused(self, tmp_path):
         launch = Launch(out=tmp_path)
-        with run_folder.claim(tiny(), launch):
+        with run_folder.claim(tiny(), launch, images=9):
             pass
         said = r"--epochs must be 1 as in the run .*, got 2; for another run give"
         with (
             pytest.raises(ValueError, match=said),
-            run_folder.claim(tiny(epochs=2), launch),
+            run_folder.claim(tiny(epochs=2), launch, images=9),
+        ):
+            pass
+
+    def test_another_number_of_images_is_refused(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with run_folder.claim(tiny(), Launch(), images=9) as first:
+            pass
+        said = "--data must have 9 training images as in the run .*, got 8; for another"
+        for launch in (Launch(), Launch(out=first)):
+            with (
+                pytest.raises(ValueError, match=said),
+                run_folder.claim(tiny(), launch, images=8),
+            ):
+                pass
+
+    def test_a_run_of_another_version_is_refused(self, tmp_path):
+        content = run_folder.contents(tiny(), images=9)
+        del content["images"]
+        run_folder.write_json(tmp_path / "config.json", content)
+        said = "RUN must be a run of this version of vicreg_jax, got"
+        with pytest.raises(ValueError, match=said):
+            run_folder.read_config(tmp_path)
+        with (
+            pytest.raises(ValueError, match=said),
+            run_folder.claim(tiny(), Launch(out=tmp_path), images=9),
         ):
             pass
 
     def test_two_processes_do_not_share_one(self, tmp_path):
         launch = Launch(out=tmp_path)
         with (
-            run_folder.claim(tiny(), launch),
+            run_folder.claim(tiny(), launch, images=9),
             pytest.raises(FileExistsError, match="--out must not be in use"),
-            run_folder.claim(tiny(), launch),
+            run_folder.claim(tiny(), launch, images=9),
         ):
             pass
 
     def test_the_same_command_finds_its_unfinished_run(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        with run_folder.claim(tiny(), Launch()) as first:
+        with run_folder.claim(tiny(), Launch(), images=9) as first:
             assert first.parent.name == "runs"
             assert run_folder._unfinished(tiny()) is None
-        with run_folder.claim(tiny(), Launch()) as again:
+        with run_folder.claim(tiny(), Launch(), images=9) as again:
             assert again == first
         assert run_folder._unfinished(tiny(seed=1)) is None
         run_folder.write_json(first / "probes.json", {})
@@ -43,7 +68,9 @@ class TestFolder:
 
     @pytest.mark.parametrize("recipe", recipes.RECIPES.values())
     def test_a_configuration_survives_its_file(self, recipe, tmp_path):
-        run_folder.write_json(tmp_path / "config.json", run_folder.choices(recipe()))
+        run_folder.write_json(
+            tmp_path / "config.json", run_folder.contents(recipe(), images=9)
+        )
         assert run_folder.read_config(tmp_path) == recipe()
 
     def test_no_run(self, tmp_path):
@@ -88,9 +115,9 @@ class TestLog:
             file.write('{"step": 4, "ep')  # cut off by a crash
         self.log(tmp_path, first=2)
         steps = records.read(tmp_path / "metrics.jsonl")
-        looks = records.read(tmp_path / "evaluations.jsonl")
+        checks = records.read(tmp_path / "evaluations.jsonl")
         assert [line["step"] for line in steps] == [0, 1]
-        assert [line["step"] for line in looks] == [1, 2]
+        assert [line["step"] for line in checks] == [1, 2]
 
     @pytest.mark.parametrize("name", ["covariance", "gradient_norm"])
     def test_the_step_and_the_term_that_broke(self, tmp_path, name):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar
 
 
+COLLAPSED_STD = 0.1  # a healthy column has a standard deviation of about 1
+
+
 class Diagnostics(NamedTuple):
     """The health of one batch of embeddings, each a scalar.
 
@@ -53,7 +56,7 @@ def diagnostics(
     *,
     axis_name: AxisName = None,
     where: RowMask | None = None,
-    collapsed_std: Scalar = 0.1,
+    collapsed_std: Scalar = COLLAPSED_STD,
 ) -> Diagnostics:
     """Returns statistics that tell collapsed embeddings from healthy ones.
 

@@ -8,6 +8,7 @@ import grain
 import numpy as np
 
 from vicreg_jax import diagnostics
+from vicreg_jax._diagnostics import COLLAPSED_STD
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.input import Datasets, batches, sample, to_device
 from vicreg_jax.probe import Labeled, knn_probe, probes
@@ -159,7 +160,7 @@ def warning(check: dict[str, float]) -> str | None:
     if check["collapsed"] > 0.5:
         return (
             f"The embeddings are collapsing: {100 * check['collapsed']:.0f}% of the "
-            f"columns have a standard deviation below {_COLLAPSED_STD}. "
+            f"columns have a standard deviation below {COLLAPSED_STD}. "
             "Raise --mu or lower --learning-rate."
         )
     if check["effective_rank"] < 2:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vicreg_jax import encoder
 from vicreg_jax.pretrain import evaluation, run_folder
 from vicreg_jax.pretrain import mesh as meshes
-from vicreg_jax.pretrain.checkpoints import Checkpoints
+from vicreg_jax.pretrain.checkpoints import restore
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.input import load_datasets
 from vicreg_jax.pretrain.network import architecture
@@ -85,9 +85,7 @@ def newest(run: Path) -> tuple[Programs, State]:
     """
     config = run_folder.read_config(run)
     programs = Programs(config, meshes.make_mesh("data=1"), steps_per_epoch=1)
-    checkpoints = Checkpoints(run / "checkpoints")
-    restored = checkpoints.restore(programs.start())
-    checkpoints.close()
+    restored = restore(run / "checkpoints", programs.start())
     if restored is None:
         raise UsageError(f"RUN must have a checkpoint, got {run}")
     return programs, restored.state

@@ -1,7 +1,7 @@
-"""One run in several processes: connecting, agreeing, and stopping.
+"""One run in several processes: how they connect, agree and stop.
 
-A process that raised an error alone would leave the others waiting for it in a
-collective, so the processes agree before they write or read together.
+If one process raised an error alone, the others would wait for it in a collective. So
+the processes agree before they write or read together.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import jax
 import numpy as np
@@ -21,14 +21,16 @@ from vicreg_jax.pretrain.errors import UsageError
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.config import Launch
 
+T = TypeVar("T")
+
 
 def connect(launch: Launch) -> None:
-    """Joins the other processes, where the run is distributed; before all else.
+    """Joins the other processes of a distributed run, before JAX starts.
 
-    On TPU pods, Slurm, Kubernetes and under MPI, JAX finds the others by itself.
+    JAX finds the processes itself on TPU pods, under Slurm, Kubernetes and MPI.
 
     Raises:
-        UsageError: If no cluster is found and the flags are missing.
+        UsageError: If JAX finds no cluster and the flags do not name the processes.
     """
     if not launch.distributed:
         return
@@ -47,58 +49,61 @@ def connect(launch: Launch) -> None:
 
 
 def wait_for_all(name: str, *, seconds: int = 3600) -> None:
-    """Returns when every process has come here; lost ones end it with an error.
+    """Waits until all processes have called this with the same name.
 
-    Unlike an exchange between devices, which gives up after half a minute.
+    A collective would give up after half a minute. This raises an error only when a
+    process is lost.
     """
     barrier = multihost.get_barrier_sync_fn()
     barrier(key=f"vicreg_jax {name}", timeout_ms=1000 * seconds)
 
 
 def check_same(what: str, sha256: str) -> None:
-    """Compares a checksum over all processes.
+    """Compares a checksum between all processes.
+
+    Args:
+        what: What the checksum is of, as named in the error.
+        sha256: The checksum in hexadecimal digits.
 
     Raises:
-        ValueError: In each of them, if it is not the same in all.
+        ValueError: In every process, if the checksums differ.
     """
     words = np.frombuffer(bytes.fromhex(sha256), np.uint32)
     every = multihost_utils.process_allgather(words).reshape(-1, len(words))
     if (every != every[0]).any():
-        raise ValueError(f"{what} must be the same in every process, got others")
+        raise ValueError(f"{what} must be the same in every process, but differs")
 
 
-def from_first(action: Callable[[], tuple[int, int]]) -> tuple[int, int]:
-    """Returns in every process what `action`, run in the first only, returned.
+def together(action: Callable[[], T], failure: type[Exception]) -> T:
+    """Runs an action in every process that may fail in some of them.
+
+    Args:
+        action: Called without arguments.
+        failure: The exception that it may raise.
 
     Raises:
-        OSError: In each of them, if `action` did.
+        Exception: A `failure` in every process, if the action raised one in any.
     """
-    error, result = None, (-1, -1)
-    if jax.process_index() == 0:
-        try:
-            result = action()
-        except OSError as failed:
-            error = failed
-    first, second = multihost_utils.broadcast_one_to_all(np.array(result, np.int32))
-    if first == -1:
-        raise error or OSError("the first process could not write; its error says why")
-    return int(first), int(second)
-
-
-def all_of(here: bool) -> bool:
-    """Whether it is so in every process."""
-    return bool(np.all(multihost_utils.process_allgather(np.array(here))))
+    results: list[T] = []
+    failed = failure("another process failed; its error says why")
+    try:
+        results.append(action())
+    except failure as error:
+        failed = error
+    if not np.all(multihost_utils.process_allgather(np.array(bool(results)))):
+        raise failed
+    return results[0]
 
 
 class Interrupted(Exception):
-    """The run has stopped because it was asked to, and can go on."""
+    """The run was asked to stop and has saved its state. It can be resumed."""
 
 
 class Interruption:
-    """Notes SIGTERM and SIGINT while it is entered; a second one ends the process.
+    """Notes SIGTERM and SIGINT within its context. A second signal ends the process.
 
-    Where there are several processes JAX notes SIGTERM, of any of them, and says after
-    which step all shall stop.
+    With several processes, JAX notes a SIGTERM to any of them and chooses the step
+    after which all stop.
     """
 
     def __init__(self):
@@ -106,7 +111,7 @@ class Interruption:
         self._before = {}
 
     def __enter__(self) -> Interruption:
-        # Python allows handlers in the main thread alone.
+        # Python sets signal handlers in the main thread only.
         main = threading.current_thread() is threading.main_thread()
         if main and jax.process_count() == 1:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,7 +123,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def asked(self, step: int) -> bool:
-        """Returns whether to stop after this step, the same in all processes."""
+        """Returns whether to stop after this step: the same in all processes."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked

@@ -1,11 +1,11 @@
-"""What a run writes down while it goes on."""
+"""Metrics files, with one JSON object per line, and TensorBoard's event files."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,73 +25,78 @@ if TYPE_CHECKING:
     from vicreg_jax.pretrain.step import Metrics
 
 Line = dict[str, Any]
-_TERMS = ("invariance", "variance", "covariance", "loss", "gradient_norm")
+_MUST_BE_FINITE = ("invariance", "variance", "covariance", "loss", "gradient_norm")
 
 
 class _Pending(NamedTuple):
     step: int
-    order: int
     metrics: Metrics
+    order: int
 
 
 class Log:
-    """Metrics of every step, fetched from the devices many steps at a time.
+    """The metrics of a run, in its run folder.
+
+    Metrics stay on the devices until `write` fetches those of many steps at once. The
+    first process writes the files.
 
     Args:
-        folder: of the run.
-        steps_per_epoch: to name the epoch of a step.
-        batch: images a step.
-        first: the step to go on with; what was written for later ones is taken out.
-        waited: seconds so far that the devices waited for images.
-        tensorboard: write for TensorBoard as well.
+        run_folder: Where to write metrics.jsonl and evaluations.jsonl.
+        first: The next step. Lines of this step and later ones are removed.
+        batch: Images per step.
+        steps_per_epoch: Steps per epoch.
+        waited: Returns the seconds so far that the devices waited for images.
+        tensorboard: Whether to write for TensorBoard as well.
+
+    Raises:
+        OSError: Here and in all methods, if a file cannot be written. It is named.
     """
 
     def __init__(
         self,
-        folder: Path,
+        run_folder: Path,
         *,
-        steps_per_epoch: int,
-        batch: int,
         first: int,
+        batch: int,
+        steps_per_epoch: int,
         waited: Callable[[], float],
         tensorboard: bool,
     ):
-        self._steps_per_epoch, self._batch, self._waited = (
-            steps_per_epoch,
-            batch,
-            waited,
-        )
+        self._steps = run_folder / "metrics.jsonl"
+        self._checks = run_folder / "evaluations.jsonl"
+        self._steps_per_epoch = steps_per_epoch
+        self._speed = _Speed(batch, waited)
         self._pending: list[_Pending] = []
-        self._mark: tuple[int, float, float] | None = None
         self._writes = jax.process_index() == 0
-        self._steps, self._checks = (
-            folder / "metrics.jsonl",
-            folder / "evaluations.jsonl",
-        )
         self._board = None
-        if not self._writes:
-            return
-        _keep(self._steps, lambda line: line["step"] < first)
-        _keep(self._checks, lambda line: line["step"] <= first)
-        if tensorboard:
-            self._board = Board(folder / "tensorboard", first=first)
+        if self._writes:
+            _keep(self._steps, lambda line: line["step"] < first)
+            # A quick check is of the state after so many steps.
+            _keep(self._checks, lambda line: line["step"] <= first)
+        if self._writes and tensorboard:
+            self._board = Board(run_folder / "tensorboard", first=first)
 
     def add(self, step: int, metrics: Metrics, order: int) -> None:
-        """Takes note of a step that may still be computed.
+        """Adds the metrics of a step that the devices may still be computing.
 
         Args:
-            step: its number.
-            metrics: what it reports.
-            order: hash of the images of this process.
+            step: Number of the step.
+            metrics: Scalars on the devices.
+            order: Hash of this process's images.
         """
-        self._pending.append(_Pending(step, order, metrics))
+        self._pending.append(_Pending(step, metrics, order))
 
     def write(self, *, leave: int = 0) -> Line | None:
-        """Writes down all steps but the newest `leave`, and returns the last of them.
+        """Writes the steps so far.
+
+        Args:
+            leave: Number of newest steps to leave for the next call.
+
+        Returns:
+            The last line that was written, if any.
 
         Raises:
-            FloatingPointError: a loss or a gradient was not finite.
-            OSError: a file could not be written; it is named.
+            FloatingPointError: If a loss or a gradient is not finite.
         """
         count = len(self._pending) - leave
         taken, self._pending = self._pending[:count], self._pending[count:]
@@ -100,25 +105,23 @@ class Log:
         lines = self._lines(taken)
         self._append(self._steps, lines)
         for line in lines:
-            _stop_unless_finite(line)
-        self._show(lines[-1])
+            _check_finite(line)
         if self._board is not None and not leave:
             self._board.flush()
         return lines[-1]
 
     def quick_check(self, line: Line) -> None:
-        """Writes down a look at the features."""
+        """Writes the result of a quick check."""
         self._append(self._checks, [line])
-        self._show(line)
 
     def close(self) -> None:
-        """Ends the writing for TensorBoard."""
+        """Closes TensorBoard's file."""
         if self._board is not None:
             self._board.close()
 
     def _lines(self, taken: list[_Pending]) -> list[Line]:
         values = jax.device_get([pending.metrics for pending in taken])
-        orders = _of_all_processes([pending.order for pending in taken])
+        orders = _over_processes([pending.order for pending in taken])
         speed = self._speed(taken[-1].step)
         return [
             {"step": pending.step, "epoch": pending.step // self._steps_per_epoch}
@@ -128,30 +131,77 @@ class Log:
             for pending, metrics, order in zip(taken, values, orders, strict=True)
         ]
 
-    def _speed(self, step: int) -> Line:
-        """Returns the speed since the last time, which is not known the first."""
-        now, waited, mark = time.monotonic(), self._waited(), self._mark
-        self._mark = step, now, waited
-        if mark is None or step == mark[0]:
-            return {}
-        seconds = now - mark[1]
-        return {
-            "images_per_second": (step - mark[0]) * self._batch / seconds,
-            "waiting": (waited - mark[2]) / seconds,
-        }
-
     def _append(self, path: Path, lines: list[Line]) -> None:
-        if self._writes:
-            with writing(path), path.open("a") as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
-
-    def _show(self, line: Line) -> None:
+        """Writes lines to a file, and the numbers of the last one to TensorBoard."""
+        if not self._writes:
+            return
+        with writing(path), path.open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
         if self._board is not None:
-            self._board.add(line)
+            self._board.add(lines[-1])
+
+
+class Board:
+    """Scalars for TensorBoard.
+
+    Args:
+        directory: Where to write. It is made if it does not exist.
+        first: The next step. TensorBoard hides older values of later steps.
+
+    Raises:
+        OSError: Here and in all methods, if something cannot be written.
+    """
+
+    def __init__(self, directory: Path, *, first: int):
+        self._directory = directory
+        with writing(directory):
+            directory.mkdir(exist_ok=True)
+            self._events = EventsWriter(str(directory / "events"))
+        if first:
+            self._add(first, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, line: Line) -> None:
+        """Adds the numbers of a line by name, at the line's step."""
+        for name, value in line.items():
+            if name != "step" and not isinstance(value, str):
+                self._add(line["step"], summary=scalar(name, value))
+
+    def flush(self) -> None:
+        """Writes what was added to the disk."""
+        with writing(self._directory):
+            self._events.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        with writing(self._directory):
+            self._events.close()
+
+    def _add(self, step: int, **what: Any) -> None:
+        with writing(self._directory):
+            self._events.write_event(Event(wall_time=time.time(), step=step, **what))
+
+
+class _Speed:
+    """Returns the speed since the last call, nothing in the first."""
+
+    def __init__(self, batch: int, waited: Callable[[], float]):
+        self._batch, self._waited = batch, waited
+        self._last: tuple[int, float, float] | None = None
+
+    def __call__(self, step: int) -> Line:
+        last, now = self._last, (step, time.monotonic(), self._waited())
+        self._last = now
+        if last is None or step == last[0]:
+            return {}
+        steps, seconds, waited = (a - b for a, b in zip(now, last, strict=True))
+        return {
+            "images_per_second": steps * self._batch / seconds,
+            "waiting": waited / seconds,
+        }
 
 
 def read(path: Path) -> list[Line]:
-    """Returns the lines of a file, without one that was cut short at the end."""
+    """Returns the lines of a metrics file, without a last one that was cut off."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -169,8 +219,13 @@ def summary(line: Line) -> str:
     )
 
 
-def _stop_unless_finite(line: Line) -> None:
-    broken = [name for name in _TERMS if not math.isfinite(line[name])]
+def _keep(path: Path, wanted: Callable[[Line], bool]) -> None:
+    lines = [line for line in read(path) if wanted(line)]
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _check_finite(line: Line) -> None:
+    broken = [name for name in _MUST_BE_FINITE if not math.isfinite(line[name])]
     if broken:
         raise FloatingPointError(
             f"the {broken[0].replace('_', ' ')} is no longer finite at step "
@@ -179,57 +234,11 @@ def _stop_unless_finite(line: Line) -> None:
         )
 
 
-def _of_all_processes(orders: list[int]) -> list[int]:
-    """Returns the hashes of whole batches: sums over processes, modulo 2**64."""
+def _over_processes(orders: list[int]) -> list[int]:
+    """Returns the hashes of global batches: sums over processes, modulo 2**64."""
     if jax.process_count() == 1:
         return orders
-    # JAX has no 64 bits by default, so that they travel as halves.
+    # JAX has no 64-bit numbers by default, so they are sent as halves.
     halves = np.array(orders, np.uint64).view(np.uint32)
     parts = np.asarray(multihost_utils.process_allgather(halves)).view(np.uint64)
     return parts.sum(axis=0, dtype=np.uint64).tolist()
-
-
-def _keep(path: Path, wanted: Callable[[Line], bool]) -> None:
-    """Takes out the lines that are not `wanted`, in one go."""
-    lines = [line for line in read(path) if wanted(line)]
-    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
-
-
-class Board:
-    """Scalars by step.
-
-    Args:
-        folder: where TensorBoard looks; made if need be.
-        first: the step to go on with; what was written for later ones is hidden.
-
-    Raises:
-        OSError: here and below, if something could not be written.
-    """
-
-    def __init__(self, folder: Path, *, first: int):
-        self._folder = folder
-        with writing(folder):
-            folder.mkdir(exist_ok=True)
-            self._events = EventsWriter(str(folder / "events"))
-        if first:
-            self._add(first, session_log=SessionLog(status=SessionLog.START))
-
-    def add(self, line: Mapping[str, Any]) -> None:
-        """Adds the numbers of a line to its step, by name."""
-        for name, value in line.items():
-            if name != "step" and not isinstance(value, str):
-                self._add(line["step"], summary=scalar(name, value))
-
-    def flush(self) -> None:
-        """Brings to the disk what was added."""
-        with writing(self._folder):
-            self._events.flush()
-
-    def close(self) -> None:
-        """Does so for the last time."""
-        with writing(self._folder):
-            self._events.close()
-
-    def _add(self, step: int, **what: Any) -> None:
-        with writing(self._folder):
-            self._events.write_event(Event(wall_time=time.time(), step=step, **what))

@@ -1,20 +1,21 @@
-"""The folder of a run: whose it is, and whether there is something to go on with.
+"""The run folder: which run it holds, and whether that can be continued.
 
-config.json       what the run is
-metrics.jsonl     a line a step
-evaluations.jsonl a line for each look at the features
+config.json       the configuration, and the number of training images
+metrics.jsonl     one line per step
+evaluations.jsonl one line per quick check
 checkpoints/      the newest states
-compiled/         JAX's compilation cache: the next start need not compile again
-probes.json       accuracies; there once the run is finished
+compiled/         JAX's compilation cache, with which the next start compiles nothing
+probes.json       accuracies; written last, so it marks a finished run
 features.npz      the held-out features that the picture shows
 report.png        the picture
-tensorboard/      what TensorBoard reads
+tensorboard/      event files for TensorBoard
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import time
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from vicreg_jax.augment.stored import views_from_json, views_to_json
+from vicreg_jax.pretrain import processes
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.errors import UsageError, flag
 
@@ -34,18 +36,28 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def claim(config: Config, launch: Launch) -> Iterator[Path]:
-    """Makes the folder of a run, or finds it, and keeps other processes out of it.
+def claim(config: Config, launch: Launch, *, images: int) -> Iterator[Path]:
+    """Makes or finds the run folder, and keeps other runs out of it.
+
+    Args:
+        config: The configuration of the run.
+        launch: Names the folder, or leaves the choice to this function.
+        images: Number of training images, which the order of the images depends on.
 
     Raises:
-        FileExistsError: the run in it is finished, or another process is at it.
-        ValueError: the run in it is another one.
+        FileExistsError: If the run in it is finished, or another process uses it.
+        ValueError: If the run in it has another configuration or number of images.
     """
     folder = launch.out or _unfinished(config) or _new(config)
+    ours = contents(config, images)
+    # Processes may take long to read their data sets.
+    processes.wait_for_all("claim")
+    checksum = hashlib.sha256(json.dumps(ours).encode()).hexdigest()
+    processes.check_same("the configuration and the number of images", checksum)
     if finished(folder):
         raise FileExistsError(f"--out must not hold a finished run, got {folder}")
     if (folder / "config.json").exists():
-        _refuse_another(config, folder)
+        _refuse_another(ours, folder)
     else:
         _refuse_other_files(folder)
     if jax.process_index() != 0:
@@ -53,24 +65,24 @@ def claim(config: Config, launch: Launch) -> Iterator[Path]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
-        # The system lets go of it when the process ends, however it ends.
+        # The system releases it when the process ends, in whatever way.
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FileExistsError(
                 f"--out must not be in use by another process, got {folder}"
             ) from None
-        write_json(folder / "config.json", choices(config))
+        write_json(folder / "config.json", ours)
         yield folder
 
 
 def finished(folder: Path) -> bool:
-    """Returns whether the run came to its end."""
+    """Returns whether the run is complete."""
     return (folder / "probes.json").exists()
 
 
-def choices(config: Config) -> dict[str, Any]:
-    """Returns a configuration as JSON has it.
+def contents(config: Config, images: int) -> dict[str, Any]:
+    """Returns what config.json holds: a configuration and the number of images.
 
     Raises:
         UsageError: If its views cannot be stored.
@@ -80,32 +92,42 @@ def choices(config: Config) -> dict[str, Any]:
         plain["views"] = views_to_json(config.views)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return json.loads(json.dumps(plain))
+    return json.loads(json.dumps(plain | {"images": images}))
 
 
 def read_config(folder: Path) -> Config:
     """Returns the configuration of the run in a folder.
 
     Raises:
-        UsageError: If there is no run, or a run of another version.
+        UsageError: If the folder holds no run, or one of another version.
     """
+    plain = _read(folder)
     try:
-        plain = json.loads((folder / "config.json").read_text())
+        del plain["images"]
         views = views_from_json(plain.pop("views"))
         return Config(**plain, views=views)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UsageError(f"RUN must be the directory of a run, got {folder}") from error
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            f"RUN must be a run of this version of vicreg_jax, got {folder}"
+        ) from error
     except ValueError as error:
         raise UsageError(f"{folder}/config.json: {error}") from error
 
 
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UsageError(f"RUN must be the directory of a run, got {folder}") from error
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON as `write_whole` does."""
+    """Writes JSON to a file, as `write_whole` does."""
     write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is there in whole or not at all."""
+    """Writes a file that exists completely or not at all."""
     partial = path.with_name(path.name + ".partial")
     with writing(path):
         partial.write_text(text)
@@ -114,10 +136,10 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Names the file in the error, where the system often does not.
+    """Names the file in errors, where the system often does not.
 
     Raises:
-        OSError: it could not be written.
+        OSError: If the file could not be written.
     """
     try:
         yield
@@ -126,14 +148,20 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(f"{path} could not be written: {reason}") from error
 
 
-def _refuse_another(config: Config, folder: Path) -> None:
-    ours, theirs = choices(config), choices(read_config(folder))
+def _refuse_another(ours: dict[str, Any], folder: Path) -> None:
+    theirs = contents(read_config(folder), _read(folder)["images"])
     for name in ours:
-        if ours[name] != theirs[name]:
+        if ours[name] == theirs[name]:
+            continue
+        if name == "images":
             raise UsageError(
-                f"{flag(name)} must be {theirs[name]!r} as in the run in {folder}, "
-                f"got {ours[name]!r}; for another run give another --out"
+                f"--data must have {theirs[name]} training images as in the run in "
+                f"{folder}, got {ours[name]}; for another run give another --out"
             )
+        raise UsageError(
+            f"{flag(name)} must be {theirs[name]!r} as in the run in {folder}, "
+            f"got {ours[name]!r}; for another run give another --out"
+        )
 
 
 def _refuse_other_files(folder: Path) -> None:
@@ -151,12 +179,13 @@ def _refuse_other_files(folder: Path) -> None:
 
 
 def _unfinished(config: Config) -> Path | None:
+    wanted = contents(config, 0)  # a changed data set is refused, not run anew
     runs = sorted(Path("runs").glob(f"{_stem(config)}-*"), reverse=True)
     for run in runs:
         if finished(run):
             continue
         try:
-            if choices(read_config(run)) == choices(config) and not _in_use(run):
+            if contents(read_config(run), 0) == wanted and not _in_use(run):
                 return run
         except ValueError:
             continue

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class State(NamedTuple):
-    """The training state: plain arrays, replicated on every device.
+    """Everything that a step changes, as arrays replicated on every device.
 
     Attributes:
-        step: number of updates so far.
-        params: parameters of the network, by name.
-        stats: running statistics of its batch norms.
-        optimizer: state of the optimizer.
+        step: Number of updates so far, which also seeds the views of the next one.
+        params: Parameters of the network by name.
+        stats: Running statistics of its batch norms by name.
+        optimizer: State of the optimizer.
     """
 
     step: Int32[Array, ""]

@@ -1,4 +1,4 @@
-"""Batches of decoded images, read ahead, that can be taken up at any step."""
+"""Batches of decoded images, read ahead, from any step on."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ if TYPE_CHECKING:
 
 
 class Batches(Iterator[Batch]):
-    """The batches of one shard; see `batches`.
+    """The batches of one shard. See `batches`.
 
     Attributes:
-        order: the ids of every step, before any unreadable image was replaced.
-        step: of the batch that comes next.
-        unreadable: names of the images met since the start that could not be read.
+        order: Image ids of every step, before unreadable images are replaced.
+        unreadable: Names of the images so far that could not be read.
     """
 
     def __init__(self, source: Source, order: Order, load: Load, workers: int):
         self.order = order
-        self.step = 0
         self.unreadable: set[str] = set()
         self._source, self._load, self._workers = source, load, workers
+        self._first = 0
         self._reading = None
 
     def __iter__(self) -> Batches:
@@ -39,27 +38,16 @@ class Batches(Iterator[Batch]):
             self._reading = self._read_ahead()
         batch, unreadable = next(self._reading)
         self.unreadable |= {self._source.name(i) for i in unreadable.tolist()}
-        self.step += 1
         return batch
 
-    def get_state(self) -> dict[str, int]:
-        """Returns where it stands, for JSON: the same on every shard."""
-        return {"step": self.step} | self._identity()
+    def seek(self, step: int) -> None:
+        """Continues with the batch of a step.
 
-    def set_state(self, state: dict[str, int]) -> None:
-        """Goes to where `get_state` was called, with any number of shards or workers.
-
-        Raises:
-            ValueError: the state is of other images, or of another order.
+        It is the same for any number of shards and workers, since the order is a
+        function of seed and step.
         """
-        for name, value in self._identity().items():
-            if state.get(name) != value:
-                raise ValueError(
-                    f"`state` must be of a run with `{name}` {value}, "
-                    f"got {state.get(name)}"
-                )
         self.close()
-        self.step = state["step"]
+        self._first = step
 
     def close(self) -> None:
         """Ends the worker processes."""
@@ -67,25 +55,14 @@ class Batches(Iterator[Batch]):
             self._reading.close()
         self._reading = None
 
-    def _identity(self) -> dict[str, int]:
-        order = self.order
-        return {
-            "images": order.images,
-            "batch": order.batch,
-            "seed": order.seed,
-            "shuffle": int(order.shuffle),
-            "drop_remainder": int(order.drop_remainder),
-        }
-
     def _read_ahead(self) -> grain.DatasetIterator:
-        # A step is one element, so that it is one worker's, whole: Grain deals the
-        # elements out to the workers, and batches made of elements would depend on
-        # their number.
-        steps = grain.MapDataset.source(self.order)[self.step :].map(self._load)
+        # Each step is one element. Grain deals the elements out to the workers, so
+        # batches of elements would depend on the number of workers.
+        steps = grain.MapDataset.source(self.order)[self._first :].map(self._load)
         ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         read = steps.to_iter_dataset(ahead)
         if self._workers:
-            # Grain's workers read absl's flags, which only an absl program parses.
+            # Grain's workers read absl's flags, which only absl programs parse.
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             processes = grain.MultiprocessingOptions(num_workers=self._workers)
@@ -106,31 +83,32 @@ def batches(
     threads: int = 8,
     unreadable: Literal["skip", "fatal"] = "skip",
 ) -> Batches:
-    """Returns the batches of one shard, without end or for some epochs.
+    """Returns the batches of one shard.
 
-    An unreadable image does not move the others. Where the remainder is dropped, which
-    is for training, its row shows the next readable image of the source instead, so
-    that every batch is full; else, which is for judging, its row is left out by
-    `where`. Either way it is named in `Batches.unreadable`.
+    An unreadable image does not move any other. If the remainder is dropped, as in
+    training, its row shows the next readable image of the source, so every batch is
+    full. Otherwise, as in evaluation, `Batch.where` masks its row. Its name is added to
+    `Batches.unreadable`.
 
     Args:
-        source: the images.
-        batch: rows of a step, all shards together.
-        seed: draws the order of every epoch.
-        shard: which part of every batch to make, by default all of it;
+        source: The images.
+        batch: Rows per step, over all shards.
+        seed: Seed of the shuffles.
+        shard: Part of every batch to return, by default all of it.
             ``grain.sharding.ShardByJaxProcess()`` gives each process its own.
-        shuffle: whether the order is random.
-        drop_remainder: leave out the images at the end of an epoch that fill no batch,
-            or pad their batch.
-        epochs: how many, None: no end.
-        workers: processes that read and decode, 0: the calling one.
-        threads: images decoded at a time in each process.
-        unreadable: skip such images, or raise at the first.
+        shuffle: Whether to shuffle the images.
+        drop_remainder: Whether to drop the images at the end of an epoch that do not
+            fill a batch. If not, their batch is padded.
+        epochs: Number of epochs, or None for no end.
+        workers: Number of processes that read and decode. 0: the calling one.
+        threads: Images decoded at a time in each process.
+        unreadable: Whether to skip unreadable images, or raise at the first.
 
     Raises:
-        ValueError: an argument is out of range, or a hundred images in a row could not
-            be read (while iterating).
-        UnreadableError: an image could not be read and that is fatal (while iterating).
+        ValueError: If an argument is out of range, or, while iterating, after 100
+            consecutive unreadable images.
+        UnreadableError: While iterating, if an image is unreadable and `unreadable` is
+            "fatal".
     """
     for name, value, least in (("workers", workers, 0), ("threads", threads, 1)):
         if value < least:

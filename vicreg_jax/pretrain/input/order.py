@@ -1,4 +1,4 @@
-"""Which images a step sees: a pure function of the seed and the step."""
+"""The order of the images: a pure function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -7,34 +7,33 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 
 from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.input.shuffle import shuffled, stream_seed
 
 if TYPE_CHECKING:
     from jaxtyping import Int64, UInt64
 
-NONE = -1  # the id of a row that pads an uneven last batch
+NONE = -1  # id of a row that pads the last batch of an epoch
 
 
 @dataclass(frozen=True)
 class Order:
-    """The ids of every step's batch, by step; each epoch in an order of its own.
+    """The image ids of each step's batch, with a new shuffle in each epoch.
 
-    Steps of one batch size see the same images in the same rows, whoever asks: a shard
-    takes its part of the rows of the one global batch, and nothing is remembered from
-    step to step.
+    The ids depend on nothing but the arguments and the step. All shards share one
+    global batch, of which each takes its own rows.
 
     Attributes:
-        images: how many there are.
-        batch: rows of a step, of all shards together.
-        seed: draws the order of every epoch; at most 32 bits.
-        shuffle: whether they are shuffled at all.
-        drop_remainder: whether the images that fill no batch are left out of an epoch,
-            or make one that is padded with -1.
-        epochs: how many, None: no end.
-        shard: the part of the rows to take, and of how many.
+        images: Number of images.
+        batch: Rows per step, over all shards.
+        seed: Seed of the shuffles, 0 to ``2**32 - 1``.
+        shuffle: Whether to shuffle the images.
+        drop_remainder: Whether to drop the images at the end of an epoch that do not
+            fill a batch. If not, the last batch is padded with -1.
+        epochs: Number of epochs, or None for no end.
+        shard: Index of this shard and number of shards.
 
     Example:
         >>> Order(images=5, batch=2, shuffle=False, drop_remainder=False)[2]
@@ -50,7 +49,7 @@ class Order:
     shard: tuple[int, int] = (0, 1)
 
     def __post_init__(self):
-        """Refuses what no batch could be taken from."""
+        """Checks the arguments."""
         if self.batch < 1:
             raise ValueError(f"`batch` must be at least 1, got {self.batch}")
         if self.images < (self.batch if self.drop_remainder else 1):
@@ -72,13 +71,13 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches that an epoch fills, and the padded one."""
+        """Number of batches in an epoch, including a padded one."""
         whole, left = divmod(self.images, self.batch)
         return whole + (left > 0 and not self.drop_remainder)
 
     @property
     def rows(self) -> range:
-        """The rows of the global batch that this shard holds."""
+        """Rows of the global batch that belong to this shard."""
         index, count = self.shard
         rows = self.batch // count
         return range(index * rows, (index + 1) * rows)
@@ -89,29 +88,34 @@ class Order:
         return self.epochs * self.steps_per_epoch
 
     def __getitem__(self, index: int) -> Int64[np.ndarray, " rows"]:
-        """Returns the ids of this shard's rows of step `index`."""
-        epoch, place = divmod(index, self.steps_per_epoch)
-        start = place * self.batch
-        ids = (
-            self._shuffled[epoch * self.images + start + row]
-            if start + row < self.images
-            else NONE
-            for row in self.rows
-        )
-        return np.fromiter(ids, np.int64, len(self.rows))
+        """Returns the ids of this shard's rows at step `index`, shape ``(rows,)``."""
+        epoch, step = divmod(index, self.steps_per_epoch)
+        places = step * self.batch + np.arange(self.rows.start, self.rows.stop)
+        ids = np.full(len(places), NONE)
+        shown = places < self.images
+        ids[shown] = self._shuffled(places[shown], epoch)
+        return ids
+
+    def _shuffled(
+        self, places: Int64[np.ndarray, " rows"], epoch: int
+    ) -> Int64[np.ndarray, " rows"]:
+        if not self.shuffle:
+            return places
+        return shuffled(places, self.images, (self._seed + epoch) % 2**32)
 
     @cached_property
-    def _shuffled(self) -> grain.MapDataset:
-        # Beyond its length it goes on with the next epoch, shuffled by another seed.
-        ids = grain.MapDataset.range(self.images)
-        return ids.seed(self.seed).shuffle() if self.shuffle else ids
+    def _seed(self) -> int:
+        return stream_seed(self.seed)
 
 
 def order_hash(ids: Int64[np.ndarray, " rows"], *, first_row: int = 0) -> int:
-    """Returns 64 bits that depend on every id and on its row of the global batch.
+    """Returns a hash of 64 bits of the ids and of their rows in the global batch.
 
-    The sum modulo 2**64 of the hashes of all shards, each with its `first_row`, is the
-    hash of the whole batch.
+    The hash of a batch is the sum modulo 2**64 of the hashes of its shards.
+
+    Args:
+        ids: Image ids, int64, shape ``(rows,)``.
+        first_row: Row of the global batch that the first id belongs to.
 
     Example:
         >>> ids = np.array([5, 3, 4, 8])
@@ -125,7 +129,7 @@ def order_hash(ids: Int64[np.ndarray, " rows"], *, first_row: int = 0) -> int:
 
 
 def _mix(x: UInt64[np.ndarray, " rows"]) -> UInt64[np.ndarray, " rows"]:
-    """Spreads every bit over all 64: the output function of SplitMix64.
+    """Mixes the 64 bits of each number: the output function of SplitMix64.
 
     Steele, Lea, Flood 2014, https://doi.org/10.1145/2660193.2660195
     """
