@@ -1,8 +1,9 @@
-"""Draws terms.png: what each term of the loss does to embeddings in two dimensions.
+"""Draws what each term of the loss does to embeddings in two dimensions.
 
-python docs/images/terms.py
+python docs/images/terms.py    # writes terms.png
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -13,7 +14,6 @@ from vicreg_jax import vicreg_loss, vicreg_terms
 
 SAMPLES, STEPS = 120, 400
 WEIGHTS = {
-    "start": None,
     "invariance": (25, 0, 0),
     "+ variance": (25, 25, 0),
     "+ covariance": (25, 25, 25),
@@ -27,16 +27,13 @@ def start():
     return x + 0.12 * jax.random.normal(noise, (2, SAMPLES, 2))
 
 
-@jax.jit
-def trained(views, weights):
+def trained(views, weights, steps=STEPS):
     """The views after gradient descent on the loss."""
-
-    def step(views, _):
-        gradient = jax.grad(lambda v: vicreg_loss(v[0], v[1], *weights))(views)
+    gradient = jax.jit(jax.grad(lambda v: vicreg_loss(v[0], v[1], *weights)))
+    for _ in range(steps):
         # The loss is a mean over samples, so the step is scaled back to each sample.
-        return views - 2e-3 * SAMPLES * gradient, None
-
-    return jax.lax.scan(step, views, length=STEPS)[0]
+        views = views - 2e-3 * SAMPLES * gradient(views)
+    return views
 
 
 def draw(axes, views, title):
@@ -46,18 +43,35 @@ def draw(axes, views, title):
     for i, c in zip(order, color, strict=True):
         axes.plot(*views[:, i].T, "-o", color=c, markersize=2.5, linewidth=1)
     terms = [f"{float(term):.2f}" for term in vicreg_terms(*views)]
-    axes.set_title(title)
-    axes.set_xlabel("s {}   v {}   c {}".format(*terms))
+    axes.set_title(title, fontsize=14)
+    axes.set_xlabel("s {}  v {}  c {}".format(*terms), fontsize=13)
     axes.set(xlim=(-3.6, 3.6), ylim=(-3.6, 3.6), xticks=[], yticks=[], aspect="equal")
 
 
-def main():
-    """Writes the picture beside this file."""
-    figure, axes = plt.subplots(1, len(WEIGHTS), figsize=(11, 3.2))
-    for panel, (title, weights) in zip(axes, WEIGHTS.items(), strict=True):
-        draw(panel, start() if weights is None else trained(start(), weights), title)
+def overview():
+    """Returns one row: the start, and the end under one, two and three terms."""
+    figure, axes = plt.subplots(1, 1 + len(WEIGHTS), figsize=(10, 3.1))
+    draw(axes[0], start(), "start")
+    for panel, (title, weights) in zip(axes[1:], WEIGHTS.items(), strict=True):
+        draw(panel, trained(start(), weights), title)
     figure.tight_layout()
-    figure.savefig(Path(__file__).with_name("terms.png"), dpi=130)
+    return figure
+
+
+def strip(weights, at=(0, 15, 400)):
+    """Returns one row: the same samples after each number of steps in `at`."""
+    figure, axes = plt.subplots(1, len(at), figsize=(8.2, 3.2))
+    views = start()
+    for panel, (before, step) in zip(axes, pairwise((0, *at)), strict=True):
+        views = trained(views, weights, step - before)
+        draw(panel, views, f"step {step}")
+    figure.tight_layout()
+    return figure
+
+
+def main():
+    """Writes the overview beside this file."""
+    overview().savefig(Path(__file__).with_name("terms.png"), dpi=140)
 
 
 if __name__ == "__main__":
