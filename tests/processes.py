@@ -48,7 +48,7 @@ class Process(subprocess.Popen):
             for line in printed:
                 self._lines.append(line)
 
-    def summary(self):
+    def output(self):
         """Returns what it has printed so far, or all of it once it has ended."""
         if self.poll() is not None:
             self._reader.join()
@@ -74,12 +74,12 @@ def started(*processes):
         for process in processes:
             process.kill()
             process.wait()
-            process.summary()
+            process.output()
 
 
 def end(process):
     """Waits for the end; returns the status and what was printed."""
-    return process.wait(timeout=PATIENCE), process.summary()
+    return process.wait(timeout=PATIENCE), process.output()
 
 
 def wait_for(found, *processes):
@@ -87,7 +87,7 @@ def wait_for(found, *processes):
     until = time.monotonic() + PATIENCE
     while not found():
         for process in processes:
-            assert process.poll() is None, process.summary()
+            assert process.poll() is None, process.output()
         assert time.monotonic() < until, "nothing came"
         time.sleep(0.02)
 

@@ -1,8 +1,7 @@
-"""The loss again, three times over, each by other means.
+"""Three references for the loss, all of them the parity suite's.
 
-`torch_loss` is Algorithm 1 of arXiv:2105.04906 in PyTorch and `numpy_loss` the float64
-oracle, with gradients derived by hand: `jax_loss` is
-plain JAX. All three are the parity suite's.
+`torch_loss` is Algorithm 1 of arXiv:2105.04906 in PyTorch. `numpy_loss` is a float64
+oracle with gradients derived by hand. `jax_loss` is plain JAX.
 """
 
 import pytest

@@ -52,7 +52,7 @@ def test_kill_at_random_moments(tmp_path):
     choose, steps, cut_off = random.Random(0), [], 0
     for _ in range(16):
         with started(Process("-c", SAVES_FOREVER, tmp_path)) as (process,):
-            wait_for(lambda p=process: "saving" in p.summary(), process)
+            wait_for(lambda p=process: "saving" in p.output(), process)
             time.sleep(choose.uniform(0.0, 0.4))
             process.kill()
             status, said = end(process)

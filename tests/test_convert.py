@@ -11,105 +11,20 @@ from grids import thinned
 
 from vicreg_jax import convert
 from vicreg_jax.nn import Expander, SmallResNet, VICReg
-from vicreg_jax.nn.resnet import DEPTHS
 
 torch = pytest.importorskip("torch")
 
 
-class TorchBlock(torch.nn.Module):
-    """Either block of torchvision's ResNet, the bottleneck if `deep`."""
-
-    def __init__(self, inputs, width, stride, deep):
-        super().__init__()
-        outputs = 4 * width if deep else width
-        sizes = [
-            (inputs, width, 1, 1),
-            (width, width, 3, stride),
-            (width, outputs, 1, 1),
-        ]
-        if not deep:
-            sizes = [(inputs, width, 3, stride), (width, width, 3, 1)]
-        self.depth = len(sizes)
-        for i, (fan_in, fan_out, size, step) in enumerate(sizes, 1):
-            conv = torch.nn.Conv2d(
-                fan_in, fan_out, size, step, padding=size // 2, bias=False
-            )
-            self.add_module(f"conv{i}", conv)
-            self.add_module(f"bn{i}", torch.nn.BatchNorm2d(fan_out))
-        self.downsample = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = torch.nn.Sequential(
-                torch.nn.Conv2d(inputs, outputs, 1, stride, bias=False),
-                torch.nn.BatchNorm2d(outputs),
-            )
-
-    def forward(self, x):
-        y = x
-        for i in range(1, self.depth + 1):
-            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
-            y = torch.relu(y) if i < self.depth else y
-        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
+torch_networks = pytest.importorskip("parity.torch_networks")
+TorchResNet, torch_expander = torch_networks.resnet, torch_networks.expander
 
 
-class TorchResNet(torch.nn.Sequential):
-    """torchvision's ResNet, features out; by its children's names or by number."""
-
-    def __init__(self, depth, width=64, small_images=False, numbered=False):
-        deep, sizes = depth >= 50, DEPTHS[depth][1]
-        conv = torch.nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
-        pool = torch.nn.MaxPool2d(3, 2, padding=1)
-        if small_images:
-            conv = torch.nn.Conv2d(3, width, 3, 1, padding=2, bias=False)
-            pool = torch.nn.Identity()
-        relu, norm = torch.nn.ReLU(), torch.nn.BatchNorm2d(width)
-        children = {"conv1": conv, "bn1": norm, "relu": relu, "maxpool": pool}
-        inputs = width
-        for stage, blocks in enumerate(sizes):
-            planes, layer = width * 2**stage, []
-            for i in range(blocks):
-                stride = 2 if stage and not i else 1
-                layer.append(TorchBlock(inputs, planes, stride, deep))
-                inputs = planes * (4 if deep else 1)
-            children[f"layer{stage + 1}"] = torch.nn.Sequential(*layer)
-        children["avgpool"] = torch.nn.AdaptiveAvgPool2d(1)
-        children["flatten"] = torch.nn.Flatten()
-        super().__init__()
-        for i, (name, child) in enumerate(children.items()):
-            self.add_module(str(i) if numbered else name, child)
-
-
-def torch_expander(inputs=6, width=16, *, biases=(True, True, False)):
-    """The projector of the official code, solo-learn or lightly, by their biases."""
-    linear, norm = torch.nn.Linear, torch.nn.BatchNorm1d
-    return torch.nn.Sequential(
-        linear(inputs, width, bias=biases[0]),
-        norm(width),
-        torch.nn.ReLU(),
-        linear(width, width, bias=biases[1]),
-        norm(width),
-        torch.nn.ReLU(),
-        linear(width, width, bias=biases[2]),
-    )
-
-
-def randomised(module, seed=0):
-    """Random weights, all statistics and batch norms included, in eval mode."""
-    draw = torch.Generator().manual_seed(seed)
-    for name, value in module.state_dict().items():
-        if value.ndim > 1:
-            fan_in = value[0].numel()
-            value.copy_(torch.randn(value.shape, generator=draw) * (2 / fan_in) ** 0.5)
-        elif name.endswith("num_batches_tracked"):
-            value.fill_(7)
-        elif name.endswith(("weight", "running_var")):
-            value.copy_(torch.rand(value.shape, generator=draw) + 0.5)
-        else:
-            value.copy_(torch.randn(value.shape, generator=draw) * 0.3)
-    return module.eval()
+def randomized(module, seed=0):
+    return torch_networks.randomized(module, seed).eval()
 
 
 def pair(depth, *, seed=0, dtype=None, **options):
-    theirs = randomised(TorchResNet(depth, **options), seed)
+    theirs = randomized(TorchResNet(depth, **options), seed)
     ours = convert.load_resnet(arrays(theirs), dtype=dtype)
     ours.eval()
     return theirs, ours
@@ -197,7 +112,7 @@ def test_training_is_pytorchs():
             assert error <= 1e-11 * largest, name
         elif name.endswith("running_mean"):
             np.testing.assert_allclose(value, theirs.get_buffer(name), atol=1e-12)
-    before = arrays(randomised(TorchResNet(50, width=4)))[
+    before = arrays(randomized(TorchResNet(50, width=4)))[
         "bn1.running_var"
     ] * np.float64(1)
     rows = 4 * 32 * 32
@@ -215,7 +130,7 @@ def lightning(prefix, head, **options):
     """A checkpoint as Lightning nests it: encoder, head, a probe, optimiser, epoch."""
     tensors = TorchResNet(**SMALL, **options).state_dict()
     model = {f"{prefix}{name}": value for name, value in tensors.items()}
-    model |= {f"{head}{k}": v for k, v in torch_expander().state_dict().items()}
+    model |= {f"{head}{k}": v for k, v in torch_expander(6, 16).state_dict().items()}
     model["classifier.weight"] = torch.zeros(10, 32)
     return {"epoch": 3, "state_dict": model, "optimizer_states": [{"lr": 0.1}]}
 
@@ -249,7 +164,7 @@ def test_prefixes(tmp_path, prefix, head, numbered):
 
 
 def test_the_official_checkpoint_and_its_backbone(tmp_path):
-    backbone = randomised(TorchResNet(**SMALL))
+    backbone = randomized(TorchResNet(**SMALL))
     torch.save(backbone.state_dict(), tmp_path / "resnet50.pth")
     model = {f"module.backbone.{k}": v for k, v in backbone.state_dict().items()}
     torch.save({"epoch": 1, "model": model}, tmp_path / "model.pth")
@@ -268,7 +183,7 @@ def test_torchvisions_classifier_is_left_out():
 @pytest.mark.parametrize("depth", [18, 50])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_there_and_back_is_exact(tmp_path, depth, suffix):
-    theirs = randomised(TorchResNet(depth, width=8))
+    theirs = randomized(TorchResNet(depth, width=8))
     path = tmp_path / f"first{suffix}"
     if suffix == ".pth":
         torch.save(theirs.state_dict(), path)
@@ -309,7 +224,7 @@ def test_all_of_a_vicreg_there_and_back(tmp_path):
     "biases", [(True, True, False), (True, True, True), (False, False, True)]
 )
 def test_expanders_of_three_libraries(biases):
-    theirs = randomised(torch_expander(biases=biases)).double()
+    theirs = randomized(torch_expander(6, 16, biases=biases)).double()
     tensors = {f"projector.{k}": v for k, v in arrays(theirs).items()}
     ours = convert.load_expander(tensors, dtype=np.float64)
     ours.eval()
@@ -317,7 +232,7 @@ def test_expanders_of_three_libraries(biases):
     with torch.no_grad():
         expected = theirs(torch.tensor(x)).numpy()
         shift = theirs[6].bias.numpy() if biases[2] else 0.0
-    # The randomised weights are float32 exactly, and ours are kept as such.
+    # The randomized weights are float32 exactly, and ours are kept as such.
     np.testing.assert_allclose(ours(jnp.asarray(x)) + shift, expected, rtol=1e-12)
 
 

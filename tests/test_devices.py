@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from embeddings import draw
 from grids import thinned
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from reference import WEIGHTS, numpy_loss, rounding_bounds, stored
-from test_values import draw
 
 import vicreg_jax as vj
 from parity import modes, processes

@@ -57,7 +57,7 @@ def test_floor_at_unit_variance(n, d, floor):
 
 
 def test_the_floor_is_reached(x64):
-    """Orthogonal rows of equal length, centred, spread as evenly as rank allows."""
+    """Orthogonal rows of equal length, centered, spread as evenly as rank allows."""
     n, d = 9, 32
     u, _, vt = np.linalg.svd(normal(n, d) - normal(n, d).mean(0), full_matrices=False)
     got = vj.diagnostics(jnp.array(u[:, : n - 1] @ vt[: n - 1]))

@@ -4,10 +4,10 @@ from functools import partial
 
 import jax
 import numpy as np
+from embeddings import draw
 from jax import export
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_values import draw
 
 import vicreg_jax as vj
 from parity import modes

@@ -179,8 +179,8 @@ class TestSources:
         np.testing.assert_array_equal(source[3].image, images[3])
         assert source[3].label == -1 and source[3].aspect == 1
         np.savez(tmp_path / "set.npz", images=images[..., 0], labels=np.arange(5) % 2)
-        grey = open_source(tmp_path / "set.npz")
-        assert grey.shape == (4, 4, 1) and grey.classes == ("0", "1")
+        gray = open_source(tmp_path / "set.npz")
+        assert gray.shape == (4, 4, 1) and gray.classes == ("0", "1")
         np.savez(tmp_path / "bad.npz", images=images / 255)
         with pytest.raises(ValueError, match=r"uint8 `images`.* got float64 \(5, 4, 4"):
             open_source(tmp_path / "bad.npz")

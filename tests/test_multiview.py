@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from convention_cases import CASES as CONVENTIONS
+from embeddings import draw
 from grids import thinned
 from reference import WEIGHTS, numpy_loss
-from test_conventions import CASES as CONVENTIONS
-from test_values import draw
 
 import vicreg_jax as vj
 from parity import modes

@@ -1,4 +1,4 @@
-"""The networks: sizes, initialisation, precision, and batch norm across devices."""
+"""The networks: sizes, initialization, precision, and batch norm across devices."""
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +87,7 @@ def test_a_bottleneck_strides_on_its_3x3():
     assert block.downsample[0].strides == 2
 
 
-def test_he_initialisation_by_fan_out():
+def test_he_initialization_by_fan_out():
     kernel = Layers(nnx.Rngs(0)).conv(64, 128, 3).kernel[...]
     deviation = np.sqrt(2 / (128 * 3 * 3))
     # The standard deviation of n normals is off by 1 / sqrt(2 n) of itself, times 4.

@@ -103,7 +103,7 @@ def test_budget_on_two_axes(dtype, most):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_padded_rows_cost_memory_not_traffic(dtype):
-    """In bfloat16 the rows as gathered and as centred become temporaries, no more."""
+    """In bfloat16 the rows as gathered and as centered become temporaries, no more."""
     n, d = 2048, 8192
     found, full = compiled("auto", dtype, masked=True), compiled("auto", dtype)
     assert moved(found) <= moved(full) + MIB
@@ -130,7 +130,7 @@ def test_products_are_at_highest_precision():
 @pytest.mark.parametrize("shape", [(2048, 8192), (4096, 8192)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_grows_as_the_sizes_say(chips, shape, dtype):
-    """Temporaries are at most the rows of one view, centred, where they outgrow VMEM.
+    """Temporaries are at most the rows of one view, centered, where they outgrow VMEM.
 
     A chip's vector memory holds 128 MiB; until the rows of both views fill it, they
     are no temporaries at all.

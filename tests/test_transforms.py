@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from embeddings import draw
 from grids import thinned
 from jax import export
 from jax.test_util import check_grads
 from reference import jax_loss
-from test_values import draw
 
 import vicreg_jax as vj
 

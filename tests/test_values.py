@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from embeddings import draw
 from grids import thinned
 from reference import WEIGHTS, numpy_loss, rounding_bounds, stored, torch_loss
 
@@ -18,16 +19,6 @@ EVERY_RUN = [(2, 1), (2, 64), (3, 7), (5, 2), (64, 64), (64, 257), (257, 64)]
 shapes = pytest.mark.parametrize(
     "n, d", thinned([(n, d) for n in BATCHES for d in DIMS], keep=EVERY_RUN)
 )
-
-
-def draw(n, d, seed=0, offset=0.3, spread=(0.3, 2.0)):
-    """Two related views, columns on both sides of the hinge."""
-    rng = np.random.default_rng([seed, n, d])
-    shared = rng.standard_normal((n, d))
-    scale = rng.uniform(*spread, d)
-    return tuple(
-        scale * (shared + 0.5 * rng.standard_normal((n, d))) + offset for _ in range(2)
-    )
 
 
 def ours(z1, z2, weights=WEIGHTS, gamma=1.0, **options):
