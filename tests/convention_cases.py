@@ -1,5 +1,6 @@
-"""Each convention with arguments of its own, and its formula in that project's terms."""
+"""Each convention with its formula, written in that project's own terms."""
 
+import numpy as np
 from embeddings import draw
 from reference import numpy_loss
 
