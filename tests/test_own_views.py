@@ -145,7 +145,7 @@ def test_views_that_cannot_be_stored_do_not_start(views, message, tmp_path):
     launch = Launch(out=tmp_path / "run")
     with (
         pytest.raises(ValueError, match=message),
-        run_folder.claim(tiny(views=views), launch),
+        run_folder.claim(tiny(views=views), launch, images=9),
     ):
         pass
     assert not (tmp_path / "run" / "config.json").exists()
