@@ -55,6 +55,7 @@ nb_render_image_options = {"align": "center"}
 
 # Names in docstrings' backticks link where there is a page for them.
 default_role = "py:obj"
+suppress_warnings = ["ref.python"]  # a name in two modules links to one of them
 add_module_names = False
 python_maximum_signature_line_length = 70
 autodoc_member_order = "bysource"

@@ -11,17 +11,19 @@ from sphinx.errors import ExtensionError
 
 import vicreg_jax
 
-_WITHOUT_ALL = {f"vicreg_jax.{name}" for name in ("aot", "conventions", "optim")}
-
 
 def public_names():
-    """Yields the full names that users import."""
+    """Yields the full names that users import.
+
+    They are those of the modules directly in the package, and of every `__all__` deeper
+    in it. The other modules of a subpackage are its own business.
+    """
     yield from _names(vicreg_jax)
     for found in pkgutil.walk_packages(vicreg_jax.__path__, "vicreg_jax."):
-        if "._" in found.name or found.name.endswith("__main__"):
+        if "._" in found.name:
             continue
         module = importlib.import_module(found.name)
-        if hasattr(module, "__all__") or found.name in _WITHOUT_ALL:
+        if hasattr(module, "__all__") or found.name.count(".") == 1:
             yield from _names(module)
 
 
