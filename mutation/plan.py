@@ -47,6 +47,15 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/test_transforms.py",
         _EVERY_FUNCTION,
     ),
+    "_multiview.py": (
+        "vicreg_jax/_multiview.py",
+        *_DOCTESTS,
+        "tests/test_multiview.py",
+        _HALF,
+        _REFERENCE,
+        "tests/test_transforms.py",
+        _EVERY_FUNCTION,
+    ),
     "_moments.py": (*_VALUES, "tests/test_transforms.py", "tests/test_devices.py"),
     "_rows.py": (
         *_DOCTESTS,
