@@ -45,6 +45,17 @@ def _check(app, env):
         raise ExtensionError(f"docs/api must document {', '.join(missing)}")
 
 
+# Their docstrings go on with code or a list of files, which are no reStructuredText.
+_SUMMARY_ONLY = {
+    f"vicreg_jax.{name}" for name in ("convert", "encoder", "nn", "pretrain.input")
+}
+
+
+def _shorten(app, what, name, value, options, lines):
+    if what == "module" and name in _SUMMARY_ONLY and "" in lines:
+        del lines[lines.index("") :]
+
+
 def _skip_tuple_fields(app, what, name, value, skip, options):
     """Skips fields of named tuples: the class's docstring documents them."""
     field = (inspect.getdoc(value) or "").startswith("Alias for field number")
@@ -55,4 +66,5 @@ def setup(app):
     """Registers the check, and what pages leave out."""
     app.connect("env-check-consistency", _check)
     app.connect("autodoc-skip-member", _skip_tuple_fields)
+    app.connect("autodoc-process-docstring", _shorten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 PACKAGE = Path(__file__).parents[2] / "vicreg_jax"
 # Imported by nearly every module, so their arrows would hide the others.
-LEFT_OUT = {"", "_check", "_check_maps", "_types"}
+LEFT_OUT = {"", "__main__", "_check", "_check_maps", "_types"}
 
 
 def parts():
@@ -50,6 +50,18 @@ def _home(name):
     return "_loss"
 
 
+def reduced(imports):
+    """Returns the imports without those that follow from others."""
+
+    def below(part):
+        return imports[part].union(*(below(other) for other in imports[part]))
+
+    return {
+        part: {n for n in names if not any(n in below(m) for m in names)}
+        for part, names in imports.items()
+    }
+
+
 def level(part, imports):
     """Returns the length of the longest chain of imports below a part."""
     return 1 + max((level(below, imports) for below in imports[part]), default=-1)
@@ -63,7 +75,7 @@ def _middle(part, imports, spots):
 
 def figure():
     """Returns the picture: an arrow goes from a part to each part it imports."""
-    imports = parts()
+    imports = reduced(parts())
     rows = {}
     for part in imports:
         rows.setdefault(level(part, imports), []).append(part)
@@ -72,7 +84,7 @@ def figure():
     for height in sorted(rows):
         row = sorted(rows[height], key=lambda part: _middle(part, imports, spots))
         for i, part in enumerate(row):
-            spots[part] = (i + 0.5) / len(row) + 0.03 * (height % 2), height
+            spots[part] = (i + 0.5) / len(row) + 0.05 * (height % 3 - 1), height
     for part, below in imports.items():
         for other in below:
             axes.annotate(
