@@ -11,7 +11,26 @@ records: metrics files and TensorBoard.
 evaluation: probes of frozen features, and the health of embeddings.
 checkpoints, run_folder: stopping and resuming.
 run: from datasets to report.
+api: `pretrain`, which does all of it, and `Run`, which reads what it left.
 report, export: the picture; the encoder in files.
 compilation: compiler options and the compilation cache.
 compile_only: the step compiled for TPUs that are not attached.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vicreg_jax.pretrain.api import Run, pretrain
+
+__all__ = ["Run", "pretrain"]
+
+
+def __getattr__(name: str):
+    """Imports the job when it is first used, as it takes seconds."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vicreg_jax.pretrain import api
+
+    return getattr(api, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar, Union
 
@@ -13,7 +13,6 @@ from rich.console import Console
 
 from vicreg_jax.augment import DigitViews, ImageViews
 from vicreg_jax.pretrain.config import Config, Launch
-from vicreg_jax.pretrain.processes import connect
 from vicreg_jax.pretrain.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -42,18 +41,18 @@ class Pretrain:
     def run(self) -> None:
         """Pretrains, or compiles only."""
         from vicreg_jax.pretrain import compile_only
-        from vicreg_jax.pretrain.run import run
+        from vicreg_jax.pretrain.api import pretrain
 
         console = Console()
         if topology := self.launch.compile_only:
+            console.print(f"Compiling one training step for {topology}")
             report = compile_only.compile_only(self.config, topology, self.launch.mesh)
             console.print(compile_only.table(report, topology))
             return
-        connect(self.launch)
-        if jax.process_index() != 0:
-            console.quiet = True
-        accuracies = run(self.config, self.launch, console)
-        _print(accuracies, self.config.evaluate_on, console)
+        launch = {item.name: getattr(self.launch, item.name) for item in fields(Launch)}
+        run = pretrain(self.config, console=console, **launch)
+        if jax.process_index() == 0:
+            _print(run.evaluation, self.config.evaluate_on, console)
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def names() -> list[str]:
     return [*RECIPES, *_COMMANDS]
 
 
-def _print(accuracies: Accuracies, which: str, console: Console) -> None:
+def _print(accuracies: Accuracies | None, which: str, console: Console) -> None:
     from vicreg_jax.pretrain.report import table
 
     if accuracies:

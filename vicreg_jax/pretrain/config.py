@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from vicreg_jax.augment import DigitViews, Views
 from vicreg_jax.optim import WARMUP_EPOCHS
@@ -41,6 +43,12 @@ class Config:
     selects another kind."""
     encoder: Literal["small", "resnet18", "resnet34", "resnet50"] = "small"
     """Encoder. small is a ResNet of three stages with 1, 2 and 4 times --width."""
+    encoder_class: Annotated[str | None, tyro.conf.Suppress] = None
+    """Class of an encoder that was given in Python, as module:Class. It replaces
+    `encoder`."""
+    init: str | None = None
+    """Start the encoder from these weights: a run, or a file that `export` wrote. None:
+    from random weights."""
     width: int = 32
     """Channels of the encoder's stem; 64 in the standard ResNets."""
     small_images: bool = False

@@ -12,7 +12,7 @@ from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.checkpoints import restore
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.input import load_datasets
-from vicreg_jax.pretrain.network import architecture
+from vicreg_jax.pretrain.network import EncoderFactory, architecture
 from vicreg_jax.pretrain.step import Programs, State
 
 if TYPE_CHECKING:
@@ -77,14 +77,22 @@ def probe(run: Path, *, data: str | None = None) -> Accuracies:
     return result.accuracies
 
 
-def newest(run: Path) -> tuple[Programs, State]:
+def newest(
+    run: Path, own_encoder: EncoderFactory | None = None
+) -> tuple[Programs, State]:
     """Returns the programs of a run and its newest state, on one device.
+
+    Args:
+        run: the directory of the run.
+        own_encoder: makes the encoder, if it was given in Python.
 
     Raises:
         UsageError: If `run` is not a run, or has no checkpoint yet.
     """
     config = run_folder.read_config(run)
-    programs = Programs(config, meshes.make_mesh("data=1"), steps_per_epoch=1)
+    programs = Programs(
+        config, meshes.make_mesh("data=1"), steps_per_epoch=1, own_encoder=own_encoder
+    )
     restored = restore(run / "checkpoints", programs.start())
     if restored is None:
         raise UsageError(f"RUN must have a checkpoint, got {run}")

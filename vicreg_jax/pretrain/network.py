@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax.numpy as jnp
 from flax import nnx
@@ -16,15 +17,23 @@ from vicreg_jax.optim import (
     scaled_lr,
     warmup_cosine,
 )
+from vicreg_jax.pretrain.errors import UsageError
 
 if TYPE_CHECKING:
     from optax import GradientTransformation, Schedule
 
     from vicreg_jax.pretrain.config import Config
 
+EncoderFactory: TypeAlias = Callable[[nnx.Rngs], Any]
+
 
 def architecture(config: Config) -> dict[str, Any]:
-    """Returns the class of the encoder, as "name", and its arguments."""
+    """Returns the class of the encoder, as "name", and its arguments.
+
+    An encoder that was given in Python has its class only.
+    """
+    if config.encoder_class is not None:
+        return {"name": config.encoder_class}
     if config.encoder == "small":
         return {
             "name": "SmallResNet",
@@ -43,10 +52,72 @@ def architecture(config: Config) -> dict[str, Any]:
     }
 
 
-def build(config: Config) -> VICReg:
-    """Returns the network with its initial parameters."""
+def own_encoder(encoder: nnx.Module | EncoderFactory) -> EncoderFactory:
+    """Returns a function that makes the encoder that was given in Python.
+
+    Args:
+        encoder: a module, whose parameters are copied, or what makes one: a class with
+            the argument ``rngs``, or a function of `flax.nnx.Rngs`.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if isinstance(encoder, nnx.Module):
+        graph, state = nnx.split(encoder)
+        return lambda rngs: nnx.merge(graph, state, copy=True)
+    if isinstance(encoder, type):
+        return lambda rngs: encoder(rngs=rngs)
+    if not callable(encoder):
+        raise TypeError(
+            "`encoder` must be a flax.nnx.Module or a function that returns one, got "
+            f"{encoder!r}"
+        )
+    return encoder
+
+
+def class_of(encoder: EncoderFactory) -> str:
+    """Returns the class of the encoder that a function makes, as module:Class.
+
+    Raises:
+        ValueError: If it has no `out_features`, or has state that a run cannot keep.
+    """
+    module = nnx.eval_shape(lambda: encoder(nnx.Rngs(0)))
+    if not isinstance(getattr(module, "out_features", None), int):
+        raise ValueError(
+            "`encoder` must have `out_features`, the number of its features, got "
+            f"{type(module).__name__} without"
+        )
+    kinds = {type(leaf) for _, leaf in nnx.to_flat_state(nnx.state(module))}
+    if others := [k for k in kinds if not issubclass(k, nnx.Param | nnx.BatchStat)]:
+        raise ValueError(
+            "`encoder` must have no variables but nnx.Param and nnx.BatchStat, got "
+            f"{', '.join(sorted(kind.__name__ for kind in others))} in "
+            f"{type(module).__name__}"
+        )
+    return f"{type(module).__module__}:{type(module).__qualname__}"
+
+
+def build(config: Config, own: EncoderFactory | None = None) -> VICReg:
+    """Returns the network with its initial parameters.
+
+    Args:
+        config: the configuration of the run.
+        own: makes the encoder, if it was given in Python.
+
+    Raises:
+        UsageError: If the run has an encoder that was given in Python, and this call
+            has not.
+    """
     rngs = nnx.Rngs(config.seed)
-    encoder = build_encoder(architecture(config), rngs=rngs)
+    if own is not None:
+        encoder = own(rngs)
+    elif config.encoder_class is not None:
+        raise UsageError(
+            "`encoder` must be given, as this run was trained with an encoder of the "
+            f"class {config.encoder_class}; see vicreg_jax.pretrain.Run.open"
+        )
+    else:
+        encoder = build_encoder(architecture(config), rngs=rngs)
     expander = Expander(
         encoder.out_features, config.expander, dtype=jnp.dtype(config.dtype), rngs=rngs
     )

@@ -14,6 +14,7 @@ import numpy as np
 from vicreg_jax.pretrain import compilation, evaluation, report, run_folder
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.checkpoints import Checkpoints
+from vicreg_jax.pretrain.export import write_encoder
 from vicreg_jax.pretrain.input import batches, load_datasets, to_device
 from vicreg_jax.pretrain.loop import Loop
 from vicreg_jax.pretrain.records import Log
@@ -23,11 +24,27 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vicreg_jax.pretrain.config import Config, Launch
+    from vicreg_jax.pretrain.input import Source
+    from vicreg_jax.pretrain.network import EncoderFactory
     from vicreg_jax.probe import Accuracies
 
 
-def run(config: Config, launch: Launch, console: Console) -> Accuracies:
+def run(
+    config: Config,
+    launch: Launch,
+    console: Console,
+    *,
+    source: Source | None = None,
+    own_encoder: EncoderFactory | None = None,
+) -> Accuracies:
     """Pretrains and evaluates, or continues where an earlier process stopped.
+
+    Args:
+        config: The configuration of the run.
+        launch: Where and how to carry it out.
+        console: Where to print.
+        source: The training images. None: they are opened.
+        own_encoder: Makes the encoder, if it was given in Python.
 
     Returns:
         Accuracies from 0 to 1 by features (raw pixels, untrained, VICReg) and by probe.
@@ -43,7 +60,7 @@ def run(config: Config, launch: Launch, console: Console) -> Accuracies:
     started = time.monotonic()
     mesh = meshes.make_mesh(launch.mesh)
     meshes.check_batch(config.batch, config.accumulate, mesh.size)
-    datasets = load_datasets(config)
+    datasets = load_datasets(config, source)
     train_iterator = to_device(
         batches(
             datasets.train,
@@ -55,12 +72,15 @@ def run(config: Config, launch: Launch, console: Console) -> Accuracies:
         ),
         meshes.by_rows(mesh),
     )
-    programs = Programs(config, mesh, train_iterator.order.steps_per_epoch)
+    steps_per_epoch = train_iterator.order.steps_per_epoch
+    programs = Programs(config, mesh, steps_per_epoch, own_encoder=own_encoder)
     loop = Loop(programs, launch, datasets, train_iterator, console, started)
     claim = run_folder.claim(config, launch, images=len(datasets.train))
     with claim as out, compilation.kept_in(out / "compiled"):
         with closing(train_iterator):
             state = _pretrain(loop, out)
+        if jax.process_index() == 0:
+            write_encoder(out, programs, state)
         result = evaluation.evaluate(programs, state, datasets, workers=launch.workers)
         if jax.process_index() == 0:
             _conclude(out, result, datasets.train.classes)

@@ -1,10 +1,13 @@
 """The run folder: which run it holds, and whether that can be continued.
 
 config.json       the configuration, and the number of training images
+run.json          a list of all starts: versions, devices, command, path of the data
+views.png         some images and two views of each, as the network sees them
 metrics.jsonl     one line per step
 evaluations.jsonl one line per quick check
 checkpoints/      the newest states
 compiled/         JAX's compilation cache, with which the next start compiles nothing
+encoder.safetensors  the trained encoder, for `vicreg_jax.load_encoder`
 probes.json       accuracies; written last, so it marks a finished run
 features.npz      the held-out features that the picture shows
 report.png        the picture
@@ -48,7 +51,7 @@ def claim(config: Config, launch: Launch, *, images: int) -> Iterator[Path]:
         FileExistsError: If the run in it is finished, or another process uses it.
         ValueError: If the run in it has another configuration or number of images.
     """
-    folder = launch.out or _unfinished(config) or _new(config)
+    folder = launch.out or choose(config)
     ours = contents(config, images)
     # Processes may take long to read their data sets.
     processes.wait_for_all("claim")
@@ -74,6 +77,11 @@ def claim(config: Config, launch: Launch, *, images: int) -> Iterator[Path]:
             ) from None
         write_json(folder / "config.json", ours)
         yield folder
+
+
+def choose(config: Config) -> Path:
+    """Returns the newest unfinished run of a configuration in runs/, or a new one."""
+    return _unfinished(config) or _new(config)
 
 
 def finished(folder: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,7 @@ from vicreg_jax import VICRegTerms, vicreg_terms
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.compilation import compiler_options
 from vicreg_jax.pretrain.config import Config
-from vicreg_jax.pretrain.network import build, optimizer, schedule
+from vicreg_jax.pretrain.network import EncoderFactory, build, optimizer, schedule
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int32, UInt8
@@ -72,11 +72,13 @@ class Programs:
         config: the configuration of the run.
         mesh: the devices. Batches are sharded over all axes.
         steps_per_epoch: sets the schedule of the learning rate.
+        own_encoder: makes the encoder, if it was given in Python.
     """
 
     config: Config
     mesh: Mesh
     steps_per_epoch: int
+    own_encoder: EncoderFactory | None = field(default=None, kw_only=True)
 
     def start(self) -> State:
         """Returns the state before the first step."""
@@ -125,7 +127,7 @@ class Programs:
 
     @cached_property
     def _graph(self):
-        model = nnx.eval_shape(lambda: build(self.config))
+        model = nnx.eval_shape(lambda: build(self.config, self.own_encoder))
         model.train()
         return nnx.graphdef(model)
 
@@ -134,7 +136,8 @@ class Programs:
         return optimizer(self.config, self.rate)
 
     def _start(self) -> State:
-        _, params, stats = nnx.split(build(self.config), nnx.Param, nnx.BatchStat)
+        network = build(self.config, self.own_encoder)
+        _, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
         params = nnx.to_pure_dict(params)
         return State(
             step=jnp.zeros((), jnp.int32),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import importlib.util
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,8 +38,12 @@ class Datasets(NamedTuple):
     held_out: Source | None
 
 
-def load_datasets(config: Config) -> Datasets:
+def load_datasets(config: Config, source: Source | None = None) -> Datasets:
     """Returns the images of a run.
+
+    Args:
+        config: the configuration of the run.
+        source: the images of `data`. None: they are opened.
 
     Without `test_data` a fifth of the images is held out, the same in every run. With
     ``evaluate_on="validation"`` the test images are left out, and a fifth of the
@@ -47,7 +52,8 @@ def load_datasets(config: Config) -> Datasets:
     Raises:
         UsageError: If the images have another shape, or labels are missing.
     """
-    train, held_out = _open(config, "data"), None
+    train = _open(config, "data") if source is None else source
+    held_out = None
     labeled = train[0].label != UNLABELED
     if config.test_data is not None:
         if not labeled:
@@ -184,22 +190,37 @@ def _numpy(path: Path, flag: str) -> Arrays:
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         # Not NumPy's message, which advises `allow_pickle=True`.
         raise UsageError(f"{flag} must hold arrays of numbers, got {path}") from error
+    return from_arrays(arrays, flag, f" in {path}")
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], name: str, where: str = "") -> Arrays:
+    """Returns images in memory.
+
+    Args:
+        arrays: "images", uint8, shape ``(images, height, width)`` or ``(images, height,
+            width, channels)``; and perhaps "labels", one integer for each image.
+        name: of the argument, for errors.
+        where: the end of an error, such as the file.
+
+    Raises:
+        UsageError: If there are none, or they have another shape or dtype.
+    """
     images, labels = arrays.get("images"), arrays.get("labels")
     if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4):
         found = sorted(arrays) if images is None else f"{images.dtype} {images.shape}"
         raise UsageError(
-            f"{flag} must hold uint8 `images`, (images, height, width) or (images, "
-            f"height, width, channels), and may hold `labels`; got {found} in {path}"
+            f"{name} must hold uint8 `images`, (images, height, width) or (images, "
+            f"height, width, channels), and may hold `labels`; got {found}{where}"
         )
     if not len(images):
-        raise UsageError(f"{flag} must hold at least 1 image, got none in {path}")
+        raise UsageError(f"{name} must hold at least 1 image, got none{where}")
     images = images if images.ndim == 4 else images[..., None]
     if labels is None:
         return Arrays(images, np.full(len(images), UNLABELED, np.int32))
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         raise UsageError(
-            f"{flag} must hold an integer label for each of the {len(images)} images, "
-            f"got shape {labels.shape} and {labels.dtype} in {path}"
+            f"{name} must hold an integer label for each of the {len(images)} images, "
+            f"got shape {labels.shape} and {labels.dtype}{where}"
         )
     classes = tuple(str(label) for label in range(int(labels.max()) + 1))
     return Arrays(images, labels.astype(np.int32), classes)

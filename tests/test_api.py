@@ -1,0 +1,180 @@
+"""The job as a Python function: own data, own views, own encoders, and `Run`."""
+
+import dataclasses
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from rich.console import Console
+
+from runs import tiny
+from vicreg_jax.encoder import load_encoder
+from vicreg_jax.pretrain import Run, pretrain
+from vicreg_jax.pretrain.config import Config
+from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.export import export
+
+QUICK = {"probe_every": 0, "tensorboard": False, "console": None}
+
+
+class Spectra(nnx.Module):
+    """An encoder that a user writes, for views of shape (batch, 1, 12, 1)."""
+
+    def __init__(self, rngs, hidden=16):
+        self.hidden = nnx.Linear(12, hidden, rngs=rngs)
+        self.norm = nnx.BatchNorm(hidden, rngs=rngs)
+        self.out_features = hidden
+
+    def __call__(self, views):
+        rows = views.reshape(len(views), -1)
+        return jax.nn.relu(self.norm(self.hidden(rows)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """The views that a user writes."""
+
+    size: int = 12
+    noise: float = 0.1
+
+    def pair(self, key, images, aspect):
+        plain = self.plain(images, aspect)
+        noise = self.noise * jax.random.normal(key, (2, *plain.shape))
+        return plain + noise[0], plain + noise[1]
+
+    def plain(self, images, aspect):
+        return images.astype(jnp.float32) / 255
+
+
+def spectra(count=80):
+    """Returns spectra of two kinds, as images of one row, and the kinds."""
+    random = np.random.default_rng(0)
+    kinds = np.arange(count) % 2
+    peaks = np.where(kinds[:, None] == 1, np.arange(12) * 20, 200)
+    noisy = np.clip(peaks + random.integers(-20, 20, (count, 12)), 0, 255)
+    return noisy.astype(np.uint8).reshape(count, 1, 12, 1), kinds
+
+
+OWN = Config(views=Noise(), batch=32, expander=16, epochs=2)
+
+
+def test_importing_the_package_is_cheap():
+    program = (
+        "import sys, vicreg_jax.pretrain\n"
+        "print([m for m in ('orbax', 'sklearn', 'matplotlib') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
+class TestPretrain:
+    def test_own_encoder_views_and_arrays(self, tmp_path):
+        out = str(tmp_path / "run")
+        quick = QUICK | {"log_every": 1}
+        run = pretrain(OWN, out=out, data=spectra(), encoder=Spectra, **quick)
+        assert run.finished and run.folder == tmp_path / "run"
+        assert run.evaluation["VICReg"]["k-NN"] > 0.9
+        assert run.config.encoder_class == f"{__name__}:Spectra"
+        assert run.picture.name == "report.png" and run.picture.exists()
+        np.testing.assert_array_equal(run.metrics["step"], np.arange(4))
+        assert np.isfinite(run.metrics["loss"]).all()
+        assert np.isnan(run.metrics["images_per_second"][0])
+        assert run.metrics["order"].dtype.kind == "U"
+        images, _ = spectra(5)
+        features = run.encoder.embed(images)
+        assert features.shape == (5, 16)
+        assert run.encoder.about["step"] == 4
+        by_hand = load_encoder(out, Spectra(nnx.Rngs(1)))
+        np.testing.assert_array_equal(by_hand.embed(images), features)
+        again = Run.open(out, encoder=Spectra)
+        np.testing.assert_array_equal(again.encoder.embed(images), features)
+        assert again.evaluation == run.evaluation
+        with pytest.raises(ValueError, match="`model` must be given"):
+            _ = Run.open(out).encoder
+        with pytest.raises(UsageError, match="`encoder` must be given, .*:Spectra"):
+            export(Path(out))
+        with pytest.raises(FileExistsError, match="must not hold a finished run"):
+            pretrain(OWN, out=out, data=spectra(), encoder=Spectra, **QUICK)
+
+    def test_an_instance_is_trained_from_its_parameters_and_kept(self, tmp_path):
+        encoder = Spectra(nnx.Rngs(7))
+        before = np.asarray(encoder.hidden.kernel)
+        images, _ = spectra()
+        config = dataclasses.replace(OWN, epochs=1, learning_rate=1e-9)
+        run = pretrain(config, out=tmp_path, data=images, encoder=encoder, **QUICK)
+        assert run.evaluation is None
+        np.testing.assert_array_equal(encoder.hidden.kernel, before)
+        trained = run.encoder.model.hidden.kernel
+        np.testing.assert_allclose(trained, before, atol=1e-6)
+
+    def test_prints_to_the_console_that_is_given(self, tmp_path):
+        shown = io.StringIO()
+        options = QUICK | {"console": Console(file=shown)}
+        images, _ = spectra()
+        pretrain(OWN, out=tmp_path, data=images, encoder=Spectra, **options)
+        assert f"Everything is in {tmp_path.name}" in shown.getvalue().replace(
+            str(tmp_path), tmp_path.name
+        )
+
+    def test_other_arrays_are_another_run(self, tmp_path):
+        images, _ = spectra()
+        config = dataclasses.replace(OWN, learning_rate=1e30)
+        with pytest.raises(FloatingPointError):
+            pretrain(config, out=tmp_path, data=images, encoder=Spectra, **QUICK)
+        run = Run.open(tmp_path, encoder=Spectra)
+        assert not run.finished and run.evaluation is None and run.picture is None
+        with pytest.raises(UsageError, match="RUN must have a checkpoint"):
+            _ = run.encoder
+        with pytest.raises(UsageError, match="--data must be 'arrays-.*, got 'arrays-"):
+            pretrain(config, out=tmp_path, data=images + 1, encoder=Spectra, **QUICK)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        "data, message",
+        [
+            (np.zeros((4, 8, 8, 1)), "`data` must hold uint8 `images`, .* got float64"),
+            (np.zeros((4, 8), np.uint8), r"got uint8 \(4, 8\)"),
+            (
+                (np.zeros((4, 8, 8), np.uint8), np.zeros(3, int)),
+                r"`data` must hold an integer label for each of the 4 images",
+            ),
+            ((1, 2, 3), "a pair of images and labels, got 3 items"),
+            (np.zeros((4, 8, 8, 2), np.uint8), "--channels must be 1 or 3, got 2"),
+        ],
+    )
+    def test_arrays(self, data, message):
+        with pytest.raises(UsageError, match=message):
+            pretrain(tiny(), data=data, console=None)
+
+    def test_encoders(self):
+        with pytest.raises(TypeError, match="`encoder` must be a flax.nnx.Module or"):
+            pretrain(tiny(), encoder=3, console=None)
+        with pytest.raises(ValueError, match="must have `out_features`.* got LayerNor"):
+            pretrain(tiny(), encoder=lambda rngs: nnx.LayerNorm(3, rngs=rngs))
+
+        class Dropping(Spectra):
+            def __init__(self, rngs):
+                super().__init__(rngs)
+                self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+        with pytest.raises(ValueError, match="nnx.BatchStat, got Rng.* in .*Dropping"):
+            pretrain(tiny(), encoder=Dropping)
+
+    def test_settings(self):
+        with pytest.raises(TypeError, match="worker"):
+            pretrain(tiny(), worker=3)
+        with pytest.raises(UsageError, match="`compile_only` must be None"):
+            pretrain(tiny(), compile_only="v5e:8x8")
+
+    def test_no_run(self, tmp_path):
+        with pytest.raises(ValueError, match="must be the directory of a run, got"):
+            Run.open(tmp_path)
