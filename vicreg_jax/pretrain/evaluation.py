@@ -102,7 +102,10 @@ def evaluate(
     for name, at in (("untrained", programs.start()), ("VICReg", state)):
         both = (features(programs, at, s, workers=workers) for s in (train, held_out))
         pairs[name] = tuple(both)
-    accuracies = {name: probes(*pair, seed=config.seed) for name, pair in pairs.items()}
+    accuracies = {
+        name: probes(*pair, available=len(datasets.train), seed=config.seed)
+        for name, pair in pairs.items()
+    }
     return Evaluation(accuracies, pairs["VICReg"][1])
 
 

@@ -1,0 +1,121 @@
+"""Rows of features and labels, padded and spread over the devices of a mesh."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Integer
+
+NO_LABEL = -1
+MULTIPLE = 128  # of the rows of each device
+_AT_LEAST = 1024  # of all rows
+
+
+class Rows(NamedTuple):
+    """Labeled features as the fits take them.
+
+    Attributes:
+        features: shape ``(rows, width)``, float, with rows of zeros as padding.
+        labels: shape ``(rows,)``, int32, -1 for padding and for rows to ignore.
+    """
+
+    features: Float[Array, "rows width"]
+    labels: Integer[Array, " rows"]
+
+
+def mesh_of(features: Any, mesh: Mesh | None) -> Mesh | None:
+    """Returns the mesh to use, with Auto axes only, or None for one device.
+
+    Args:
+        features: an array. If it has a sharding over a mesh, that is the default.
+        mesh: the mesh that the caller asks for, or None.
+    """
+    if mesh is None:
+        sharding = getattr(features, "sharding", None)
+        if not isinstance(sharding, NamedSharding):
+            return None
+        mesh = sharding.mesh if isinstance(sharding.mesh, Mesh) else None
+    if mesh is None or mesh.size == 1:
+        return None
+    # On Auto axes one program is right for every mesh. On Explicit ones each product
+    # over rows would have to be told how its result is sharded. The devices are the
+    # same, so that no data move.
+    types = (AxisType.Auto,) * len(mesh.axis_names)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
+
+
+def by_rows(array: Any, mesh: Mesh | None, multiple: int, fill: float = 0) -> Array:
+    """Returns an array whose rows are padded, and spread over all axes of a mesh.
+
+    Args:
+        array: shape ``(rows, ...)``.
+        mesh: the mesh, or None for JAX's default device.
+        multiple: the rows of each device become a multiple of this number.
+        fill: value of the padding.
+    """
+    missing = -array.shape[0] % (multiple * (mesh.size if mesh else 1))
+    if missing:
+        numpy_like = np if isinstance(array, np.ndarray) else jnp
+        widths = ((0, missing), *((0, 0) for _ in array.shape[1:]))
+        array = numpy_like.pad(array, widths, constant_values=fill)
+    if mesh is None:
+        return jnp.asarray(array)
+    return jax.device_put(array, NamedSharding(mesh, P(mesh.axis_names)))
+
+
+def labeled(features: Any, labels: Any, mesh: Mesh | None) -> Rows:
+    """Returns features and labels, padded and spread over a mesh.
+
+    The number of rows becomes a multiple of 1024 or more, so that probes of different
+    numbers of samples share a compiled program.
+    """
+    multiple = max(MULTIPLE, _AT_LEAST // (mesh.size if mesh else 1))
+    whole = by_rows(np.asarray(labels, np.int32), mesh, multiple, NO_LABEL)
+    return Rows(by_rows(features, mesh, multiple), whole)
+
+
+def wide(features: Float[Array, "rows width"]) -> Float[Array, "rows width"]:
+    """Returns features in float32, or in float64 if they are."""
+    return features.astype(jnp.promote_types(features.dtype, jnp.float32))
+
+
+def check(name: str, features: Any, labels: Any = None) -> None:
+    """Checks that features are a finite matrix, with an integer label for each row.
+
+    Args:
+        name: of the features, for errors.
+        features: the features.
+        labels: their labels, or None.
+
+    Raises:
+        TypeError: If the features are not floating-point, or the labels not integers.
+        ValueError: If a shape is wrong, or a value is not finite.
+    """
+    if not jnp.issubdtype(features.dtype, jnp.floating):
+        raise TypeError(f"`{name}` must be floating-point, got {features.dtype}")
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(
+            f"`{name}` must have shape (rows, width), both at least 1, "
+            f"got {features.shape}"
+        )
+    # A sum is finite only if every value is, and needs no memory.
+    on_host = isinstance(features, np.ndarray)
+    total = (np if on_host else jnp).sum(features, dtype=np.float32)
+    if not np.isfinite(total):
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity")
+    if labels is None:
+        return
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"the labels of `{name}` must be integers, got {labels.dtype}")
+    if labels.shape != features.shape[:1]:
+        raise ValueError(
+            f"`{name}` must have a label for each row, shape {features.shape[:1]}, "
+            f"got {labels.shape}"
+        )

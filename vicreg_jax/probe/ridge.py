@@ -1,0 +1,192 @@
+"""Ridge regression to the classes in closed form, from one Gram matrix."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from vicreg_jax.probe import _rows
+from vicreg_jax.probe._linear import Linear, centered, column_sums, matmul
+from vicreg_jax.probe.logistic import class_count
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jax.sharding import Mesh
+    from jaxtyping import Array, Bool, Float, Integer
+
+    from vicreg_jax.probe._rows import Rows
+
+LAMBDAS = tuple(10.0**power for power in range(-4, 3))
+_HELD_OUT = 0.2
+
+
+class Ridge(NamedTuple):
+    """A classifier, and how its penalty was chosen.
+
+    Attributes:
+        linear: the classifier, fitted to all rows with the best penalty.
+        penalty: the chosen one of `lambdas`, shape ``()``.
+        errors: mean squared error on the held-out rows by lambda, shape ``(lambdas,)``.
+    """
+
+    linear: Linear
+    penalty: Float[Array, ""]
+    errors: Float[Array, " lambdas"]
+
+
+class _Moments(NamedTuple):
+    """Sums over some rows of features x and targets y.
+
+    Attributes:
+        rows: their number.
+        x: the sum of the features, shape ``(width,)``.
+        y: the sum of the targets, shape ``(classes,)``.
+        xx: the Gram matrix, shape ``(width, width)``.
+        xy: the products with the targets, shape ``(width, classes)``.
+    """
+
+    rows: Float[Array, ""]
+    x: Float[Array, " width"]
+    y: Float[Array, " classes"]
+    xx: Float[Array, "width width"]
+    xy: Float[Array, "width classes"]
+
+
+def fit(
+    features: Float[Array | np.ndarray, "rows width"],
+    labels: Integer[Array | np.ndarray, " rows"],
+    *,
+    classes: int | None = None,
+    lambdas: Sequence[float] = LAMBDAS,
+    held_out: Bool[Array | np.ndarray, " rows"] | None = None,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+) -> Ridge:
+    """Returns the ridge regression of one-hot classes on centered features.
+
+    ``W = (X^T X + lambda t I)^-1 X^T Y``, where ``t`` is the mean eigenvalue of
+    ``X^T X``, so that a lambda means the same for every number and scale of features
+    (Hoerl and Kennard, Technometrics 12, 1970). One eigendecomposition gives the
+    solutions for all lambdas. The one with the smallest squared error on held-out rows
+    is used on all rows. Each device holds its rows, a float32 copy of them, and a few
+    matrices of width by width; the Gram matrices are added up over the devices.
+
+    Args:
+        features: shape ``(rows, width)``, of any float dtype. Statistics are in
+            float32, or in float64 for features in float64.
+        labels: the class of each row, shape ``(rows,)``, from 0. Rows with -1 are
+            ignored.
+        classes: number of classes. None: one more than the largest label.
+        lambdas: penalties to choose from, as fractions of the mean eigenvalue.
+        held_out: which rows to choose lambda on, shape ``(rows,)``. None: a fifth of
+            them, drawn class by class where every class has two rows.
+        seed: seed for drawing them.
+        mesh: devices to spread the rows over. None: those of `features` if it is
+            sharded, otherwise JAX's default device.
+
+    Raises:
+        TypeError: If the features are not floating-point, or the labels not integers.
+        ValueError: If a shape does not fit, a value is not finite, a lambda is not
+            positive, a label is out of range, or no row is held out or left.
+    """
+    _rows.check("features", features, labels)
+    classes = class_count(labels, classes)
+    if not lambdas or not all(value > 0 for value in lambdas):
+        raise ValueError(f"`lambdas` must be above 0, at least one, got {lambdas}")
+    labels = np.asarray(labels)
+    drawn = _draw(labels, seed) if held_out is None else np.asarray(held_out)
+    used = labels != _rows.NO_LABEL
+    if not (drawn & used).any() or not (~drawn & used).any():
+        raise ValueError("`held_out` must hold out some labeled rows and leave some")
+    mesh = _rows.mesh_of(features, mesh)
+    rows = _rows.labeled(features, labels, mesh)
+    chosen = _rows.labeled(features[:, :1], drawn, mesh).labels == 1
+    return solve(rows, chosen, jnp.asarray(lambdas), classes=classes)
+
+
+def _draw(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Returns which labeled rows are held out to choose lambda on."""
+    rows = np.flatnonzero(labels != _rows.NO_LABEL)
+    counts = np.unique(labels[rows], return_counts=True)[1]
+    enough = counts.min() >= 2 and len(rows) * _HELD_OUT >= len(counts)
+    _, chosen = train_test_split(
+        rows,
+        test_size=_HELD_OUT,
+        stratify=labels[rows] if enough else None,
+        random_state=seed,
+    )
+    return np.isin(np.arange(len(labels)), chosen)
+
+
+@partial(jax.jit, static_argnames="classes")
+def solve(
+    rows: Rows,
+    held_out: Bool[Array, " rows"],
+    lambdas: Float[Array, " lambdas"],
+    *,
+    classes: int,
+) -> Ridge:
+    """Returns the result of `fit`, for rows that are on the devices already."""
+    x, mean = centered(rows.features, rows.labels != _rows.NO_LABEL)
+    # Rows without a label have no class, and zeros for features.
+    y = jax.nn.one_hot(rows.labels, classes, dtype=x.dtype)
+    lambdas = lambdas.astype(x.dtype)
+    held = _moments(x, y, held_out)
+    rest = _moments(x, y, ~held_out)
+    errors = _errors(rest, held, lambdas)
+    best = lambdas[jnp.argmin(errors)]
+    everything = _Moments(*(a + b for a, b in zip(held, rest, strict=True)))
+    weights, bias = _solutions(everything, best[None])
+    linear = Linear(mean, jnp.ones_like(mean), weights[0], bias[0])
+    return Ridge(linear, best, errors)
+
+
+def _moments(x, y, rows) -> _Moments:
+    count = jnp.sum(y * rows[:, None].astype(y.dtype))
+    x = jnp.where(rows[:, None], x, 0)
+    y = jnp.where(rows[:, None], y, 0)
+    return _Moments(
+        count, column_sums(x), column_sums(y), matmul(x.T, x), matmul(x.T, y)
+    )
+
+
+def _solutions(sums: _Moments, lambdas):
+    """Returns weights and biases by lambda."""
+    x, y = sums.x / sums.rows, sums.y / sums.rows
+    gram = sums.xx - sums.rows * jnp.outer(x, x)
+    cross = sums.xy - sums.rows * jnp.outer(x, y)
+    values, vectors = jnp.linalg.eigh(gram)
+    # Rounding makes eigenvalues that are 0 slightly negative.
+    values = jnp.maximum(values, 0)
+    rotated = matmul(vectors.T, cross)
+
+    def solution(penalty):
+        shrunk = values + penalty * jnp.mean(values)
+        weights = matmul(vectors, rotated / shrunk[:, None])
+        return weights, y - matmul(x[None], weights)[0]
+
+    return jax.lax.map(solution, lambdas)
+
+
+def _errors(fitted: _Moments, held: _Moments, lambdas):
+    """Returns the mean squared error on the held-out rows, by lambda.
+
+    It follows from the moments, without a second pass over the rows:
+    ``sum |y - W^T x - b|^2``, multiplied out.
+    """
+
+    def error(solution):
+        weights, bias = solution
+        quadratic = jnp.sum(weights * matmul(held.xx, weights))
+        mixed = jnp.sum(weights * held.xy) + jnp.sum(bias * held.y)
+        shifts = jnp.sum(matmul(held.x[None], weights)[0] * bias)
+        constant = jnp.sum(held.y) + held.rows * jnp.sum(bias**2)
+        return (quadratic - 2 * mixed + 2 * shifts + constant) / held.rows
+
+    return jax.lax.map(error, _solutions(fitted, lambdas))
