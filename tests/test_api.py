@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
-
 from runs import tiny
+
 from vicreg_jax.encoder import load_encoder
 from vicreg_jax.pretrain import Run, pretrain
 from vicreg_jax.pretrain.config import Config
