@@ -117,12 +117,10 @@ class TestPretrain:
 
     def test_prints_to_the_console_that_is_given(self, tmp_path):
         shown = io.StringIO()
-        options = QUICK | {"console": Console(file=shown)}
+        options = QUICK | {"console": Console(file=shown, width=1000)}
         images, _ = spectra()
         pretrain(OWN, out=tmp_path, data=images, encoder=Spectra, **options)
-        assert f"Everything is in {tmp_path.name}" in shown.getvalue().replace(
-            str(tmp_path), tmp_path.name
-        )
+        assert f"Everything is in {tmp_path}" in shown.getvalue()
 
     def test_other_arrays_are_another_run(self, tmp_path):
         images, _ = spectra()
