@@ -80,6 +80,12 @@ def _step(options: Options, progress) -> Section:
         return step.run(options, progress)
 
 
+def _probe(options: Options, progress) -> Section:
+    from benchmarks import probe
+
+    return probe.run(options, progress)
+
+
 def _job(options: Options, progress) -> Section:
     from benchmarks import job
 
@@ -109,6 +115,7 @@ RUNS: dict[str, Callable[[Options, Callable[[str], None]], Section]] = {
     "local": _local,
     "memory": _memory,
     "step": _step,
+    "probe": _probe,
     "job": _job,
     "startup": _startup,
     "tpu": _tpu,

@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.contenders import Contender, contenders
-from benchmarks.sizes import DTYPES, LOSS_SIZES, MEMORY_SIZES, QUICK_SIZES, Size
+from benchmarks.sizes import (
+    DTYPES,
+    LOSS_SIZES,
+    MEMORY_SIZES,
+    PROBE_SIZES,
+    QUICK_SIZES,
+    Size,
+)
 from benchmarks.timing import Budget
 
-SECTIONS = ("loss", "local", "memory", "step", "job", "startup", "tpu", "gpu")
+SECTIONS = ("loss", "local", "memory", "step", "probe", "job", "startup", "tpu", "gpu")
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,10 @@ class Options:
         """Returns the sizes for peak memory."""
         return self._sizes(MEMORY_SIZES)[-1 if self.quick else 0 :]
 
+    def probe_sizes(self) -> list[Size]:
+        """Returns the sizes of the training features of probes."""
+        return self._sizes(PROBE_SIZES, QUICK_PROBE_SIZES)
+
     def dtypes(self) -> list[str]:
         """Returns the dtypes of the views."""
         named = [word for word in _words(self.filter) if word in DTYPES]
@@ -86,11 +97,11 @@ class Options:
             and (not words or any(word in contender.name.lower() for word in words))
         ]
 
-    def _sizes(self, sizes) -> list[Size]:
+    def _sizes(self, sizes, quick=QUICK_SIZES) -> list[Size]:
         named = [word for word in _words(self.filter) if _is_size(word)]
         if named:
             return [Size(*map(int, word.split("x"))) for word in named]
-        return list(QUICK_SIZES if self.quick else sizes)
+        return list(quick if self.quick else sizes)
 
 
 def _words(text: str) -> list[str]:

@@ -170,7 +170,7 @@ def test_quick(tmp_path):
     found = json.loads((tmp_path / "results.json").read_text())
     about = {"date", "machine", "instruction set", "threads", "jax"}
     assert about <= found["about"].keys()
-    for section in ("loss", "step", "job", "startup"):
+    for section in ("loss", "step", "probe", "job", "startup"):
         assert found["records"][section]
     for record in found["records"]["loss"]:
         assert record["seconds"]["ours"]["median"] > 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.linalg import cho_factor, cho_solve
 from sklearn.model_selection import train_test_split
 
 from vicreg_jax.probe import _rows
@@ -142,8 +143,7 @@ def solve(
     errors = _errors(rest, held, lambdas)
     best = lambdas[jnp.argmin(errors)]
     everything = _Moments(*(a + b for a, b in zip(held, rest, strict=True)))
-    weights, bias = _solutions(everything, best[None])
-    linear = Linear(mean, jnp.ones_like(mean), weights[0], bias[0])
+    linear = Linear(mean, jnp.ones_like(mean), *_solution(everything, best))
     return Ridge(linear, best, errors)
 
 
@@ -156,11 +156,26 @@ def _moments(x, y, rows) -> _Moments:
     )
 
 
-def _solutions(sums: _Moments, lambdas):
-    """Returns weights and biases by lambda."""
+def _centered(sums: _Moments):
+    """Returns means, and centered products: ``x, y, X^T X, X^T Y``."""
     x, y = sums.x / sums.rows, sums.y / sums.rows
     gram = sums.xx - sums.rows * jnp.outer(x, x)
-    cross = sums.xy - sums.rows * jnp.outer(x, y)
+    return x, y, gram, sums.xy - sums.rows * jnp.outer(x, y)
+
+
+def _solution(sums: _Moments, penalty):
+    """Returns weights and biases for one lambda."""
+    x, y, gram, cross = _centered(sums)
+    width = len(gram)
+    shift = penalty * jnp.trace(gram) / width
+    factor = cho_factor(gram + shift * jnp.eye(width, dtype=gram.dtype))
+    weights = cho_solve(factor, cross)
+    return weights, y - matmul(x[None], weights)[0]
+
+
+def _solutions(sums: _Moments, lambdas):
+    """Returns weights and biases by lambda, from one eigendecomposition."""
+    x, y, gram, cross = _centered(sums)
     values, vectors = jnp.linalg.eigh(gram)
     # Rounding makes eigenvalues that are 0 slightly negative.
     values = jnp.maximum(values, 0)
