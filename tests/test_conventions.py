@@ -52,3 +52,26 @@ def test_eps_by_its_name_in_each_project():
     assert conventions.lightly(eps=0.1).eps == 0.1
     assert conventions.pytorch_metric_learning(eps=0.1).eps == 0.1
     assert conventions.stable_pretraining(epsilon=0.1).eps == 0.1
+
+
+@pytest.mark.parametrize(
+    "name, given, said",
+    [
+        ("lightly", "lambd", "lightly.. has no .* 'lambd'; .* calls it 'lambda_param'"),
+        ("official", "mu_param", "has no argument 'mu_param'; .* 'std_coeff'"),
+        ("stable_pretraining", "eps", "has no argument 'eps'; .* 'epsilon'"),
+        ("vicregl_official", "lambd", "has no argument 'lambd'; .* 'inv_coeff'"),
+        ("eb_jepa", "sim_coeff", "are std_coeff, cov_coeff, dim, axis_name, precision"),
+        ("solo_learn", "tau", "has no argument 'tau'; its arguments are sim_loss_weig"),
+    ],
+)
+def test_names_of_other_projects(name, given, said):
+    needed = {"dim": DIM} if name == "eb_jepa" else {}
+    with pytest.raises(TypeError, match=said):
+        getattr(conventions, name)(**needed, **{given: 10.0})
+
+
+@pytest.mark.usefixtures("unchecked_signatures")
+def test_other_type_errors_stay_as_they_are():
+    with pytest.raises(TypeError, match="missing 1 required .* 'dim'"):
+        conventions.paper_equations()

@@ -87,7 +87,14 @@ def test_a_run_learns_and_writes_everything_down(tmp_path):
     (out / "report.png").unlink()
     assert redraw(out) == accuracies
     assert imread(out / "report.png").std() > 0.05
-    assert probe(out)["VICReg"] == accuracies["VICReg"]
+    probed = probe(out)
+    assert probed.accuracies == accuracies
+    stored = json.loads((out / "probes-digits.json").read_text())
+    assert probed.file == out / "probes-digits.json"
+    assert stored["accuracies"] == accuracies and stored["step"] == len(history)
+    assert (stored["train_images"], stored["held_out_images"]) == (1437, 360)
+    assert stored["classes"] == 10 and "fitted to 1437 images" in probed.summary
+    assert "step 88, 10 classes of digits" in probed.summary
     exported(out)
 
 
@@ -210,7 +217,64 @@ def test_refuses_a_directory_that_holds_other_things(tmp_path, name):
 
 
 class TestReport:
-    """The map of held-out features, which names the classes."""
+    """The picture of a run, and its map of held-out features."""
+
+    check = {"step": 4, "effective_rank": 9.0, "covariance": 3.0}
+    check |= {"covariance_floor": 1.0}
+
+    def titles(self, folder, accuracies):
+        """Returns the titles of the panels, all of which show something."""
+        found = []
+        for draw, content in report._panels(folder, accuracies):
+            axes = Figure().subplots()
+            draw(axes, content)
+            assert axes.has_data()
+            found.append(axes.get_title())
+        return found
+
+    def write(self, folder, *, checks=()):
+        line = {"step": 0, "invariance": 1.0, "variance": 1.0, "covariance": 1.0}
+        lines = [line, line | {"step": 1, "invariance": 0.5}]
+        for name, content in (("metrics", lines), ("evaluations", checks)):
+            text = "".join(json.dumps(line) + "\n" for line in content)
+            (folder / f"{name}.jsonl").write_text(text)
+        (folder / "config.json").write_text("{}")
+
+    def test_a_run_without_labels_shows_its_quick_checks(self, tmp_path):
+        self.write(tmp_path, checks=[self.check, self.check | {"step": 8}])
+        terms, rank, covariance = self.titles(tmp_path, {})
+        assert terms.startswith("Loss terms") and rank.startswith("Effective rank")
+        assert covariance == "Covariance of both views and its floor"
+
+    def test_a_run_without_quick_checks_has_one_panel(self, tmp_path):
+        self.write(tmp_path)
+        assert len(self.titles(tmp_path, {})) == 1
+
+    def test_an_unfinished_run(self, tmp_path):
+        with pytest.raises(UsageError, match="RUN must be the directory of a run, got"):
+            redraw(tmp_path)
+        self.write(tmp_path, checks=[self.check | {"k-NN": 0.5}])
+        assert self.titles(tmp_path, {})[3] == "k-NN probe"
+        assert redraw(tmp_path) == {}
+        assert imread(tmp_path / "report.png").std() > 0.05
+        (tmp_path / "metrics.jsonl").unlink()
+        with pytest.raises(UsageError, match="RUN must have metrics, got .* none yet"):
+            redraw(tmp_path)
+
+    def test_the_map_shows_a_sample_of_all_classes(self, monkeypatch):
+        monkeypatch.setattr(report, "_MAPPED", 60)
+        monkeypatch.setattr(report, "TSNE", FirstTwoColumns)
+        labels = np.repeat(np.arange(12), 30)  # sorted, as test data often are
+        features = np.random.default_rng(0).standard_normal((360, 4))
+        held_out = {"features": features, "labels": labels, "classes": np.array([])}
+        drawn = []
+        for _ in range(2):
+            axes = Figure().subplots()
+            report._draw_map(axes, held_out)
+            drawn.append(axes.collections[0].get_offsets())
+            assert len(axes.get_legend().get_texts()) == 12
+        assert len(drawn[0]) == 60
+        np.testing.assert_array_equal(*drawn)
 
     @pytest.mark.parametrize(
         "count, names, wanted",
@@ -242,6 +306,16 @@ class TestReport:
         assert texts == ["cat", "eel"]
 
 
+class FirstTwoColumns:
+    """Stands in for the slow t-SNE."""
+
+    def __init__(self, **_):
+        pass
+
+    def fit_transform(self, features):
+        return features[:, :2]
+
+
 def command_line(capsys, monkeypatch, *arguments):
     """Returns how `main` ends in this process, and what it prints to both streams."""
     monkeypatch.setattr(sys, "argv", ["vicreg-pretrain", *map(str, arguments)])
@@ -262,7 +336,7 @@ class TestCommandLine:
             *thinned(
                 [
                     (["--data", "digits", "--batch", "1"], 2, "--batch must be at le"),
-                    (["report", "nowhere"], 2, "RUN must be the directory of a finis"),
+                    (["report", "nowhere"], 2, "RUN must be the directory of a run"),
                     (["export", "nowhere"], 2, "RUN must be the directory of a run"),
                 ],
                 keep=[],
@@ -283,7 +357,7 @@ class TestCommandLine:
         status, printed = command_line(capsys, monkeypatch, "--help")
         assert status == 0
         _, _, listed = printed.partition("subcommands")
-        for name in (*recipes.RECIPES, "export", "probe", "report"):
+        for name in (*recipes.RECIPES, "export", "probe", "embed", "report"):
             assert len(re.findall(rf"• {name} +\w.+\.", listed)) == 1, name
         status, printed = command_line(capsys, monkeypatch, "--version")
         assert (status, printed) == (0, f"{importlib.metadata.version('vicreg_jax')}\n")
@@ -323,7 +397,11 @@ class TestCommandLine:
             ("digits --compile-only v5e", "--compile-only must be such as v5e:8x8"),
             ("export {}", "RUN must be the directory of a run, got"),
             ("probe {}/notes.txt", "RUN must be the directory of a run, got"),
-            ("report {}", "RUN must be the directory of a finished run, got"),
+            ("report {}", "RUN must be the directory of a run, got"),
+            ("embed {}/absent --data digits", "ENCODER must be a run or a file, got"),
+            ("embed {} --data digits", "ENCODER: `path` must be a run with an enc"),
+            ("embed {}/notes.txt --data digits", "ENCODER: `path` must "),
+            ("embed {} --data digits --out a.csv", "--out must end in .npz, got a.csv"),
         ],
     )
     def test_what_the_user_can_mend_is_said_in_one_line(

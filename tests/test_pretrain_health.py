@@ -1,6 +1,10 @@
-"""What a run says of its embeddings."""
+"""The quick checks of a run: diagnostics of embeddings, and their summary."""
 
+import numpy as np
+
+from vicreg_jax import diagnostics, vicreg_terms
 from vicreg_jax.pretrain import evaluation
+from vicreg_jax.pretrain.input import Arrays, Datasets
 
 
 class TestHealth:
@@ -20,4 +24,21 @@ class TestHealth:
     def test_covariance_is_said_beside_its_floor(self):
         said = evaluation.summary(self.healthy | {"k-NN": 0.5}, 2048, 8192)
         assert "k-NN 50.0%, effective rank 30 of 2048" in said
-        assert "covariance 6.50 (at least 3.00 at a batch size of 2048)" in said
+        assert "covariance of both views 6.50 (at least 3.00 at a batch size" in said
+
+    def test_the_covariance_is_that_of_the_loss(self):
+        rng = np.random.default_rng(0)
+        pair = rng.standard_normal((2, 16, 32)).astype(np.float32)
+        pair[1] *= 2
+        images = Arrays(np.zeros((1, 2, 2, 1), np.uint8), np.array([-1], np.int32))
+        check = evaluation.quick_check(None, None, Datasets(images, None), pair)
+        first, second = (diagnostics(z) for z in pair)
+        np.testing.assert_allclose(
+            check["covariance"], vicreg_terms(*pair).covariance, rtol=1e-5
+        )
+        floor = first.covariance_floor + second.covariance_floor
+        np.testing.assert_allclose(check["covariance_floor"], floor, rtol=1e-6)
+        assert check["std_min"] == min(first.std_min, second.std_min)
+        mean = (first.effective_rank + second.effective_rank) / 2
+        np.testing.assert_allclose(check["effective_rank"], mean, rtol=1e-6)
+        assert "k-NN" not in check

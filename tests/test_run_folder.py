@@ -119,6 +119,15 @@ class TestLog:
         assert [line["step"] for line in steps] == [0, 1]
         assert [line["step"] for line in checks] == [1, 2]
 
+    def test_a_quick_check_writes_the_steps_before_it(self, tmp_path):
+        log = self.log(tmp_path)
+        for step in range(3):
+            log.add(step, self.step(), order=step)
+        log.quick_check({"step": 3})
+        assert len(records.read(tmp_path / "metrics.jsonl")) == 3
+        assert log.write()["step"] == 2 and log.write() is None
+        assert len(records.read(tmp_path / "metrics.jsonl")) == 3
+
     @pytest.mark.parametrize("name", ["covariance", "gradient_norm"])
     def test_the_step_and_the_term_that_broke(self, tmp_path, name):
         log = self.log(tmp_path)

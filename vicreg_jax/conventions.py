@@ -5,7 +5,8 @@ views, so "25, 25, 1" does not mean one loss. Each function here takes the argum
 the project it is named after, with that project's defaults. It returns a `VICRegLoss`
 with the same value and gradient.
 
-All functions pass further keywords (``axis_name``, ``precision``) to `VICRegLoss`.
+All functions pass further keywords (``axis_name``, ``precision``) to `VICRegLoss`. The
+name that another project has for an argument is a TypeError, which says the right one.
 
 Example:
     >>> from vicreg_jax import conventions
@@ -16,32 +17,23 @@ Example:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Unpack
 
+from vicreg_jax._argument_names import LocalOptions, Options, names_the_right_argument
 from vicreg_jax._loss import VICRegLoss
 from vicreg_jax.local import VICRegLLoss
 
 if TYPE_CHECKING:
-    from jax.lax import PrecisionLike
-
-    from vicreg_jax._types import AxisName, Scalar
+    from vicreg_jax._types import Scalar
 
 
-class _Options(TypedDict, total=False):
-    axis_name: AxisName
-    precision: PrecisionLike
-
-
-class _LocalOptions(_Options, total=False):
-    global_views: int
-
-
+@names_the_right_argument
 def quadra(
     lambd: Scalar,
     mu: Scalar,
     nu: Scalar = 1.0,
     gamma: Scalar = 1.0,
-    **options: Unpack[_Options],
+    **options: Unpack[Options],
 ) -> VICRegLoss:
     """``lambd * s + mu * (v1 + v2) + nu * (c1 + c2)``.
 
@@ -51,11 +43,12 @@ def quadra(
     return VICRegLoss(lambd, mu, nu, gamma, **options)
 
 
+@names_the_right_argument
 def solo_learn(
     sim_loss_weight: Scalar = 25.0,
     var_loss_weight: Scalar = 25.0,
     cov_loss_weight: Scalar = 1.0,
-    **options: Unpack[_Options],
+    **options: Unpack[Options],
 ) -> VICRegLoss:
     """``sim * s + var * (v1 + v2) + cov * (c1 + c2)``.
 
@@ -64,11 +57,12 @@ def solo_learn(
     return VICRegLoss(sim_loss_weight, var_loss_weight, cov_loss_weight, **options)
 
 
+@names_the_right_argument
 def official(
     sim_coeff: Scalar = 25.0,
     std_coeff: Scalar = 25.0,
     cov_coeff: Scalar = 1.0,
-    **options: Unpack[_Options],
+    **options: Unpack[Options],
 ) -> VICRegLoss:
     """``sim * s + std * (v1 + v2) / 2 + cov * (c1 + c2)``.
 
@@ -77,13 +71,14 @@ def official(
     return VICRegLoss(sim_coeff, std_coeff / 2, cov_coeff, **options)
 
 
+@names_the_right_argument
 def lightly(
     lambda_param: Scalar = 25.0,
     mu_param: Scalar = 25.0,
     nu_param: Scalar = 1.0,
     *,
     eps: float = 1e-4,
-    **options: Unpack[_Options],
+    **options: Unpack[Options],
 ) -> VICRegLoss:
     """``lambda * s + mu * (v1 + v2) / 2 + nu * (c1 + c2)``.
 
@@ -93,12 +88,13 @@ def lightly(
     return VICRegLoss(lambda_param, mu_param / 2, nu_param, eps=eps, **options)
 
 
+@names_the_right_argument
 def pytorch_metric_learning(
     invariance_lambda: Scalar = 25.0,
     variance_mu: Scalar = 25.0,
     covariance_v: Scalar = 1.0,
     eps: float = 1e-4,
-    **options: Unpack[_Options],
+    **options: Unpack[Options],
 ) -> VICRegLoss:
     """``lambda * s + mu * (v1 + v2) / 2 + v * (c1 + c2)``.
 
@@ -109,12 +105,13 @@ def pytorch_metric_learning(
     )
 
 
+@names_the_right_argument
 def stable_pretraining(
     sim_coeff: Scalar = 25.0,
     std_coeff: Scalar = 25.0,
     cov_coeff: Scalar = 1.0,
     epsilon: float = 1e-4,
-    **options: Unpack[_Options],
+    **options: Unpack[Options],
 ) -> VICRegLoss:
     """``sim * s + std * (v1 + v2) / 2 + cov * (c1 + c2)``.
 
@@ -123,11 +120,12 @@ def stable_pretraining(
     return VICRegLoss(sim_coeff, std_coeff / 2, cov_coeff, eps=epsilon, **options)
 
 
+@names_the_right_argument
 def vicregl(
     inv_coeff: Scalar = 25.0,
     var_coeff: Scalar = 25.0,
     cov_coeff: Scalar = 1.0,
-    **options: Unpack[_Options],
+    **options: Unpack[Options],
 ) -> VICRegLoss:
     """``inv * s + var * (v1 + v2) / 2 + cov * (c1 + c2) / 2``.
 
@@ -140,6 +138,7 @@ def vicregl(
     )
 
 
+@names_the_right_argument
 def vicregl_official(
     alpha: Scalar = 0.75,
     inv_coeff: Scalar = 25.0,
@@ -148,7 +147,7 @@ def vicregl_official(
     num_matches: tuple[int, int] = (20, 4),
     *,
     l2_all_matches: bool = True,
-    **options: Unpack[_Options],
+    **options: Unpack[Options],
 ) -> VICRegLLoss:
     """VICRegL as its authors run it, global and local loss.
 
@@ -167,6 +166,7 @@ def vicregl_official(
     )
 
 
+@names_the_right_argument
 def vicregl_lightly(
     lambda_param: Scalar = 25.0,
     mu_param: Scalar = 25.0,
@@ -175,7 +175,7 @@ def vicregl_lightly(
     *,
     eps: float = 1e-4,
     num_matches: tuple[int, int] = (20, 4),
-    **options: Unpack[_LocalOptions],
+    **options: Unpack[LocalOptions],
 ) -> VICRegLLoss:
     """VICRegL as lightly has it, global and local loss.
 
@@ -198,13 +198,14 @@ def vicregl_lightly(
     )
 
 
+@names_the_right_argument
 def paper_equations(
     lambd: Scalar = 25.0,
     mu: Scalar = 25.0,
     nu: Scalar = 1.0,
     *,
     dim: int,
-    **options: Unpack[_Options],
+    **options: Unpack[Options],
 ) -> VICRegLoss:
     """``lambd * dim * s + mu * (v1 + v2) + nu * (c1 + c2)``.
 
@@ -214,12 +215,13 @@ def paper_equations(
     return VICRegLoss(lambd * dim, mu, nu, **options)
 
 
+@names_the_right_argument
 def eb_jepa(
     std_coeff: Scalar = 1.0,
     cov_coeff: Scalar = 1.0,
     *,
     dim: int,
-    **options: Unpack[_Options],
+    **options: Unpack[Options],
 ) -> VICRegLoss:
     """``s + std * (v1 + v2) + cov * (c1 + c2) / (dim - 1)``.
 

@@ -55,7 +55,11 @@ class Encoder:
     about: dict[str, Any] = field(default_factory=dict)
 
     def embed(
-        self, images: Images, *, batch: int = 256
+        self,
+        images: Images,
+        *,
+        aspect: Float[np.ndarray, " images"] | None = None,
+        batch: int = 256,
     ) -> Float[np.ndarray, "images features"]:
         """Returns the features of images, exactly as the probes of a run see them.
 
@@ -63,6 +67,8 @@ class Encoder:
             images: a path, a PIL image, a uint8 array of shape ``(images, height,
                 width, channels)`` or ``(images, height, width)``, or an iterable of
                 paths and PIL images. Arrays are not resized before ``views.plain``.
+            aspect: for an array only, width over height of each image before it was
+                resized to the array's shape. None: that of the array.
             batch: how many images pass the network at once.
 
         Returns:
@@ -70,21 +76,28 @@ class Encoder:
 
         Raises:
             TypeError: if an array is not uint8, or an item is no image.
-            ValueError: if an array has another shape or number of channels.
+            ValueError: if an array has another shape or number of channels, or
+                `aspect` does not fit the images.
             UnreadableError: if a file cannot be decoded.
         """
-        parts = [self._features(*part) for part in self._batches(images, batch)]
+        parts = [self._features(*part) for part in self._batches(images, aspect, batch)]
         if not parts:
             raise ValueError("`images` must hold at least one image, got none")
         return np.concatenate(parts)
 
-    def _batches(self, images, batch) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _batches(
+        self, images, aspect, batch
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         if isinstance(images, np.ndarray | jax.Array):
             pixels = self._checked(np.asarray(images))
-            aspect = np.full(len(pixels), pixels.shape[2] / pixels.shape[1], np.float32)
+            if aspect is None:
+                aspect = np.full(len(pixels), pixels.shape[2] / pixels.shape[1])
+            aspect = _checked_aspect(aspect, len(pixels))
             for at in range(0, len(pixels), batch):
                 yield pixels[at : at + batch], aspect[at : at + batch]
             return
+        if aspect is not None:
+            raise ValueError("`aspect` must be None if `images` is not an array")
         items = [images] if isinstance(images, str | Path | PIL.Image.Image) else images
         decoded = []
         for item in items:
@@ -205,6 +218,13 @@ def load_encoder(path: str | Path, model: nnx.Module | None = None) -> Encoder:
     return Encoder(
         model, views, description["size"], description["channels"], description["about"]
     )
+
+
+def _checked_aspect(aspect, images: int) -> np.ndarray:
+    aspect = np.asarray(aspect, np.float32)
+    if aspect.shape != (images,):
+        raise ValueError(f"`aspect` must have shape ({images},), got {aspect.shape}")
+    return aspect
 
 
 def _stacked(decoded) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,9 @@
                                          pretrain; the same command resumes a run
     vicreg-pretrain export RUN           write the encoder of a run to files
     vicreg-pretrain probe RUN            evaluate the features of a run with probes
-    vicreg-pretrain report RUN           draw the picture of a finished run again
+    vicreg-pretrain embed ENCODER --data DATA
+                                         write features; ENCODER: a run or a file
+    vicreg-pretrain report RUN           draw the picture of a run again
 
 Exit status: 0 when done; 2 for an error that the user can correct, whose message is one
 line; 75 when SIGTERM or SIGINT stopped the run after it saved its state, which is BSD's

@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar, Union
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+)
 
 import jax
 import tyro
@@ -82,12 +91,44 @@ class Probe:
         """Probes the features."""
         from vicreg_jax.pretrain.export import probe
 
-        _print(probe(self.run_folder, data=self.data), "test", Console())
+        probed = probe(self.run_folder, data=self.data)
+        console = Console()
+        console.print(probed.summary)
+        _print(probed.accuracies, "held-out", console)
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Write the features of images, and draw their nearest neighbors."""
+
+    source: Annotated[RunFolder, tyro.conf.arg(name="encoder")]
+    """Directory of a run, or a file that `export` wrote."""
+    data: str
+    """Images: mnist, digits, elpv, a folder, or files of arrays or records."""
+    out: Path = Path("features.npz")
+    """File for the features, and the names, labels and classes of the images."""
+    neighbors: Annotated[int, tyro.conf.arg(aliases=["--neighbours"])] = 0
+    """Draw so many nearest neighbors of some images, as a PNG beside --out. 0: none."""
+    unreadable: Literal["skip", "fatal"] = "skip"
+    """Skip images that cannot be read, or stop at the first."""
+
+    def run(self) -> None:
+        """Embeds the images."""
+        from vicreg_jax.pretrain.embed import embed
+
+        for line in embed(
+            self.source,
+            self.data,
+            self.out,
+            neighbors=self.neighbors,
+            unreadable=self.unreadable,
+        ):
+            print(line)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Draw report.png of a finished run again, and print its accuracies."""
+    """Draw report.png of a run, finished or not, and print its accuracies."""
 
     run_folder: Annotated[RunFolder, tyro.conf.arg(name="run")]
     """Directory of the run."""
@@ -96,10 +137,13 @@ class Report:
         """Draws the picture."""
         from vicreg_jax.pretrain.report import redraw
 
-        _print(redraw(self.run_folder), "held-out", Console())
+        accuracies = redraw(self.run_folder)
+        console = Console()
+        console.print(f"Drew {self.run_folder / 'report.png'}")
+        _print(accuracies, "held-out", console)
 
 
-_COMMANDS = {"export": Export, "probe": Probe, "report": Report}
+_COMMANDS = {"export": Export, "probe": Probe, "embed": Embed, "report": Report}
 KINDS = {"views:digits": DigitViews, "views:images": ImageViews}
 
 

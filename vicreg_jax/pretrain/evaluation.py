@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import grain
 import numpy as np
 
 from vicreg_jax import diagnostics
 from vicreg_jax._diagnostics import COLLAPSED_STD
-from vicreg_jax.pretrain import mesh as meshes
-from vicreg_jax.pretrain.input import Datasets, batches, sample, to_device
+from vicreg_jax.pretrain.features import features, readable_features, untrained
+from vicreg_jax.pretrain.input import Datasets, batches, sample
 from vicreg_jax.probe import Labeled, knn_probe, probes
 
 if TYPE_CHECKING:
-    from jaxtyping import Array
+    from collections.abc import Iterable
+
+    from jaxtyping import Array, Float
 
     from vicreg_jax.pretrain.input import Source
     from vicreg_jax.pretrain.step import Programs, State
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 _QUICK_IMAGES = 1000  # at most, for the fit and for the test of a quick check
 _COLLAPSED_STD = 0.1  # of a column; healthy ones are near 1
 _MOST_PIXELS = 100_000_000  # of the datasets whose raw pixels are a baseline
+# How a quick check joins the diagnostics of the two views; by default, their mean.
+_OVER_VIEWS = {
+    "covariance": np.sum,
+    "covariance_floor": np.sum,
+    "std_min": np.min,
+    "covariance_condition": np.max,
+}
 
 
 class Evaluation(NamedTuple):
@@ -31,46 +39,42 @@ class Evaluation(NamedTuple):
     Attributes:
         accuracies: from 0 to 1, by features (raw pixels, untrained, VICReg) and probe.
         held_out: the held-out features of the trained encoder, with their labels.
+        train_images: number of images that the probes were fitted to.
+        unreadable: names of the images that could not be read, training and held-out.
     """
 
     accuracies: Accuracies
     held_out: Labeled
+    train_images: int
+    unreadable: tuple[str, ...]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of images."""
+        return {
+            "train_images": self.train_images,
+            "held_out_images": len(self.held_out.labels),
+            "unreadable_images": len(self.unreadable),
+        }
 
-def features(
-    programs: Programs, state: State, source: Source, *, workers: int = 0
-) -> Labeled:
-    """Returns the frozen features of all readable images.
-
-    Each process encodes its share of the images and returns the features of all.
-
-    Args:
-        programs: the programs of the run.
-        state: the state whose encoder is used.
-        source: the images.
-        workers: processes that read and decode images. 0: this process does.
-
-    Returns:
-        Features of shape ``(images, width of the encoder)``, float32, with labels.
-    """
-    rows = batches(
-        source,
-        batch=programs.config.batch,
-        shard=grain.sharding.ShardByJaxProcess(),
-        shuffle=False,
-        drop_remainder=False,
-        epochs=1,
-        workers=workers,
-    )
-    parts = []
-    for batch in to_device(rows, meshes.by_rows(programs.mesh)):
-        part = programs.encode(
-            state, batch.images, batch.aspect, batch.labels, batch.where
+    @property
+    def summary(self) -> str:
+        """How many images were used, and which could not be read."""
+        text = (
+            f"Probes fitted to {self.train_images} images and evaluated on "
+            f"{len(self.held_out.labels)}"
         )
-        parts.append([np.asarray(array) for array in part])
-    rows.close()
-    found, labels, where = map(np.concatenate, zip(*parts, strict=True))
-    return Labeled(found[where], labels[where])
+        if self.unreadable:
+            text += f"; {unreadable_summary(self.unreadable)}"
+        return text
+
+
+def unreadable_summary(names: Iterable[str]) -> str:
+    """Returns the number of unreadable images, and the names of the first 20."""
+    names = sorted(names)
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    noun = "image" if len(names) == 1 else "images"
+    return f"{len(names)} {noun} could not be read: {shown}"
 
 
 def evaluate(
@@ -79,7 +83,8 @@ def evaluate(
     """Returns the accuracies of linear probes and k-NN on three kinds of features.
 
     These are the features of the trained encoder, those of the untrained encoder, and
-    the raw pixels, which are left out for large datasets.
+    the raw pixels, which are left out for large datasets. The batch norms of the
+    untrained encoder have the statistics of training images.
 
     Args:
         programs: the programs of the run.
@@ -89,6 +94,9 @@ def evaluate(
 
     Returns:
         The accuracies, or None if the images have no labels.
+
+    Raises:
+        UnreadableError: If an image is unreadable, and the run asks to stop at one.
     """
     if datasets.held_out is None:
         return None
@@ -96,24 +104,32 @@ def evaluate(
     # take them for lost.
     config = programs.config
     train, held_out = (sample(part, config.probe_images) for part in datasets if part)
+    both, unreadable = [], []
+    for source in (train, held_out):
+        found, readable = readable_features(programs, state, source, workers=workers)
+        both.append(found)
+        unreadable += [source.name(int(i)) for i in np.flatnonzero(~readable)]
     pairs = {}
     if (len(train) + len(held_out)) * np.prod(train.shape) <= _MOST_PIXELS:
         pairs["raw pixels"] = _pixels(train), _pixels(held_out)
-    for name, at in (("untrained", programs.start()), ("VICReg", state)):
-        both = (features(programs, at, s, workers=workers) for s in (train, held_out))
-        pairs[name] = tuple(both)
+    start = untrained(programs, datasets.train, workers=workers)
+    pairs["untrained"] = (
+        features(programs, start, train, workers=workers),
+        features(programs, start, held_out, workers=workers),
+    )
+    pairs["VICReg"] = tuple(both)
     accuracies = {
         name: probes(*pair, available=len(datasets.train), seed=config.seed)
         for name, pair in pairs.items()
     }
-    return Evaluation(accuracies, pairs["VICReg"][1])
+    return Evaluation(accuracies, both[1], len(both[0].labels), tuple(unreadable))
 
 
 def quick_check(
     programs: Programs,
     state: State,
     datasets: Datasets,
-    embeddings: Array,
+    embeddings: Float[Array, "2 batch dim"],
     *,
     workers: int = 0,
 ) -> dict[str, float]:
@@ -123,14 +139,17 @@ def quick_check(
         programs: the programs of the run.
         state: the present state.
         datasets: images that vote in k-NN, and images to test it on.
-        embeddings: those of a training batch, shape ``(batch, dim)``.
+        embeddings: those of both views of a training batch, shape
+            ``(2, batch, dim)``.
         workers: processes that read and decode images. 0: this process does.
 
     Returns:
         The fields of `vicreg_jax.Diagnostics` by name, and "k-NN" if there are labels.
+        The covariance and its floor are summed over both views, as in the loss.
+        ``std_min`` and ``covariance_condition`` are those of the worse view, and the
+        others means over both.
     """
-    found = diagnostics(np.asarray(embeddings), collapsed_std=_COLLAPSED_STD)
-    health = {name: float(value) for name, value in found._asdict().items()}
+    health = _health(embeddings)
     if datasets.held_out is None:
         return health
     train, held_out = (
@@ -146,15 +165,15 @@ def summary(check: dict[str, float], batch: int, dim: int) -> str:
 
     Args:
         check: as returned by `quick_check`.
-        batch: number of rows of the embeddings.
+        batch: number of rows of the embeddings of one view.
         dim: number of their columns.
     """
     accuracy = f"k-NN {100 * check['k-NN']:.1f}%, " if "k-NN" in check else ""
     floor = check["covariance_floor"]
     return (
         f"{accuracy}effective rank {check['effective_rank']:.0f} of {min(batch, dim)}, "
-        f"covariance {check['covariance']:.2f} (at least {floor:.2f} at a batch size "
-        f"of {batch})"
+        f"covariance of both views {check['covariance']:.2f} (at least {floor:.2f} at "
+        f"a batch size of {batch})"
     )
 
 
@@ -173,6 +192,14 @@ def warning(check: dict[str, float]) -> str | None:
             "--learning-rate."
         )
     return None
+
+
+def _health(embeddings: Float[Array, "2 batch dim"]) -> dict[str, float]:
+    found = [diagnostics(z, collapsed_std=_COLLAPSED_STD) for z in embeddings]
+    return {
+        name: float(_OVER_VIEWS.get(name, np.mean)([getattr(z, name) for z in found]))
+        for name in found[0]._fields
+    }
 
 
 def _pixels(source: Source) -> Labeled:

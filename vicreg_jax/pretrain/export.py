@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from vicreg_jax import encoder
 from vicreg_jax.pretrain import evaluation, run_folder
@@ -37,31 +40,50 @@ def export(run: Path) -> Path:
 
 def write_encoder(run: Path, programs: Programs, state: State) -> Path:
     """Writes the encoder of a state into a run's directory, and returns the file."""
-    config, path = programs.config, run / encoder.FILE
+    frozen, path = as_encoder(programs, state), run / encoder.FILE
     with run_folder.writing(path):
         encoder.save_encoder(
             path,
-            programs.network(state).encoder,
-            architecture=architecture(config),
-            views=config.views,
-            size=config.size,
-            channels=config.channels,
-            data=config.data,
-            step=int(state.step),
-            epochs=config.epochs,
+            frozen.model,
+            architecture=architecture(programs.config),
+            views=frozen.views,
+            size=frozen.size,
+            channels=frozen.channels,
+            **frozen.about,
         )
     return path
 
 
-def probe(run: Path, *, data: str | None = None) -> Accuracies:
+def as_encoder(programs: Programs, state: State) -> encoder.Encoder:
+    """Returns the encoder of a state in eval mode, with its preprocessing."""
+    config, model = programs.config, programs.network(state).encoder
+    model.eval()
+    about = {"data": config.data, "step": int(state.step), "epochs": config.epochs}
+    return encoder.Encoder(model, config.views, config.size, config.channels, about)
+
+
+class Probed(NamedTuple):
+    """The probes of a run's features on some images.
+
+    Attributes:
+        accuracies: from 0 to 1, by features and by probe.
+        summary: the checkpoint and the images, to print.
+        file: where they were written.
+    """
+
+    accuracies: Accuracies
+    summary: str
+    file: Path
+
+
+def probe(run: Path, *, data: str | None = None) -> Probed:
     """Evaluates the features of a run's newest checkpoint, as at the end of a run.
+
+    The result is written into the directory of the run, as probes-DATA.json.
 
     Args:
         run: the directory of the run.
         data: labeled images, of which a fifth is held out. None: those of the run.
-
-    Returns:
-        Accuracies from 0 to 1, by features and by probe.
 
     Raises:
         UsageError: If `run` is not a run or has no checkpoint yet, or the images have
@@ -71,10 +93,25 @@ def probe(run: Path, *, data: str | None = None) -> Accuracies:
     config = programs.config
     if data is not None:
         config = dataclasses.replace(config, data=data, test_data=None)
-    result = evaluation.evaluate(programs, state, load_datasets(config))
+    datasets = load_datasets(config)
+    result = evaluation.evaluate(programs, state, datasets)
     if result is None:
         raise UsageError(f"--data must have labels, got {config.data}")
-    return result.accuracies
+    classes = len(np.unique(result.held_out.labels))
+    file = run / f"probes-{_file_name(config.data)}.json"
+    facts = {"data": config.data, "step": int(state.step), "classes": classes}
+    facts |= result.counts | {"accuracies": result.accuracies}
+    run_folder.write_json(file, facts)
+    summary = (
+        f"Checkpoint of step {int(state.step)}, {classes} classes of {config.data}. "
+        f"{result.summary}\nWritten to {file}"
+    )
+    return Probed(result.accuracies, summary, file)
+
+
+def _file_name(data: str) -> str:
+    """Returns the end of a path, such as "imagenet-val", for the name of a file."""
+    return re.sub(r"[^\w.]+", "-", data).strip("-.")[-100:]
 
 
 def newest(

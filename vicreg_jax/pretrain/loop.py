@@ -128,7 +128,7 @@ class Loop:
         epoch = done // self.programs.steps_per_epoch
         log.quick_check({"step": done, "epoch": epoch} | check)
         self.console.print(
-            f"Epoch {epoch}: {evaluation.summary(check, *embeddings.shape)}"
+            f"Epoch {epoch}: {evaluation.summary(check, *embeddings.shape[1:])}"
         )
         if trouble := evaluation.warning(check):
             self.console.print(f"[bold red]Warning:[/] {trouble}")

@@ -67,6 +67,7 @@ class Log:
         self._steps_per_epoch = steps_per_epoch
         self._speed = _Speed(batch, waited)
         self._pending: list[_Pending] = []
+        self._last: Line | None = None  # that `write` has not returned yet
         self._writes = jax.process_index() == 0
         self._board = None
         if self._writes:
@@ -75,6 +76,10 @@ class Log:
             _keep(self._checks, lambda line: line["step"] <= first)
         if self._writes and tensorboard:
             self._board = Board(run_folder / "tensorboard", first=first)
+            # TensorBoard now hides the check of the state that the run starts from.
+            for line in read(self._checks)[-1:]:
+                if line["step"] == first:
+                    self._board.add(line, "check")
 
     def add(self, step: int, metrics: Metrics, order: int) -> None:
         """Adds the metrics of a step that the devices may still be computing.
@@ -93,31 +98,41 @@ class Log:
             leave: Number of newest steps to leave for the next call.
 
         Returns:
-            The last line that was written, if any.
+            The last line of a step since the last call, if any.
 
         Raises:
             FloatingPointError: If a loss or a gradient is not finite.
         """
-        count = len(self._pending) - leave
-        taken, self._pending = self._pending[:count], self._pending[count:]
-        if not taken:
-            return None
-        lines = self._lines(taken)
-        self._append(self._steps, lines)
-        for line in lines:
-            _check_finite(line)
+        self._write(len(self._pending) - leave)
         if self._board is not None and not leave:
             self._board.flush()
-        return lines[-1]
+        last, self._last = self._last, None
+        return last
 
     def quick_check(self, line: Line) -> None:
-        """Writes the result of a quick check."""
-        self._append(self._checks, [line])
+        """Writes the steps so far, and then the result of a quick check.
+
+        Raises:
+            FloatingPointError: If a loss or a gradient is not finite.
+        """
+        # In this order, the steps that TensorBoard gets never go back.
+        self._write(len(self._pending))
+        self._append(self._checks, [line], "check")
 
     def close(self) -> None:
         """Closes TensorBoard's file."""
         if self._board is not None:
             self._board.close()
+
+    def _write(self, count: int) -> None:
+        taken, self._pending = self._pending[:count], self._pending[count:]
+        if not taken:
+            return
+        lines = self._lines(taken)
+        self._append(self._steps, lines, "train")
+        for line in lines:
+            _check_finite(line)
+        self._last = lines[-1]
 
     def _lines(self, taken: list[_Pending]) -> list[Line]:
         values = jax.device_get([pending.metrics for pending in taken])
@@ -131,14 +146,14 @@ class Log:
             for pending, metrics, order in zip(taken, values, orders, strict=True)
         ]
 
-    def _append(self, path: Path, lines: list[Line]) -> None:
+    def _append(self, path: Path, lines: list[Line], group: str) -> None:
         """Writes lines to a file, and the numbers of the last one to TensorBoard."""
         if not self._writes:
             return
         with writing(path), path.open("a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
         if self._board is not None:
-            self._board.add(lines[-1])
+            self._board.add(lines[-1], group)
 
 
 class Board:
@@ -160,11 +175,16 @@ class Board:
         if first:
             self._add(first, session_log=SessionLog(status=SessionLog.START))
 
-    def add(self, line: Line) -> None:
-        """Adds the numbers of a line by name, at the line's step."""
+    def add(self, line: Line, group: str) -> None:
+        """Adds the numbers of a line at its step, with tags such as "train/loss".
+
+        Args:
+            line: The numbers by name.
+            group: First part of the tags: "train" for steps, "check" for quick checks.
+        """
         for name, value in line.items():
             if name != "step" and not isinstance(value, str):
-                self._add(line["step"], summary=scalar(name, value))
+                self._add(line["step"], summary=scalar(f"{group}/{name}", value))
 
     def flush(self) -> None:
         """Writes what was added to the disk."""

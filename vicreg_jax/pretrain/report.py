@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,9 +16,11 @@ from vicreg_jax.pretrain.records import read
 from vicreg_jax.pretrain.run_folder import writing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vicreg_jax.probe import Accuracies
 
-_MAPPED = 2000  # points; more would hide each other
+_MAPPED = 2000  # points, drawn at random; more would hide each other
 _NAMED = 20  # classes in the legend; colormaps have no more colors to tell apart
 
 
@@ -31,16 +33,20 @@ def table(accuracies: Accuracies, title: str) -> Table:
 
 
 def redraw(run_folder: Path) -> Accuracies:
-    """Draws the picture of a finished run again, and returns its accuracies.
+    """Draws the picture of a running, stopped or finished run from what it has so far.
+
+    Returns:
+        Its accuracies, empty if it is not finished or has no labels.
 
     Raises:
-        UsageError: If there is no finished run.
+        UsageError: If there is no run, or it has no metrics yet.
     """
-    if not (run_folder / "probes.json").exists():
-        raise UsageError(
-            f"RUN must be the directory of a finished run, got {run_folder}"
-        )
-    accuracies = json.loads((run_folder / "probes.json").read_text())
+    if not (run_folder / "config.json").exists():
+        raise UsageError(f"RUN must be the directory of a run, got {run_folder}")
+    if not read(run_folder / "metrics.jsonl"):
+        raise UsageError(f"RUN must have metrics, got {run_folder}, which has none yet")
+    probes = run_folder / "probes.json"
+    accuracies = json.loads(probes.read_text()) if probes.exists() else {}
     draw(run_folder, accuracies)
     return accuracies
 
@@ -48,28 +54,43 @@ def redraw(run_folder: Path) -> Accuracies:
 def draw(run_folder: Path, accuracies: Accuracies) -> None:
     """Writes report.png from metrics.jsonl, evaluations.jsonl and features.npz.
 
+    It shows the loss terms, and probes and a map of the features; or, without
+    accuracies, the quick checks.
+
     Args:
         run_folder: the directory of the run.
-        accuracies: from 0 to 1, by features and by probe; empty without labels.
+        accuracies: from 0 to 1, by features and by probe; empty without labels, or if
+            the run is not finished.
     """
-    figure = Figure(figsize=(16, 5), layout="constrained")
-    terms, middle, plane = figure.subplots(1, 3)
-    _draw_terms(terms, read(run_folder / "metrics.jsonl"))
-    if accuracies:
-        _draw_probes(middle, accuracies)
-        _draw_map(plane, np.load(run_folder / "features.npz"))
-    else:
-        _draw_health(middle, read(run_folder / "evaluations.jsonl"))
-        plane.set_axis_off()
+    panels = _panels(run_folder, accuracies)
+    figure = Figure(figsize=(16 / 3 * len(panels), 5), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for panel, (draw_panel, content) in zip(axes, panels, strict=True):
+        draw_panel(panel, content)
     with writing(run_folder / "report.png"):
         figure.savefig(run_folder / "report.png", dpi=110)
+
+
+def _panels(run_folder: Path, accuracies: Accuracies) -> list[tuple[Callable, Any]]:
+    """Returns a function for each panel, and what it draws."""
+    panels: list[tuple[Callable, Any]]
+    panels = [(_draw_terms, read(run_folder / "metrics.jsonl"))]
+    if accuracies:
+        features = np.load(run_folder / "features.npz")
+        return [*panels, (_draw_probes, accuracies), (_draw_map, features)]
+    quick_checks = read(run_folder / "evaluations.jsonl")
+    if quick_checks:
+        panels += [(_draw_rank, quick_checks), (_draw_covariance, quick_checks)]
+    if quick_checks and "k-NN" in quick_checks[0]:
+        panels.append((_draw_knn, quick_checks))
+    return panels
 
 
 def _draw_terms(axes, history):
     steps = [line["step"] for line in history]
     for term in ("invariance", "variance", "covariance"):
         axes.plot(steps, [line[term] for line in history], label=term)
-    axes.set(title="Loss terms, unweighted", xlabel="step", yscale="log")
+    axes.set(title="Loss terms of both views, unweighted", xlabel="step", yscale="log")
     axes.legend()
 
 
@@ -88,14 +109,38 @@ def _draw_probes(axes, accuracies):
     axes.legend(loc="upper center", ncols=len(accuracies), fontsize=8)
 
 
-def _draw_health(axes, quick_checks):
-    steps = [line["step"] for line in quick_checks]
-    axes.plot(steps, [line["effective_rank"] for line in quick_checks])
+def _draw_rank(axes, quick_checks):
+    _plot(axes, quick_checks, "effective_rank")
     axes.set(title="Effective rank of the embeddings", xlabel="step")
 
 
+def _draw_covariance(axes, quick_checks):
+    _plot(axes, quick_checks, "covariance", label="covariance")
+    _plot(axes, quick_checks, "covariance_floor", "--", label="lowest possible")
+    axes.set(title="Covariance of both views and its floor", xlabel="step")
+    axes.legend()
+
+
+def _draw_knn(axes, quick_checks):
+    axes.plot(
+        [line["step"] for line in quick_checks],
+        [100 * line["k-NN"] for line in quick_checks],
+        "o-",
+    )
+    axes.set(title="k-NN probe", xlabel="step", ylabel="on held-out images, %")
+
+
+def _plot(axes, quick_checks, name, style="o-", **options):
+    steps = [line["step"] for line in quick_checks]
+    axes.plot(steps, [line[name] for line in quick_checks], style, **options)
+
+
 def _draw_map(axes, held_out):
-    features, labels = held_out["features"][:_MAPPED], held_out["labels"][:_MAPPED]
+    features, labels = held_out["features"], held_out["labels"]
+    if len(labels) > _MAPPED:
+        # The images may be sorted by class.
+        chosen = np.random.default_rng(0).choice(len(labels), _MAPPED, replace=False)
+        features, labels = features[chosen], labels[chosen]
     perplexity = min(30.0, (len(labels) - 1) / 3)
     plane = TSNE(perplexity=perplexity, random_state=0).fit_transform(features)
     axes.set(title="Held-out features, t-SNE", xticks=[], yticks=[])

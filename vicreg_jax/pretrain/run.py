@@ -84,11 +84,9 @@ def run(
         result = evaluation.evaluate(programs, state, datasets, workers=launch.workers)
         if jax.process_index() == 0:
             _conclude(out, result, datasets.train.classes)
-    if train_iterator.unreadable:
-        names = ", ".join(sorted(train_iterator.unreadable)[:20])
-        console.print(
-            f"{len(train_iterator.unreadable)} images could not be read: {names}"
-        )
+    unreadable = train_iterator.unreadable.union(result.unreadable if result else ())
+    if unreadable:
+        console.print(evaluation.unreadable_summary(unreadable))
     console.print(f"Everything is in {out}")
     return result.accuracies if result else {}
 

@@ -100,9 +100,9 @@ class Programs:
 
     @cached_property
     def embed(self):
-        """``(state, images, aspect) -> embeddings`` of the first view, as in training.
+        """``(state, images, aspect) -> embeddings`` of both views, as in training.
 
-        The embeddings are replicated on every device.
+        Their shape is ``(2, batch, dim)``. They are replicated on every device.
         """
         return jax.jit(self._embed, out_shardings=meshes.whole(self.mesh))
 
@@ -115,6 +115,14 @@ class Programs:
         replicated on every device.
         """
         return jax.jit(self._encode, out_shardings=meshes.whole(self.mesh))
+
+    @cached_property
+    def with_statistics(self):
+        """``(state, images, aspect) -> state``, with updated batch-norm statistics.
+
+        The encoder sees the images without random augmentation, as the probes do.
+        """
+        return jax.jit(self._with_statistics, out_shardings=meshes.whole(self.mesh))
 
     @cached_property
     def rate(self) -> optax.Schedule:
@@ -222,8 +230,15 @@ class Programs:
 
     def _embed(self, state: State, images: Images, aspect: Aspect):
         key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
-        view, _ = self.config.views.pair(key, images, aspect)
-        return self.network(state)(view)
+        pair = self.config.views.pair(key, images, aspect)
+        model = self.network(state)
+        return jnp.stack([model(view) for view in pair])
+
+    def _with_statistics(self, state: State, images: Images, aspect: Aspect) -> State:
+        model = self.network(state)
+        model.encoder(self.config.views.plain(images, aspect))
+        stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        return state._replace(stats=stats)
 
     def _encode(self, state: State, images: Images, aspect: Aspect, labels, where):
         model = self.network(state)

@@ -1,0 +1,160 @@
+"""Features of any images, by the encoder of a run or of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from vicreg_jax.encoder import load_encoder
+from vicreg_jax.pretrain.contact_sheet import contact_sheet
+from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.evaluation import unreadable_summary
+from vicreg_jax.pretrain.export import as_encoder, newest
+from vicreg_jax.pretrain.input import batches, open_source
+from vicreg_jax.pretrain.run_folder import writing
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int32, Int64
+
+    from vicreg_jax.encoder import Encoder
+    from vicreg_jax.pretrain.input import Source
+
+
+class Embedded(NamedTuple):
+    """The features of the readable images of a source.
+
+    Attributes:
+        features: shape ``(images, width of the encoder)``.
+        labels: the class of each image; -1 for none.
+        ids: the index of each image in the source.
+        unreadable: names of the images that could not be read.
+    """
+
+    features: Float32[np.ndarray, "images width"]
+    labels: Int32[np.ndarray, " images"]
+    ids: Int64[np.ndarray, " images"]
+    unreadable: tuple[str, ...]
+
+
+def embed(
+    path: Path,
+    data: str,
+    out: Path,
+    *,
+    neighbors: int = 0,
+    unreadable: Literal["skip", "fatal"] = "skip",
+) -> list[str]:
+    """Writes the features of images to a file, and draws their nearest neighbors.
+
+    Args:
+        path: a run, whose newest checkpoint is used, or a file of an encoder.
+        data: the images, as `open_source` names them.
+        out: the .npz file for ``features``, ``names``, ``labels`` and ``classes``.
+        neighbors: number of neighbors in the picture beside `out`. 0: no picture.
+        unreadable: whether to skip unreadable images, or raise at the first.
+
+    Returns:
+        What was done, to print.
+
+    Raises:
+        UsageError: If an argument is not what the command line asks for.
+        UnreadableError: If an image is unreadable and `unreadable` is "fatal".
+        OSError: If a file cannot be written.
+    """
+    if out.suffix != ".npz":
+        raise UsageError(f"--out must end in .npz, got {out}")
+    encoder = _encoder(path)
+    source = open_source(data, size=encoder.size, channels=encoder.channels)
+    if not 0 <= neighbors < len(source):
+        raise UsageError(
+            f"--neighbors must be from 0 to {len(source) - 1}, one less than the "
+            f"number of images, got {neighbors}"
+        )
+    found = features(encoder, source, unreadable=unreadable)
+    _write(out, found, source)
+    step = encoder.about.get("step")
+    at = "" if step is None else f" at step {step}"
+    lines = [
+        f"Embedded {len(found.ids)} images of {data} with {path}{at}: "
+        f"{found.features.shape[1]} features each, in {out}"
+    ]
+    if found.unreadable:
+        lines.append(unreadable_summary(found.unreadable))
+    if neighbors:
+        picture = out.with_suffix(".png")
+        with writing(picture):
+            contact_sheet(found.features, found.ids, source, neighbors).savefig(picture)
+        lines.append(f"Nearest neighbors by cosine are in {picture}")
+    return lines
+
+
+def features(
+    encoder: Encoder,
+    source: Source,
+    *,
+    batch: int = 256,
+    unreadable: Literal["skip", "fatal"] = "skip",
+) -> Embedded:
+    """Returns the features of the readable images, in the order of the source.
+
+    Args:
+        encoder: the encoder with its preprocessing.
+        source: images of the encoder's size and channels.
+        batch: number of images that pass the network at once.
+        unreadable: whether to skip unreadable images, or raise at the first.
+
+    Raises:
+        UsageError: If the images have another shape, or none of them is readable.
+        UnreadableError: If an image is unreadable and `unreadable` is "fatal".
+    """
+    expected = (encoder.size, encoder.size, encoder.channels)
+    if source.shape != expected:
+        raise UsageError(
+            f"--data must hold images of the encoder's shape, {expected}, got "
+            f"{source.shape}"
+        )
+    rows = batches(
+        source,
+        batch=batch,
+        shuffle=False,
+        drop_remainder=False,
+        epochs=1,
+        unreadable=unreadable,
+    )
+    parts = []
+    for one in rows:
+        images, ids, labels, where, aspect = map(np.asarray, one)
+        if where.any():
+            embedded = encoder.embed(images[where], aspect=aspect[where], batch=batch)
+            parts.append((embedded, labels[where], ids[where]))
+    if not parts:
+        raise UsageError(
+            f"--data must hold readable images; {unreadable_summary(rows.unreadable)}"
+        )
+    joined = map(np.concatenate, zip(*parts, strict=True))
+    return Embedded(*joined, unreadable=tuple(sorted(rows.unreadable)))
+
+
+def _encoder(path: Path) -> Encoder:
+    if (path / "config.json").is_file():
+        # Not the file in the run's directory, which may be of an older checkpoint.
+        return as_encoder(*newest(path))
+    if not path.exists():
+        raise UsageError(f"ENCODER must be a run or a file, got {path}")
+    try:
+        return load_encoder(path)
+    except ValueError as error:
+        raise UsageError(f"ENCODER: {error}") from error
+
+
+def _write(out: Path, found: Embedded, source: Source) -> None:
+    with writing(out):
+        np.savez(
+            out,
+            features=found.features,
+            names=np.array([source.name(int(i)) for i in found.ids]),
+            labels=found.labels,
+            classes=np.array(source.classes, str),
+        )
