@@ -12,6 +12,7 @@ from benchmarks.sizes import (
     LOSS_SIZES,
     MEMORY_SIZES,
     PROBE_SIZES,
+    QUICK_PROBE_SIZES,
     QUICK_SIZES,
     Size,
 )
