@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     Matrix = Float[Array | np.ndarray, "_ width"]
 
-NEIGHBORS = 20
-TEMPERATURE = 0.07
+NEIGHBORS = 20  # as the paper reports
+TEMPERATURE = 0.07  # DINO's
 _QUERIES = 1024  # of all devices at a time
 _BANK = 8192  # rows of a device at a time
 
@@ -204,39 +204,45 @@ def _search(bank, where, queries, *, neighbors, block, axes) -> Neighbors:
 def _best_rows(bank, scales, queries, neighbors, axes) -> Neighbors:
     """Returns the neighbors among this device's rows, padded with -infinity."""
     size = min(_BANK, len(bank))
-    dtype = jnp.promote_types(bank.dtype, queries.dtype)
-    operand, query_scales = queries.astype(dtype), _inverse_norms(queries)
+    query_scales = _inverse_norms(queries)[:, None]
 
     def add(at, best):
         # The last block starts early enough to be whole. What it has in common with the
         # one before counts once.
         start = jnp.minimum(at * size, len(bank) - size)
-        rows = jax.lax.dynamic_slice_in_dim(bank, start, size)
-        products = jnp.matmul(
-            operand,
-            rows.astype(dtype).T,
-            precision=Precision.HIGHEST,
-            preferred_element_type=query_scales.dtype,
+        rows, scale = (
+            jax.lax.dynamic_slice_in_dim(x, start, size) for x in (bank, scales)
         )
-        scale = jax.lax.dynamic_slice_in_dim(scales, start, size)
-        indices = start + jnp.arange(size, dtype=jnp.int32)
-        known = jnp.isnan(scale) | (indices < at * size)
-        similarities = products * query_scales[:, None] * scale.astype(products.dtype)
-        similarities = jnp.where(known, -jnp.inf, similarities)
-        best_here, order = jax.lax.top_k(similarities, min(neighbors, size))
-        both = Neighbors(
-            jnp.concatenate([best.similarities, best_here], axis=1),
-            jnp.concatenate([best.indices, order + start], axis=1),
-        )
-        return _best(both, neighbors)
+        products = _products(queries, rows)
+        dtype = products.dtype
+        known = start + jnp.arange(size, dtype=jnp.int32) < at * size
+        cosines = products * query_scales.astype(dtype) * scale.astype(dtype)
+        cosines = jnp.where(known | jnp.isnan(scale), -jnp.inf, cosines)
+        here, order = jax.lax.top_k(cosines, min(neighbors, size))
+        pairs = zip(best, (here, order + start), strict=True)
+        both = (jnp.concatenate(pair, axis=1) for pair in pairs)
+        return _best(Neighbors(*both), neighbors)
 
-    none = Neighbors(
-        jnp.full((len(queries), neighbors), -jnp.inf, query_scales.dtype),
-        jnp.zeros((len(queries), neighbors), jnp.int32),
-    )
+    shape, dtype = (len(queries), neighbors), _accumulated(bank, queries)
+    none = Neighbors(jnp.full(shape, -jnp.inf, dtype), jnp.zeros(shape, jnp.int32))
     if axes:
         none = jax.lax.pcast(none, axes, to="varying")
     return jax.lax.fori_loop(0, -(-len(bank) // size), add, none)
+
+
+def _products(queries, rows):
+    dtype = jnp.promote_types(rows.dtype, queries.dtype)
+    return jnp.matmul(
+        queries.astype(dtype),
+        rows.astype(dtype).T,
+        precision=Precision.HIGHEST,
+        preferred_element_type=_accumulated(rows, queries),
+    )
+
+
+def _accumulated(a, b):
+    """Returns the dtype in which products of these arrays are added up."""
+    return jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
 
 
 def _best(found: Neighbors, neighbors: int) -> Neighbors:

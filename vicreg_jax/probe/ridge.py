@@ -108,7 +108,8 @@ def fit(
     mesh = _rows.mesh_of(features, mesh)
     rows = _rows.labeled(features, labels, mesh)
     chosen = _rows.labeled(features[:, :1], drawn, mesh).labels == 1
-    return solve(rows, chosen, jnp.asarray(lambdas), classes=classes)
+    sums = moments(rows, chosen, classes=classes)
+    return _solve(*sums, jnp.asarray(lambdas))
 
 
 def _draw(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -126,23 +127,28 @@ def _draw(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames="classes")
-def solve(
-    rows: Rows,
-    held_out: Bool[Array, " rows"],
-    lambdas: Float[Array, " lambdas"],
-    *,
-    classes: int,
-) -> Ridge:
-    """Returns the result of `fit`, for rows that are on the devices already."""
+def moments(
+    rows: Rows, held_out: Bool[Array, " rows"], *, classes: int
+) -> tuple[Float[Array, " width"], _Moments, _Moments]:
+    """Returns the mean of the features, and the sums over both parts of the rows.
+
+    Args:
+        rows: features and labels on the devices.
+        held_out: which rows belong to the second part, shape ``(rows,)``.
+        classes: number of classes.
+    """
     x, mean = centered(rows.features, rows.labels != _rows.NO_LABEL)
     # Rows without a label have no class, and zeros for features.
     y = jax.nn.one_hot(rows.labels, classes, dtype=x.dtype)
-    lambdas = lambdas.astype(x.dtype)
-    held = _moments(x, y, held_out)
-    rest = _moments(x, y, ~held_out)
+    return mean, _moments(x, y, ~held_out), _moments(x, y, held_out)
+
+
+@jax.jit
+def _solve(mean, rest: _Moments, held: _Moments, lambdas) -> Ridge:
+    lambdas = lambdas.astype(mean.dtype)
     errors = _errors(rest, held, lambdas)
     best = lambdas[jnp.argmin(errors)]
-    everything = _Moments(*(a + b for a, b in zip(held, rest, strict=True)))
+    everything = _Moments(*(a + b for a, b in zip(rest, held, strict=True)))
     linear = Linear(mean, jnp.ones_like(mean), *_solution(everything, best))
     return Ridge(linear, best, errors)
 
