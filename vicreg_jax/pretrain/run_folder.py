@@ -6,6 +6,7 @@ evaluations.jsonl one line per quick check
 checkpoints/      the newest states
 compiled/         JAX's compilation cache, with which the next start compiles nothing
 probes.json       accuracies; written last, so it marks a finished run
+probes-DATA.json  accuracies on other images, by the command probe
 features.npz      the held-out features that the picture shows
 report.png        the picture
 tensorboard/      event files for TensorBoard
