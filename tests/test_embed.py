@@ -140,6 +140,10 @@ class TestNeighbors:
         shown = np.vectorize(lambda axes: axes.images[0].get_array()[0, 0] // 20)
         for query, *near in shown(panels).tolist():
             assert all(abs(other - query) <= 2 for other in near) and query not in near
+        for query, *near in panels:
+            for axes in near:
+                differs = axes.get_xlabel() != query.get_xlabel()
+                assert (axes.xaxis.label.get_color() == "red") == differs
         names = {axes.get_xlabel() for axes in panels.flat}
         assert names == {"cat", "dog"}
 

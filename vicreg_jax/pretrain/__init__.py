@@ -8,11 +8,13 @@ mesh, processes: devices, and the processes of one run.
 step: one update; the state it takes and the metrics it returns.
 loop: all updates, and what happens between them.
 records: metrics files and TensorBoard.
+features: frozen features of a run's images, and its untrained baseline.
 evaluation: probes of frozen features, and the health of embeddings.
 checkpoints, run_folder: stopping and resuming.
 run: from datasets to report.
 api: `pretrain`, which does all of it, and `Run`, which reads what it left.
-report, export: the picture; the encoder in files.
+report, export: the picture; the encoder in files, and probes on other images.
+embed, contact_sheet: features of any images, and a picture of nearest neighbors.
 compilation: compiler options and the compilation cache.
 compile_only: the step compiled for TPUs that are not attached.
 """

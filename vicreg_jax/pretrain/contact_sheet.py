@@ -46,6 +46,8 @@ def contact_sheet(
         _show(axes[0], source, int(ids[query]), "query")
         for panel, neighbor, cosine in zip(axes[1:], found, likeness, strict=True):
             _show(panel, source, int(ids[neighbor]), f"{cosine:.3f}")
+            if source.labels[ids[neighbor]] != source.labels[ids[query]]:
+                panel.xaxis.label.set_color("red")
     figure.suptitle("Nearest neighbors, with the cosine of their features", fontsize=9)
     return figure
 

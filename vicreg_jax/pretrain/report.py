@@ -91,7 +91,7 @@ def _draw_terms(axes, history):
     for term in ("invariance", "variance", "covariance"):
         axes.plot(steps, [line[term] for line in history], label=term)
     axes.set(title="Loss terms of both views, unweighted", xlabel="step", yscale="log")
-    axes.legend()
+    _legend_below(axes, columns=3)
 
 
 def _draw_probes(axes, accuracies):
@@ -118,7 +118,7 @@ def _draw_covariance(axes, quick_checks):
     _plot(axes, quick_checks, "covariance", label="covariance")
     _plot(axes, quick_checks, "covariance_floor", "--", label="lowest possible")
     axes.set(title="Covariance of both views and its floor", xlabel="step")
-    axes.legend()
+    _legend_below(axes, columns=2)
 
 
 def _draw_knn(axes, quick_checks):
@@ -128,6 +128,11 @@ def _draw_knn(axes, quick_checks):
         "o-",
     )
     axes.set(title="k-NN probe", xlabel="step", ylabel="on held-out images, %")
+
+
+def _legend_below(axes, columns):
+    # Inside the axes it would hide a part of the curves.
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns)
 
 
 def _plot(axes, quick_checks, name, style="o-", **options):

@@ -9,6 +9,7 @@ checkpoints/      the newest states
 compiled/         JAX's compilation cache, with which the next start compiles nothing
 encoder.safetensors  the trained encoder, for `vicreg_jax.load_encoder`
 probes.json       accuracies; written last, so it marks a finished run
+probes-DATA.json  accuracies on other images, by the command probe
 features.npz      the held-out features that the picture shows
 report.png        the picture
 tensorboard/      event files for TensorBoard
