@@ -13,8 +13,8 @@ from vicreg_jax.pretrain.records import Board, Log
 from vicreg_jax.pretrain.step import Metrics
 
 
-def events(folder):
-    """Returns the events of the one file in a folder, without the first, its version.
+def events(directory):
+    """Returns the events of the one file in a directory, without its version.
 
     TFRecord: the length in 8 bytes, its checksum in 4, the record, its checksum in 4.
     """
@@ -44,7 +44,7 @@ def scalars(folder):
 
 @contextmanager
 def no_room():
-    """No file may grow here."""
+    """No file may grow in this context."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
