@@ -65,7 +65,7 @@ def test_nearest_neighbors():
 
 
 def test_sums_for_ridge_regression():
-    """A float32 copy of a chip's rows, and of its held-out ones, and the matrices.
+    """The products are formed without a float32 copy of a chip's rows.
 
     What follows, an eigendecomposition of width by width, is the same on any mesh.
     """
@@ -77,7 +77,7 @@ def test_sums_for_ridge_regression():
     )
     show("ridge", found)
     matrices = 2 * WIDTH * (WIDTH + CLASSES) * 4
-    assert found.temporaries <= 3 * COPY + matrices
+    assert found.temporaries <= MIB
     # Both Gram matrices and the products with the classes, once.
     assert sum(found.moved.values()) <= matrices + MIB
 
@@ -95,8 +95,9 @@ def test_logistic_regression():
         bank(mesh),
     )
     show("logistic", found)
-    scores = TRAIN // CHIPS * CLASSES * 4
-    weights = WIDTH * CLASSES * 4
+    lanes = 1024  # TPUs pad the classes to a multiple of 128
+    scores = TRAIN // CHIPS * lanes * 4
+    weights = WIDTH * lanes * 4
     assert found.temporaries <= COPY + 2 * scores + 28 * weights
     # At each place in the program that has a gradient: the scores never move.
     assert sum(found.moved.values()) <= 6 * weights
