@@ -9,7 +9,7 @@ import pytest
 from checkpointing import sharding
 from jax.sharding import AxisType
 
-from vicreg_jax.pretrain.digest import digests
+from vicreg_jax.pretrain.digest import compile_for, digests
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "bool", "float64"])
@@ -59,6 +59,22 @@ def test_says_which_arrays_are_finite(x64):
         found = {name: digest.finite for name, digest in digests(arrays).items()}
         assert found == {name: name in ("whole", "one") for name in arrays}
     assert digests({"x": jnp.arange(3), "y": jnp.ones(2, bool)})["x"].finite
+
+
+def test_compiles_in_advance():
+    """One program for all shapes, of which nothing is left to compile later."""
+    compiled = []
+
+    def listen(event, _, **__):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    state = {"x": jnp.zeros((3, 5)), "y": jnp.ones(7, jnp.int32), "z": jnp.zeros(2)}
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    compile_for(state)
+    assert len(compiled) == 1
+    digests(state)
+    assert len(compiled) == 1
 
 
 def by_hand(word):

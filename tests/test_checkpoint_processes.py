@@ -48,7 +48,7 @@ for step in itertools.count(step + 1):
 
 @pytest.mark.slow
 def test_kill_at_random_moments(tmp_path):
-    """Each process checks what the one killed before it left."""
+    """Each process checks the checkpoints of the one killed before it."""
     choose, steps, cut_off = random.Random(0), [], 0
     for _ in range(16):
         with started(Process("-c", SAVES_FOREVER, tmp_path)) as (process,):

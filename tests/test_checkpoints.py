@@ -131,14 +131,6 @@ def test_reading_writes_nothing(two):
     assert not (two / "none").exists()
 
 
-def test_what_is_compiled_in_advance_is_what_save_runs(tmp_path):
-    state = {"x": jax.random.normal(jax.random.key(0), (5, 7))}
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.compile_for(state)
-        checkpoints.save(1, state)
-        assert checkpoints.restore(state).step == 1
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_refuses_what_is_not_finite(tmp_path, value):
     state = {"params": {"b": jnp.array([1.0, value])}, "count": jnp.zeros(1, jnp.int32)}

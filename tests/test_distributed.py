@@ -1,4 +1,4 @@
-"""One run in two processes of two devices each, on one machine."""
+"""One run in two processes with two devices each, on one machine."""
 
 import os
 import re
@@ -38,13 +38,13 @@ def alone(tmp_path_factory):
 
 
 def agrees(out, alone):
-    """Compares what two processes wrote with what one did."""
+    """Compares the metrics of two processes with those of one."""
     lines = records.read(out / "metrics.jsonl")
     assert [line["step"] for line in lines] == [line["step"] for line in alone]
     assert [line["order"] for line in lines] == [line["order"] for line in alone]
     for name in ("loss", "invariance", "variance", "covariance", "std"):
         ours, theirs = ([line[name] for line in run] for run in (lines, alone))
-        # Rounding grows from step to step, as training does.
+        # Rounding errors grow from step to step.
         np.testing.assert_allclose(ours[:5], theirs[:5], rtol=1e-5)
         np.testing.assert_allclose(ours, theirs, rtol=2e-3)
 
@@ -63,7 +63,7 @@ def test_the_end_of_one_is_the_end_of_both_until_they_go_on(alone, tmp_path):
         processes[1].send_signal(signal.SIGKILL)
         killed = time.monotonic()
         status, said = end(processes[0])
-        # A heartbeat missed, and what it takes to say so on a busy machine.
+        # A missed heartbeat, and the time to report it on a busy machine.
         assert time.monotonic() - killed < 3 * HEARTBEAT + 30
     assert status not in (0, 75), said
     with started(*pair(tmp_path)) as processes:
@@ -75,14 +75,14 @@ def test_the_end_of_one_is_the_end_of_both_until_they_go_on(alone, tmp_path):
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_what_one_cannot_write_ends_both(tmp_path, which):
-    """As where the disk of one is full: an error in each, the last checkpoint whole."""
+    """The disk of one is full: both end with an error, the last checkpoint stays."""
     with started(*pair(tmp_path)) as processes:
         wait_for(lambda: checkpoints(tmp_path), *processes)
         resource.prlimit(processes[which].pid, resource.RLIMIT_FSIZE, (0, 0))
         ended = [end(process) for process in processes]
     status, said = ended[which]
     assert status == 2 and re.search(NO_ROOM, said, re.M), ended
-    # The other finds it gone; its own error or JAX's watch comes first.
+    # The other finds it gone, by its own error or by JAX's heartbeat.
     assert ended[1 - which][0] in (1, 2, -signal.SIGABRT), ended
     left = checkpoints(tmp_path)
     with started(*pair(tmp_path)) as processes:
@@ -92,7 +92,7 @@ def test_what_one_cannot_write_ends_both(tmp_path, which):
 
 
 def test_ends_though_its_error_cannot_be_printed(tmp_path):
-    """As where what it prints goes to a full disk: with 2, and at once."""
+    """The output goes to a full disk: it ends with 2, at once."""
     flags = ["--distributed", "--num-processes", "1", "--process-id", "0"]
     flags += ["--coordinator", free_address(), "--batch", "63"]
     command = [sys.executable, "-m", "vicreg_jax.pretrain", "--out", tmp_path, *flags]

@@ -45,7 +45,7 @@ def assert_batches_equal(left, right):
 
 
 class OneByOne:
-    """Images in memory that do not say so."""
+    """Images in memory, read one by one as if they were not."""
 
     def __init__(self, source):
         self.source, self.shape = source, source.shape

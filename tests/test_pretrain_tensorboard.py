@@ -1,4 +1,4 @@
-"""What TensorBoard is shown: read back record by record, and where there is no room."""
+"""TensorBoard's files: read back record by record, and on a full disk."""
 
 import resource
 import struct
@@ -10,12 +10,12 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from vicreg_jax.pretrain.records import Board
 
 
-def events(folder):
-    """Returns the events of the one file in a folder, without the first, its version.
+def events(directory):
+    """Returns the events of the one file in a directory, without its version.
 
     TFRecord: the length in 8 bytes, its checksum in 4, the record, its checksum in 4.
     """
-    (path,) = folder.iterdir()
+    (path,) = directory.iterdir()
     data, found = path.read_bytes(), []
     while data:
         (length,) = struct.unpack("<Q", data[:8])
@@ -27,7 +27,7 @@ def events(folder):
 
 @contextmanager
 def no_room():
-    """No file may grow here."""
+    """No file may grow in this context."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:

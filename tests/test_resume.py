@@ -1,4 +1,4 @@
-"""Runs that are killed or told to stop, and go on: the end is the same, bit by bit."""
+"""Runs that are killed or stopped, and resumed: the result is the same bit by bit."""
 
 import hashlib
 import random
@@ -16,13 +16,13 @@ from processes import NO_ROOM, checkpoints, end, start, started, wait_for
 from vicreg_jax.pretrain import records
 from vicreg_jax.pretrain.export import newest
 
-# All of them read the run that nothing interrupts: one process of the tests makes it.
+# All of them read the uninterrupted run, so one process of the tests makes it.
 pytestmark = pytest.mark.xdist_group("resume")
 STEPS = 3 * (1437 // 128)
 
 
 def checksum(out):
-    """Returns one number of all bits of the final state: network and optimiser."""
+    """Returns a checksum of the final state, of network and optimizer."""
     with jax.numpy_dtype_promotion("standard"):
         _, state = newest(out)
     assert state.step == STEPS
@@ -33,7 +33,7 @@ def checksum(out):
 
 
 def seen(out):
-    """Returns what the log says of each step, but for speeds."""
+    """Returns the metrics of each step, without speeds."""
     lines = records.read(out / "metrics.jsonl")
     return [
         {k: v for k, v in line.items() if k not in ("images_per_second", "waiting")}
@@ -43,7 +43,7 @@ def seen(out):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing interrupts."""
+    """An uninterrupted run."""
     out = tmp_path_factory.mktemp("whole")
     with started(start(out)) as (process,):
         status, said = end(process)
@@ -61,12 +61,12 @@ def test_killed_at_any_moment_it_goes_on(whole, tmp_path, unchecked_signatures, 
     for step in (0, STEPS // 2)[:kills]:
         with started(start(tmp_path)) as (process,):
             wait_for(lambda step=step: max(checkpoints(tmp_path), default=0) > step)
-            # From here on anything may be going on: a step, a save, a line half done.
+            # It may now be in a step, in a save or in the middle of a line.
             time.sleep(moments.uniform(0, 0.3))
             process.send_signal(signal.SIGKILL)
             status, said = end(process)
         if status == 0:
-            break  # it was faster than the signal, and there is nothing to go on with
+            break  # it was faster than the signal, and is finished
         assert status == -signal.SIGKILL, said
     if status != 0:
         with started(start(tmp_path)) as (process,):
@@ -94,7 +94,7 @@ def test_no_room_ends_it_until_there_is(whole, tmp_path, unchecked_signatures):
 
 @pytest.mark.slow
 def test_goes_on_with_other_devices(whole, tmp_path):
-    """Each step sees the same images, and rounding is all that differs."""
+    """Each step sees the same images, so only rounding differs."""
     with started(start(tmp_path, devices=4)) as (process,):
         wait_for(lambda: checkpoints(tmp_path), process)
         process.send_signal(signal.SIGTERM)
