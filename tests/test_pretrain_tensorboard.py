@@ -18,7 +18,7 @@ def events(directory):
 
     TFRecord: the length in 8 bytes, its checksum in 4, the record, its checksum in 4.
     """
-    (path,) = folder.iterdir()
+    (path,) = directory.iterdir()
     return in_file(path)
 
 
