@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
-from runs import tiny
 
+from runs import tiny
 from vicreg_jax.augment import DigitViews, ImageViews
 from vicreg_jax.augment.stored import views_from_json, views_to_json
 from vicreg_jax.encoder import load_encoder
@@ -145,7 +145,7 @@ def test_views_that_cannot_be_stored_do_not_start(views, message, tmp_path):
     launch = Launch(out=tmp_path / "run")
     with (
         pytest.raises(ValueError, match=message),
-        run_folder.claim(tiny(views=views), launch),
+        run_folder.claim(tiny(views=views), launch, images=9),
     ):
         pass
     assert not (tmp_path / "run" / "config.json").exists()
