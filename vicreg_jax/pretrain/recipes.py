@@ -154,7 +154,7 @@ def images(
         FileNotFoundError: If there is no such file or folder.
     """
     # Opening images takes packages that the other recipes do not need.
-    from vicreg_jax.pretrain.input import MOST_SIDE, survey
+    from vicreg_jax.pretrain.input.survey import MOST_SIDE, survey
 
     found = survey(data)
     # Arrays keep their size, and only the views may have another.

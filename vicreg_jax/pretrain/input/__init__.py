@@ -29,14 +29,13 @@ from vicreg_jax.pretrain.input.files import folder
 from vicreg_jax.pretrain.input.load import Batch
 from vicreg_jax.pretrain.input.order import Order, order_hash
 from vicreg_jax.pretrain.input.sources import Arrays, Source, Subset, split
-from vicreg_jax.pretrain.input.survey import MOST_SIDE, survey
+from vicreg_jax.pretrain.input.survey import survey
 from vicreg_jax.pretrain.input.tfrecords import Records, pack
 
 __all__ = [
     "Arrays",
     "Batch",
     "Batches",
-    "MOST_SIDE",
     "Datasets",
     "DeviceBatches",
     "Order",
