@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +11,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 from flax import nnx
 from rich.console import Console
 from runs import tiny
 
-from vicreg_jax.encoder import load_encoder
+from vicreg_jax.encoder import load_encoder, save_encoder
 from vicreg_jax.pretrain import Run, pretrain
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.errors import UsageError
@@ -115,12 +118,62 @@ class TestPretrain:
         trained = run.encoder.model.hidden.kernel
         np.testing.assert_allclose(trained, before, atol=1e-6)
 
-    def test_prints_to_the_console_that_is_given(self, tmp_path):
+    def test_says_and_shows_what_starts(self, tmp_path):
         shown = io.StringIO()
-        options = QUICK | {"console": Console(file=shown, width=1000)}
+        options = QUICK | {"console": Console(file=shown, width=40), "log_every": 1}
         images, _ = spectra()
         pretrain(OWN, out=tmp_path, data=images, encoder=Spectra, **options)
-        assert f"Everything is in {tmp_path}" in shown.getvalue()
+        lines = shown.getvalue().splitlines()
+        said = lines.index("Compiling the first step")
+        jax_version = re.escape(jax.__version__)
+        for line, wanted in zip(
+            lines[:said],
+            (
+                rf"vicreg_jax .*, JAX {jax_version}, 8 cpu \(cpu\)",
+                "Recipe: none",
+                "Images: 80 to train on, no labels, 1x12, 1 channel, of arrays-.*",
+                r"Views: Noise\(size=12, noise=0.1\)",
+                "Model: .*:Spectra, 240 parameters, [0-9,]+ more in the expander",
+                "Training: 2 epochs of 2 steps, 32 images in a step",
+                f"Directory: {tmp_path}",
+            ),
+            strict=True,
+        ):
+            assert re.fullmatch(wanted, line), line
+        steps = [line for line in lines if line.startswith("step ")]
+        assert len(steps) == 4
+        assert re.fullmatch(
+            r"step 4 of 4, epoch 1, loss \S+ inv .* cov \S+, 0:00 left", steps[-1]
+        )
+        assert lines[-1] == f"Everything is in {tmp_path}"
+        start = json.loads((tmp_path / "run.json").read_text())[0]
+        assert start["packages"]["jax"] == jax.__version__
+        assert start["devices"] == "8 cpu (cpu)"
+        # Three rows of eight images, each with a border.
+        with PIL.Image.open(tmp_path / "views.png") as grid:
+            assert grid.size == (8 * 98, 3 * 98)
+
+    def test_starts_from_the_weights_of_another_run(self, tmp_path):
+        encoder = Spectra(nnx.Rngs(7))
+        path = tmp_path / "a.safetensors"
+        kind = {"name": f"{__name__}:Spectra"}
+        save_encoder(
+            path, encoder, architecture=kind, views=Noise(), size=12, channels=1
+        )
+        images, _ = spectra()
+        own = {"data": images, "encoder": Spectra} | QUICK
+        still = dataclasses.replace(OWN, epochs=1, learning_rate=1e-9, init=str(path))
+        run = pretrain(still, out=tmp_path / "run", **own)
+        trained = run.encoder.model.hidden.kernel
+        np.testing.assert_allclose(trained, encoder.hidden.kernel, atol=1e-6)
+        other = dataclasses.replace(still, init=str(tmp_path / "run"))
+        own["encoder"] = lambda rngs: Spectra(rngs, hidden=8)
+        with pytest.raises(UsageError, match="--init .*: .*hidden"):
+            pretrain(other, out=tmp_path / "other", **own)
+        own.pop("encoder")
+        config = dataclasses.replace(other, width=4)
+        with pytest.raises(UsageError, match="--init .*`model` must be given"):
+            pretrain(config, out=tmp_path / "built-in", **own)
 
     def test_other_arrays_are_another_run(self, tmp_path):
         images, _ = spectra()

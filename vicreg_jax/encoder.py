@@ -45,7 +45,7 @@ class Encoder:
         views: the views it was trained with. ``views.plain`` is its preprocessing.
         size: side of the square that image files are decoded to.
         channels: 3 for RGB, 1 for grayscale.
-        about: further facts from its file: data, recipe, step, package version.
+        about: further facts from its file: architecture, data, step, package version.
     """
 
     model: nnx.Module
@@ -215,9 +215,8 @@ def load_encoder(path: str | Path, model: nnx.Module | None = None) -> Encoder:
     load_state_dict(model, tensors)
     model.eval()
     views = views_from_json(description["views"])
-    return Encoder(
-        model, views, description["size"], description["channels"], description["about"]
-    )
+    about = description["about"] | {"architecture": description["architecture"]}
+    return Encoder(model, views, description["size"], description["channels"], about)
 
 
 def _checked_aspect(aspect, images: int) -> np.ndarray:

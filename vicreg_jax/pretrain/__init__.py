@@ -2,6 +2,7 @@
 
 config: every setting of a run, checked.
 recipes: named configurations.
+start, init: what a run prints and writes at first; weights to start from.
 input: datasets, and how images get to the devices.
 network: the network, optimizer and schedule of a configuration.
 mesh, processes: devices, and the processes of one run.

@@ -2,6 +2,8 @@
 
     vicreg-pretrain [RECIPE] [views:digits|views:images] [FLAG ...]
                                          pretrain; the same command resumes a run
+    vicreg-pretrain --data FOLDER [FLAG ...]
+                                         pretrain on your own images
     vicreg-pretrain export RUN           write the encoder of a run to files
     vicreg-pretrain probe RUN            evaluate the features of a run with probes
     vicreg-pretrain embed ENCODER --data DATA
@@ -16,6 +18,7 @@ any other error, which shows its traceback.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import difflib
 import importlib.metadata
@@ -23,12 +26,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import jax
 import tyro
 
+from vicreg_jax.pretrain import recipes
 from vicreg_jax.pretrain.commands import (
+    IMAGES,
     KINDS,
     CommandLine,
     Pretrain,
@@ -36,11 +41,15 @@ from vicreg_jax.pretrain.commands import (
     recipe_runs,
     subcommands,
 )
+from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.processes import Interrupted
 
 STOPPED = 75
 _PROG = "vicreg-pretrain"
+_HELP = {"--help", "-h", "--version"}
+_DECIDING = ("size", "channels", "encoder")
+_ENCODERS = get_args(get_type_hints(Config)["encoder"])
 
 
 def main() -> None:
@@ -70,26 +79,61 @@ def main() -> None:
 def parse(arguments: Sequence[str]) -> CommandLine:
     """Returns what the command line asks for.
 
-    If it names no recipe, the one that --data names is taken, or else mnist. A word of
-    `KINDS` replaces the recipe's views.
+    If it names no recipe, the one that --data names is taken: `images` for a path, and
+    mnist without --data. A word of `KINDS` replaces the recipe's views.
 
     Raises:
         UsageError: If a setting is out of range.
+        OSError: If the recipe `images` cannot open its images.
         SystemExit: After printing help, or an error about an unknown word.
     """
     # The kind of views decides which flags there are, before tyro reads any.
     kind = next((word for word in arguments if word in KINDS), None)
     arguments = [word for word in arguments if word != kind]
-    runs = recipe_runs(kind)
+    deciding, _ = _deciding().parse_known_args(arguments)
+    recipe = _recipe(arguments, deciding.data)
+    images = None
+    if recipe == IMAGES and not _HELP.intersection(arguments):
+        images = _images(deciding)
     try:
-        line = _parse(arguments, runs, default="mnist")
-        # The default recipe depends on a flag, so tyro has to read the flags first.
-        if isinstance(line.command, Pretrain) and line.command.config.data in runs:
-            line = _parse(arguments, runs, default=line.command.config.data)
-        return line
+        return _parse(arguments, recipe_runs(kind, images), default=recipe)
     except SystemExit:
         _suggest(arguments)
         raise
+
+
+def _deciding() -> argparse.ArgumentParser:
+    """Returns a parser of the flags that other settings' defaults depend on.
+
+    Before tyro reads any flag, it has to know all defaults.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--data")
+    for name in _DECIDING:
+        parser.add_argument(f"--{name}")
+    return parser
+
+
+def _recipe(arguments: Sequence[str], data: str | None) -> str:
+    """Returns the recipe that is named, or else the one for the data."""
+    word = next(iter(arguments), "-")
+    if word == IMAGES:
+        return IMAGES
+    if not word.startswith("-") or data is None:
+        return "mnist"
+    return data if data in recipes.RECIPES else IMAGES
+
+
+def _images(deciding: argparse.Namespace) -> Config:
+    if deciding.data is None:
+        raise UsageError("--data must be given with the recipe images, got none")
+    # A value that is none is left to tyro's message.
+    chosen: dict[str, Any] = {
+        name: int(value) if value.isdigit() else value
+        for name in _DECIDING
+        if (value := getattr(deciding, name)) in _ENCODERS or (value or "").isdigit()
+    }
+    return recipes.images(deciding.data, **chosen)
 
 
 def _parse(

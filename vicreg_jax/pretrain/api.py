@@ -24,7 +24,7 @@ from vicreg_jax.encoder import Encoder, load_encoder
 from vicreg_jax.pretrain import export, processes, records, run_folder
 from vicreg_jax.pretrain.config import Config, Launch
 from vicreg_jax.pretrain.errors import UsageError
-from vicreg_jax.pretrain.input.datasets import from_arrays
+from vicreg_jax.pretrain.input.datasets import ARRAYS, from_arrays
 from vicreg_jax.pretrain.network import EncoderFactory, class_of, own_encoder
 from vicreg_jax.pretrain.run import run
 
@@ -201,7 +201,7 @@ def _with_arrays(config: Config, data: Any) -> tuple[Config, Arrays]:
     checksum = hashlib.sha256(source.images.tobytes())
     checksum.update(source.labels.tobytes())
     # The checksum stands for the path, so that other images are another run.
-    name = f"arrays-{checksum.hexdigest()[:12]}"
+    name = f"{ARRAYS}{checksum.hexdigest()[:12]}"
     changes = {"data": name, "size": height, "channels": channels}
     return dataclasses.replace(config, **changes), source
 

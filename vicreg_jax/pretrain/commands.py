@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import (
@@ -21,6 +22,7 @@ import tyro
 from rich.console import Console
 
 from vicreg_jax.augment import DigitViews, ImageViews
+from vicreg_jax.pretrain import recipes
 from vicreg_jax.pretrain.config import Config, Launch
 from vicreg_jax.pretrain.recipes import RECIPES
 
@@ -54,8 +56,10 @@ class Pretrain:
 
         console = Console()
         if topology := self.launch.compile_only:
-            console.print(f"Compiling one training step for {topology}")
-            report = compile_only.compile_only(self.config, topology, self.launch.mesh)
+            with console.status(f"Compiling a training step for {topology}"):
+                report = compile_only.compile_only(
+                    self.config, topology, self.launch.mesh
+                )
             console.print(compile_only.table(report, topology))
             return
         launch = {item.name: getattr(self.launch, item.name) for item in fields(Launch)}
@@ -144,36 +148,43 @@ class Report:
 
 
 _COMMANDS = {"export": Export, "probe": Probe, "embed": Embed, "report": Report}
+IMAGES = "images"
+# The help of the recipe `images`, whose settings depend on the images.
+_SHOWN = Config(data="FOLDER", size=64, channels=3, views=ImageViews(size=64))
 KINDS = {"views:digits": DigitViews, "views:images": ImageViews}
 
 
-def recipe_runs(kind: str | None = None) -> dict[str, Pretrain]:
+def recipe_runs(
+    kind: str | None = None, images: Config | None = None
+) -> dict[str, Pretrain]:
     """Returns a run of each recipe by its name.
 
     Args:
+        images: what the recipe `images` returned. None: what its help shows.
         kind: of `KINDS`: the views to use, in the size of the recipe's. None: those of
             the recipe.
     """
     runs = {}
-    for name, recipe in RECIPES.items():
-        config = recipe()
+    configs = {name: recipe() for name, recipe in RECIPES.items()}
+    configs[IMAGES] = images or _SHOWN
+    for name, config in configs.items():
         if kind is not None:
             views = KINDS[kind](size=config.views.size)
             config = dataclasses.replace(config, views=views)
-        runs[name] = Pretrain(config)
+        runs[name] = Pretrain(config, Launch(recipe=name))
     return runs
 
 
 def subcommands(runs: dict[str, Pretrain]) -> Any:
     """Returns the union of which tyro makes each recipe and command a subcommand."""
-    recipes = [
+    pretraining = [
         Annotated[
             Pretrain,
             tyro.conf.subcommand(
                 name,
                 default=run,
                 # One line, because tyro prints all of it in the list of subcommands.
-                description=(RECIPES[name].__doc__ or "").partition("\n")[0],
+                description=(_recipe(name).__doc__ or "").partition("\n")[0],
                 prefix_name=False,
             ),
         ]
@@ -183,7 +194,7 @@ def subcommands(runs: dict[str, Pretrain]) -> Any:
         Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]
         for name, command in _COMMANDS.items()
     ]
-    return Union[tuple(recipes + commands)]  # noqa: UP007
+    return Union[tuple(pretraining + commands)]  # noqa: UP007
 
 
 CommandT = TypeVar("CommandT", bound=Command)
@@ -200,7 +211,11 @@ class CommandLine(Generic[CommandT]):
 
 def names() -> list[str]:
     """Returns the names of all recipes and commands."""
-    return [*RECIPES, *_COMMANDS]
+    return [*RECIPES, IMAGES, *_COMMANDS]
+
+
+def _recipe(name: str) -> Callable[..., Config]:
+    return recipes.images if name == IMAGES else RECIPES[name]
 
 
 def _print(accuracies: Accuracies | None, which: str, console: Console) -> None:

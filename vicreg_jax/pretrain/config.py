@@ -47,8 +47,8 @@ class Config:
     """Class of an encoder that was given in Python, as module:Class. It replaces
     `encoder`."""
     init: str | None = None
-    """Start the encoder from these weights: a run, or a file that `export` wrote. None:
-    from random weights."""
+    """Weights to start the encoder from: a finished run, or a file of `export`. None:
+    random weights."""
     width: int = 32
     """Channels of the encoder's stem; 64 in the standard ResNets."""
     small_images: bool = False
@@ -134,6 +134,8 @@ class Launch:
 
     out: Path | None = None
     """Directory of the run. None: in runs/, the newest unfinished one or a new one."""
+    recipe: Annotated[str | None, tyro.conf.Suppress] = None
+    """Name of the recipe, which is printed and stored in run.json."""
     mesh: str | None = None
     """Devices by axis: "data=8", or "data=4,more=2" on pods. None: one axis."""
     workers: int = 0

@@ -71,7 +71,9 @@ class Loop:
             self.programs.steps_per_epoch
         )
         hash_row = self.train_iterator.order.rows.start
-        with _Bar(self.console, first, steps) as show, Interruption() as interruption:
+        self.console.print("Compiling the first step")
+        shown = _Bar if self.console.is_terminal or self.console.is_jupyter else _Lines
+        with shown(self.console, first, steps) as show, Interruption() as interruption:
             train: Callable = self.programs.train
             for step in range(first, steps):
                 batch = next(self.train_iterator)
@@ -111,7 +113,8 @@ class Loop:
         now = time.monotonic()
         self.console.print(
             f"First step {now - self.started:.1f} s after the start, of which "
-            f"{now - began:.1f} s compiling it"
+            f"{now - began:.1f} s compiling it",
+            soft_wrap=True,
         )
         wait_for_all("compiled")
         return train
@@ -159,6 +162,33 @@ class _Bar:
     def __call__(self, done: int, line: Line | None) -> None:
         state: dict[str, Any] = {"state": summary(line)} if line else {}
         self._progress.update(self._task, completed=done, **state)
+
+
+class _Lines:
+    """Lines of progress of any width, where there is no terminal to draw a bar in."""
+
+    def __init__(self, console: Console, first: int, steps: int):
+        self._console, self._first, self._steps = console, first, steps
+        self._began = time.monotonic()
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def __call__(self, done: int, line: Line | None) -> None:
+        if line is None:
+            return
+        each = (time.monotonic() - self._began) / (done - self._first)
+        left = round(each * (self._steps - done))
+        # rich flushes after each call.
+        self._console.print(
+            f"step {done} of {self._steps}, epoch {line['epoch']}, "
+            f"{summary(line)}, {left // 60}:{left % 60:02d} left",
+            soft_wrap=True,
+            highlight=False,
+        )
 
 
 def _whole_epochs(steps_per_epoch: int) -> int:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
 from vicreg_jax.augment import DigitViews, ImageViews
 from vicreg_jax.pretrain.config import Config
+
+_LEAST_STEPS, _LEAST_EPOCHS, _MOST_EPOCHS = 10_000, 50, 1000
+_SMALL = 64  # pixels a side up to which the small encoder is taken
 
 
 def mnist() -> Config:
@@ -117,6 +123,71 @@ def imagenet() -> Config:
         batch=2048,
         probe_images=50_000,
     )
+
+
+def images(
+    data: str | Path,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    encoder: Literal["small", "resnet18", "resnet34", "resnet50"] | None = None,
+    **changes: Any,
+) -> Config:
+    """Your own images, with settings that suit their number, size and colors.
+
+    Run it with `vicreg-pretrain --data FOLDER`. Files are decoded to squares, whose
+    side is the median of the files' shorter sides, from 32 to 256 pixels. They are RGB
+    if any of a sample has colors. The encoder is small up to 64 pixels, and a ResNet-18
+    above. A batch has 256 images, or fewer so that an epoch has three steps. The epochs
+    are those of 10,000 steps, from 50 to 1000. Look at views.png in the run's directory
+    and adapt the views.
+
+    Args:
+        data: a folder of images, or files of arrays or records.
+        size: side of the decoded images and of the views. None: from the images.
+        channels: 1 for grayscale, 3 for RGB. None: from the images.
+        encoder: None: from `size`.
+        changes: further settings of `Config`, such as ``epochs=100``.
+
+    Raises:
+        UsageError: If `data` does not hold images, or a setting is out of range.
+        FileNotFoundError: If there is no such file or folder.
+    """
+    # Opening images takes packages that the other recipes do not need.
+    from vicreg_jax.pretrain.input.survey import MOST_SIDE, survey
+
+    found = survey(data)
+    # Arrays keep their size, and only the views may have another.
+    side = found.size if found.in_memory or size is None else size
+    size = size or min(found.size, MOST_SIDE)
+    channels = channels or found.channels
+    batch = _batch(found.images)
+    steps_per_epoch = max(1, found.images // batch)
+    epochs = min(max(_LEAST_STEPS // steps_per_epoch, _LEAST_EPOCHS), _MOST_EPOCHS)
+    config = Config(
+        data=str(data),
+        size=side,
+        channels=channels,
+        views=ImageViews(size=size, scale=(0.2, 1.0)),
+        batch=batch,
+        epochs=epochs,
+        encoder=encoder or ("small" if size <= _SMALL else "resnet18"),
+    )
+    if config.encoder != "small":
+        standard: dict[str, Any] = {"width": 64, "expander": 2048}
+        config = dataclasses.replace(config, learning_rate=1e-3, **standard)
+    return dataclasses.replace(config, **changes)
+
+
+def _batch(images: int) -> int:
+    """Returns a power of two up to 256 that gives three steps an epoch.
+
+    Below 16 images a batch would say little about covariances, so one step is enough.
+    """
+    batch = 256
+    while batch > 2 and images < (3 * batch if batch > 16 else batch):
+        batch //= 2
+    return batch
 
 
 RECIPES: dict[str, Callable[[], Config]] = {

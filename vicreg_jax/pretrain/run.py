@@ -11,10 +11,11 @@ import grain
 import jax
 import numpy as np
 
-from vicreg_jax.pretrain import compilation, evaluation, report, run_folder
+from vicreg_jax.pretrain import compilation, evaluation, report, run_folder, start
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.checkpoints import Checkpoints
 from vicreg_jax.pretrain.export import write_encoder
+from vicreg_jax.pretrain.init import initialized
 from vicreg_jax.pretrain.input import batches, load_datasets, to_device
 from vicreg_jax.pretrain.loop import Loop
 from vicreg_jax.pretrain.records import Log
@@ -87,7 +88,7 @@ def run(
     unreadable = train_iterator.unreadable.union(result.unreadable if result else ())
     if unreadable:
         console.print(evaluation.unreadable_summary(unreadable))
-    console.print(f"Everything is in {out}")
+    console.print(f"Everything is in {out}", soft_wrap=True)
     return result.accuracies if result else {}
 
 
@@ -95,12 +96,20 @@ def _pretrain(loop: Loop, out: Path):
     """Returns the state after the last step."""
     programs, console = loop.programs, loop.console
     state, first = programs.start(), 0
+    start.describe(programs, state, loop.datasets, out, console, loop.launch.recipe)
+    if jax.process_index() == 0:
+        start.record(programs.config, programs.mesh, out, loop.launch.recipe)
     with Checkpoints(out / "checkpoints", warn=console.print) as checkpoints:
         restored = checkpoints.restore(state)
         if restored is not None:
             first, state = restored
             loop.train_iterator.seek(first)
-            console.print(f"Going on after step {first} of the run in {out}")
+            console.print(f"Going on after step {first}", soft_wrap=True)
+        else:
+            state = initialized(programs, state)
+            if jax.process_index() == 0:
+                config = programs.config
+                start.draw_views(loop.datasets.train, config.views, config.seed, out)
         log = Log(
             out,
             first=first,

@@ -29,6 +29,7 @@ from vicreg_jax.pretrain.input.files import folder
 from vicreg_jax.pretrain.input.load import Batch
 from vicreg_jax.pretrain.input.order import Order, order_hash
 from vicreg_jax.pretrain.input.sources import Arrays, Source, Subset, split
+from vicreg_jax.pretrain.input.survey import survey
 from vicreg_jax.pretrain.input.tfrecords import Records, pack
 
 __all__ = [
@@ -50,5 +51,6 @@ __all__ = [
     "pack",
     "sample",
     "split",
+    "survey",
     "to_device",
 ]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RECORDS = "*.array_record*"
 NAMED = ("mnist", "digits", "elpv")
+ARRAYS = "arrays-"  # begins the name of images that were given in Python
 
 
 class Datasets(NamedTuple):

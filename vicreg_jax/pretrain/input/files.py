@@ -47,6 +47,10 @@ class Files:
             raise UnreadableError(f"cannot read {path}: {error}") from error
         return Sample(pixels, int(self.labels[index]), aspect)
 
+    def open(self, index: int) -> Path:
+        """Returns the file of an image, which Pillow can open."""
+        return self.root / self.paths[index]
+
     def name(self, index: int) -> str:
         """Returns the path of the file."""
         return str(self.root / self.paths[index])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,14 +65,24 @@ class Records:
     def __getitem__(self, index: int) -> Sample:
         try:
             example = self._example(index)
-            image = next((example[key] for key in IMAGE_KEYS if key in example), None)
-            if not isinstance(image, bytes):
-                raise ValueError(f"it has none of {IMAGE_KEYS}, but {sorted(example)}")
+            image = _image(example)
             pixels, aspect = decode(image, size=self.size, channels=self.channels)
         except (OSError, ValueError) as error:
             name = self.name(index)
             raise UnreadableError(f"cannot read {name}: {error}") from error
         return Sample(pixels, _label(example), aspect)
+
+    def open(self, index: int) -> io.BytesIO:
+        """Returns an encoded image, which Pillow can open.
+
+        Raises:
+            UnreadableError: If the record holds none.
+        """
+        try:
+            return io.BytesIO(_image(self._example(index)))
+        except ValueError as error:
+            name = self.name(index)
+            raise UnreadableError(f"cannot read {name}: {error}") from error
 
     def name(self, index: int) -> str:
         """Returns the number of the record and the first file."""
@@ -88,6 +99,13 @@ class Records:
         """Leaves out the open files, which cannot be pickled."""
         kept = ("paths", "size", "channels")
         return {name: getattr(self, name) for name in kept}
+
+
+def _image(example: dict[str, bytes | int]) -> bytes:
+    image = next((example[key] for key in IMAGE_KEYS if key in example), None)
+    if not isinstance(image, bytes):
+        raise ValueError(f"it has none of {IMAGE_KEYS}, but {sorted(example)}")
+    return image
 
 
 def pack(source: Files, out: Path, *, shards: int = 1) -> list[Path]:

@@ -1,0 +1,109 @@
+"""The recipe for your own images, whose settings depend on the images."""
+
+import dataclasses
+
+import numpy as np
+import PIL.Image
+import pytest
+from photographs import CHINA, FLOWER, write_photographs
+from runs import MIRRORED
+
+from vicreg_jax.pretrain import pretrain, recipes
+from vicreg_jax.pretrain.__main__ import parse
+from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.input import open_source, pack, survey
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    return write_photographs(tmp_path / "photographs")
+
+
+def parsed(*words):
+    return parse([str(word) for word in words]).command.config
+
+
+class TestSurvey:
+    def test_folders(self, photographs):
+        (photographs / "china" / "broken.jpg").write_text("no image")
+        # Of 13 images a fifth is held out, 3. Shorter sides are 90.
+        assert survey(photographs) == (10, 88, 3, False)
+
+    def test_gray_files_of_any_mode_have_one_channel(self, tmp_path):
+        for index in range(3):
+            gray = PIL.Image.fromarray(CHINA[:20, : 30 + index]).convert("L")
+            gray.convert("RGB").save(tmp_path / f"{index}.jpg")
+        assert survey(tmp_path) == (3, 32, 1, False)
+
+    def test_large_files(self, tmp_path):
+        PIL.Image.fromarray(CHINA).save(tmp_path / "0.png")
+        assert survey(tmp_path) == (1, 256, 3, False)
+
+    def test_records(self, photographs, tmp_path):
+        pack(open_source(photographs), tmp_path / "records")
+        assert survey(tmp_path / "records") == survey(photographs)
+
+    def test_arrays(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.zeros((40, 8, 8, 3), np.uint8))
+        assert survey(tmp_path / "a.npy") == (40, 8, 3, True)
+
+    def test_nothing_to_read(self, tmp_path):
+        (tmp_path / "broken.jpg").write_text("no image")
+        with pytest.raises(UsageError, match="--data must hold images that can be rea"):
+            survey(tmp_path)
+
+
+class TestRecipe:
+    def test_settings_follow_the_images(self, photographs):
+        config = recipes.images(photographs)
+        assert (config.size, config.views.size, config.channels) == (88, 88, 3)
+        assert (config.encoder, config.width, config.epochs) == ("resnet18", 64, 1000)
+        assert config.data == str(photographs)
+        changed = recipes.images(photographs, size=48, epochs=100, batch=4)
+        assert (changed.size, changed.views.size, changed.encoder) == (48, 48, "small")
+        assert (changed.epochs, changed.batch) == (100, 4)
+
+    def test_arrays_keep_their_size(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.zeros((40, 80, 80), np.uint8))
+        config = recipes.images(tmp_path / "a.npy", size=32)
+        assert (config.size, config.views.size, config.channels) == (80, 32, 1)
+
+    @pytest.mark.parametrize(
+        "images, batch", [(9, 8), (16, 16), (95, 16), (96, 32), (240, 64), (9999, 256)]
+    )
+    def test_an_epoch_has_steps(self, images, batch):
+        assert recipes._batch(images) == batch
+
+
+class TestCommandLine:
+    def test_a_path_takes_the_recipe(self, photographs):
+        assert parsed("--data", photographs) == recipes.images(photographs)
+        assert parsed("images", f"--data={photographs}") == recipes.images(photographs)
+
+    def test_flags_change_what_depends_on_them(self, photographs):
+        words = ("--data", photographs, "--size", 48, "--views.flip", 0)
+        wanted = recipes.images(photographs, size=48)
+        views = dataclasses.replace(wanted.views, flip=0.0)
+        assert parsed(*words) == dataclasses.replace(wanted, views=views)
+        words = ("--data", photographs, "--encoder", "small", "--width", 8)
+        wanted = recipes.images(photographs, encoder="small", width=8)
+        assert parsed(*words) == wanted
+
+    def test_data_must_be_given(self):
+        with pytest.raises(UsageError, match="--data must be given with the recipe im"):
+            parsed("images")
+
+
+@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
+def test_a_run(tmp_path):
+    for index in range(15):
+        for name, pixels in (("china", CHINA), ("flower", FLOWER)):
+            part = pixels[20 * index : 20 * index + 40, :50]
+            PIL.Image.fromarray(part).save(tmp_path / f"{name}{index}.png")
+    small = {"size": 8, "width": 4, "expander": 16, "views": MIRRORED}
+    config = recipes.images(tmp_path, epochs=1, **small)
+    assert (config.channels, config.batch) == (3, 16)
+    out = tmp_path / "run"
+    run = pretrain(config, out=out, console=None, probe_every=0, tensorboard=False)
+    assert len(run.metrics["step"]) == 1 and run.evaluation is None
+    assert run.encoder.embed(tmp_path / "china0.png").shape == (1, 16)

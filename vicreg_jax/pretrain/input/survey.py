@@ -1,0 +1,78 @@
+"""What a path holds: how many images, of what size, and whether they have colors."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.input.datasets import open_source
+from vicreg_jax.pretrain.input.files import Files
+from vicreg_jax.pretrain.input.sources import HELD_OUT, UNLABELED, Arrays
+from vicreg_jax.pretrain.input.tfrecords import Records
+
+LEAST_SIDE, MOST_SIDE = 32, 256
+_OPENED = 100  # files; decoding a photograph takes about ten milliseconds
+_GRAY = 8  # largest difference of the three channels, of 255, in a gray image
+
+
+class Survey(NamedTuple):
+    """What `survey` found.
+
+    Attributes:
+        images: number of training images.
+        size: side in pixels to decode them to.
+        channels: 3 if an image has colors, else 1.
+        in_memory: whether the images are arrays, which keep their size.
+    """
+
+    images: int
+    size: int
+    channels: int
+    in_memory: bool
+
+
+def survey(data: str | Path) -> Survey:
+    """Returns what a path holds, judged by up to 100 of its files.
+
+    Raises:
+        UsageError: If it does not hold images, or none of the files can be read.
+        FileNotFoundError: If there is no such file or folder.
+    """
+    source = open_source(data)
+    images = len(source)
+    if isinstance(source, Arrays):
+        height, _, channels = source.shape
+        return Survey(_training(images, source.labels[0]), height, channels, True)
+    if not isinstance(source, Files | Records):
+        raise TypeError(f"`data` must be files, got {type(source).__name__}")
+    chosen = np.unique(np.linspace(0, images - 1, _OPENED).astype(int))
+    seen = [look for index in chosen if (look := _look(source, int(index)))]
+    if not seen:
+        raise UsageError(f"--data must hold images that can be read, got {data}")
+    side = int(np.median([side for side, _, _ in seen])) // 8 * 8
+    size = min(max(side, LEAST_SIDE), MOST_SIDE)
+    channels = 3 if any(colored for _, colored, _ in seen) else 1
+    return Survey(_training(images, seen[0][2]), size, channels, False)
+
+
+def _training(images: int, label: int) -> int:
+    """Returns how many images are left if a fifth of labeled ones is held out."""
+    return images if label == UNLABELED else images - math.ceil(HELD_OUT * images)
+
+
+def _look(source: Files | Records, index: int) -> tuple[int, bool, int] | None:
+    """Returns an image's shorter side, whether it has colors, and its label."""
+    try:
+        with PIL.Image.open(source.open(index)) as image:
+            side = min(image.size)
+        thumbnail, label, _ = dataclasses.replace(source, size=32, channels=3)[index]
+    except OSError:
+        return None
+    spread = np.ptp(thumbnail.astype(int), axis=-1).max()
+    return side, bool(spread > _GRAY), label

@@ -1,0 +1,164 @@
+"""What a run prints and writes before its first step."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+import PIL.Image
+
+from vicreg_jax.pretrain.input import UnreadableError, sample
+from vicreg_jax.pretrain.input.datasets import ARRAYS, NAMED
+from vicreg_jax.pretrain.run_folder import write_json, writing
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vicreg_jax.augment import Views
+    from vicreg_jax.pretrain.config import Config
+    from vicreg_jax.pretrain.input import Datasets, Source
+    from vicreg_jax.pretrain.step import Programs, State
+
+_SHOWN = 8  # images
+_LEAST_SIDE = 96  # pixels of each in the picture
+_PACKAGES = ("vicreg_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+
+
+def describe(
+    programs: Programs,
+    state: State,
+    datasets: Datasets,
+    run: Path,
+    console: Console,
+    recipe: str | None,
+) -> None:
+    """Prints what is about to run: versions, devices, settings, images and sizes."""
+    config = programs.config
+    # Records have no names of classes, and counting them would read all records.
+    classes = len(datasets.train.classes)
+    labels = "no labels" if datasets.held_out is None else "labeled"
+    held_out = f", {len(datasets.held_out)} held out" if datasets.held_out else ""
+    for line in (
+        f"vicreg_jax {version('vicreg_jax')}, JAX {jax.__version__}, {_devices()}",
+        f"Recipe: {recipe or 'none'}",
+        f"Images: {len(datasets.train)} to train on{held_out}, "
+        + (f"{classes} classes, " if classes else f"{labels}, ")
+        + f"{_shape(datasets.train)}, of {config.data}",
+        f"Views: {config.views}",
+        f"Model: {config.encoder_class or config.encoder}, {_parameters(state)}",
+        f"Training: {config.epochs} epochs of {programs.steps_per_epoch} steps, "
+        f"{config.batch} images in a step",
+        f"Directory: {run}",
+    ):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def record(
+    config: Config, mesh: jax.sharding.Mesh, run: Path, recipe: str | None
+) -> None:
+    """Adds this start to run.json: versions, devices, command, and path of the data."""
+    path = run / "run.json"
+    starts = _starts(path)
+    named = config.data in NAMED or config.data.startswith(ARRAYS)
+    starts.append(
+        {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "recipe": recipe,
+            "command": shlex.join(sys.argv),
+            "data": config.data if named else os.path.abspath(config.data),
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in _PACKAGES},
+            "devices": _devices(),
+            "mesh": dict(mesh.shape),
+            "processes": jax.process_count(),
+        }
+    )
+    write_json(path, starts)
+
+
+def draw_views(source: Source, views: Views, seed: int, run: Path) -> None:
+    """Writes views.png: some images in the first row, and below them two views of each.
+
+    Nothing is written for views that are no images.
+    """
+    found = _images(source)
+    if not found:
+        return
+    images = np.stack([image for image, _ in found])
+    aspect = np.array([aspect for _, aspect in found], np.float32)
+    # It runs once, and compiles in half the time without optimization.
+    options = {"xla_backend_optimization_level": 0}
+    draw = jax.jit(
+        views.pair, compiler_options=options if jax.default_backend() == "cpu" else {}
+    )
+    drawn = draw(jax.random.key(seed), images, aspect)
+    pair = np.stack([np.asarray(view) for view in drawn])
+    if pair.ndim != 5 or not {images.shape[-1], pair.shape[-1]} <= {1, 3}:
+        return
+    # Views are normalized in a way that only they know, so both rows have one scale.
+    least, most = pair.min(), pair.max()
+    pixels = (255 * (pair - least) / max(most - least, 1e-6)).astype(np.uint8)
+    side = max(_LEAST_SIDE, *pair.shape[2:4])
+    rows = [
+        np.hstack([_cell(image, side) for image in row]) for row in (images, *pixels)
+    ]
+    with writing(run / "views.png"):
+        PIL.Image.fromarray(np.vstack(rows)).save(run / "views.png")
+
+
+def _images(source: Source) -> list[tuple[np.ndarray, float]]:
+    """Returns a few images that can be read, with their aspect ratios."""
+    found = []
+    few = sample(source, _SHOWN)
+    for index in range(len(few)):
+        try:
+            image, _, aspect = few[index]
+        except UnreadableError:
+            continue
+        found.append((image, aspect))
+    return found
+
+
+def _cell(image: np.ndarray, side: int) -> np.ndarray:
+    color = np.broadcast_to(image, (*image.shape[:2], 3))
+    resized = PIL.Image.fromarray(np.ascontiguousarray(color)).resize(
+        (side, side), PIL.Image.Resampling.NEAREST
+    )
+    return np.pad(np.asarray(resized), [(1, 1), (1, 1), (0, 0)], constant_values=255)
+
+
+def _starts(path: Path) -> list[dict[str, Any]]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return []
+
+
+def _devices() -> str:
+    first = jax.devices()[0]
+    hosts = jax.process_count()
+    several = f" of {hosts} processes" if hosts > 1 else ""
+    return f"{jax.device_count()} {first.platform} ({first.device_kind}){several}"
+
+
+def _shape(source: Source) -> str:
+    height, width, channels = source.shape
+    return f"{height}x{width}, {'RGB' if channels == 3 else f'{channels} channel'}"
+
+
+def _parameters(state: State) -> str:
+    encoder, whole = (
+        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part))
+        for part in (state.params["encoder"], state.params)
+    )
+    return f"{encoder:,} parameters, {whole - encoder:,} more in the expander"
