@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 import vicreg_jax
 from vicreg_jax import convert
 from vicreg_jax.augment import DigitViews, ImageViews
-from vicreg_jax.encoder import load_encoder, save_encoder
+from vicreg_jax.decode import decode
+from vicreg_jax.encoder import Encoder, load_encoder, save_encoder
 from vicreg_jax.nn import ResNet, SmallResNet
 from vicreg_jax.pretrain import evaluation
 from vicreg_jax.pretrain.export import write_encoder
@@ -28,7 +29,7 @@ def resnet():
     model = ResNet(**RESNET, rngs=nnx.Rngs(3))
     # Statistics that are not those of a new network, so that eval mode matters.
     state = nnx.state(model, nnx.BatchStat)
-    nnx.update(model, jax.tree.map(lambda x: x + 0.3, state))
+    nnx.update(model, jax.tree.map(lambda x: 1.3 * x - 0.01, state))
     model.eval()
     return model
 
@@ -111,6 +112,7 @@ class TestEmbed:
         encoder = load_encoder(saved)
         wanted = encoder.embed(pixels)
         assert wanted.shape == (5, 32) and wanted.dtype == np.float32
+        assert wanted.std(axis=0).max() > 1e-3  # images differ in their features
         np.testing.assert_allclose(encoder.embed(paths), wanted, atol=1e-6)
         opened = [PIL.Image.open(path) for path in paths]
         np.testing.assert_allclose(encoder.embed(opened), wanted, atol=1e-6)
@@ -124,6 +126,23 @@ class TestEmbed:
         np.testing.assert_allclose(
             encoder.embed(pixels), resnet()(plain), rtol=1e-5, atol=1e-5
         )
+
+    def test_the_aspect_of_the_originals(self):
+        pixels = np.random.default_rng(0).integers(0, 256, (30, 90, 3), np.uint8)
+        wide = PIL.Image.fromarray(pixels)
+        model = ResNet(**RESNET, rngs=nnx.Rngs(3))
+        model.eval()
+        encoder = Encoder(model, ImageViews(size=32), 40, 3)
+        squeezed = decode(wide, size=40, channels=3).pixels[None]
+        found = encoder.embed(squeezed, aspect=np.array([3.0]))
+        np.testing.assert_allclose(found, encoder.embed(wide), atol=1e-6)
+        assert (
+            np.abs(encoder.embed(squeezed) - found).max() > 1e-3 * np.abs(found).max()
+        )
+        with pytest.raises(ValueError, match=r"shape \(1,\), got \(2,\)"):
+            encoder.embed(squeezed, aspect=np.ones(2))
+        with pytest.raises(ValueError, match="`aspect` must be None if `images`"):
+            encoder.embed(wide, aspect=np.ones(1))
 
     @pytest.mark.parametrize(
         "images, error, match",
