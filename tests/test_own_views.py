@@ -69,7 +69,7 @@ def test_a_run_with_own_views(tmp_path):
     programs, _ = newest(tmp_path)
     assert programs.config.views == OWN
     assert load_encoder(export(tmp_path)).views == OWN
-    assert probe(tmp_path)["VICReg"] == accuracies["VICReg"]
+    assert probe(tmp_path).accuracies["VICReg"] == accuracies["VICReg"]
 
 
 def command(arguments):
