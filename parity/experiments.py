@@ -103,6 +103,7 @@ def expander(
         weights=WEIGHTS,
         our_weights=WEIGHTS,
         dtype=dtype,
+        gradients=dtype == "float32" and optimizer != "sgd",
     )
 
 

@@ -17,9 +17,10 @@ learning rates, which are compared with the official formula by themselves. Adam
 also allowed what the float32 bias correction of Optax adds, and the losses the rounding
 of one evaluation.
 
-AdamW divides each gradient by its own size. In float32 a gradient that is nothing but
-rounding becomes a whole step, and errors of a step hide behind it. There the gradients
-of each step are compared as well, at PyTorch's parameters of that step.
+AdamW divides each gradient by its own size, and LARS by that of its layer. In float32 a
+gradient that is nothing but rounding becomes a whole step, and errors of a step hide
+behind it. There the gradients of each step are compared as well, at PyTorch's parameters
+of that step.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class Experiment:
         weights: of invariance, variance and covariance, for PyTorch.
         our_weights: the same for ours.
         dtype: to train in.
+        gradients: whether to compare the gradients of each step as well.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Experiment:
     weights: tuple[float, float, float]
     our_weights: tuple[Any, Any, Any]
     dtype: str
+    gradients: bool = False
 
     def checks(self, ours: Ours) -> list[Check]:
         """Returns the verdict on each parameter, each statistic and the losses."""
@@ -89,8 +92,11 @@ class Experiment:
             self.name, self._trained(programs), self._reference, self.dtype
         )
         found += self._rates_checks(programs)
-        for at, step in enumerate(self._first_steps):
-            found += step._gradient_checks(programs, at)
+        if self.gradients:
+            # The gradients do not depend on the optimizer, and AdamW keeps them.
+            programs = replace(self, optimizer="adamw")._programs(ours)
+            for at, step in enumerate(self._first_steps):
+                found += step._gradient_checks(programs, at)
         return found
 
     def ours(self, ours: Ours) -> Arrays:
@@ -176,9 +182,7 @@ class Experiment:
 
     @cached_property
     def _first_steps(self) -> list[Experiment]:
-        """AdamW in float32: each step as a run of its own."""
-        if (self.dtype, self.optimizer) != ("float32", "adamw"):
-            return []
+        """Each step as a run of its own."""
         models: list[torch.nn.Module] = []
         self.theirs(before_step=lambda model: models.append(copy.deepcopy(model)))
         return [
