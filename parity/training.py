@@ -19,8 +19,8 @@ of one evaluation.
 
 AdamW divides each gradient by its own size, and LARS by that of its layer. In float32 a
 gradient that is nothing but rounding becomes a whole step, and errors of a step hide
-behind it. There the gradients of each step are compared as well, at PyTorch's parameters
-of that step.
+behind it. There the gradients of each step are compared as well, at the parameters that
+PyTorch has in that step.
 """
 
 from __future__ import annotations
