@@ -42,7 +42,7 @@ def test_what_does_not_fit_becomes_advice():
 @pytest.mark.parametrize(
     "topology, mesh, said",
     [
-        ("v5e:9x9x9", None, "`topology` must be one"),
+        ("v5e:9x9x9", None, "`topology` must be known"),
         ("v5e", None, "--compile-only must be such as v5e:8x8, got 'v5e'"),
         ("v5e:2x4", "data=3", "`shape` must use every chip"),
         ("v5e:5x5", None, "--batch must be a multiple of the 25 devices"),

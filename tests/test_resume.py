@@ -119,7 +119,7 @@ def test_told_to_stop_it_saves_first(whole, tmp_path, unchecked_signatures):
         status, said = end(process)
     assert status == 75, said
     stopped = checkpoints(tmp_path)[-1]
-    assert f"saved after step {stopped}; the same command goes on" in said
+    assert f"saved after step {stopped}; the same command resumes the run" in said
     assert len(seen(tmp_path)) == stopped < STEPS
     with started(start(tmp_path, "--epochs", "4")) as (process,):
         status, said = end(process)

@@ -171,7 +171,7 @@ def test_a_torus_of_three_dimensions(dtype):
 
 
 def test_topologies_that_are_none():
-    with pytest.raises(ValueError, match="`topology` must be one.*'v5e:9x9x9'"):
+    with pytest.raises(ValueError, match="`topology` must be known.*'v5e:9x9x9'"):
         aot.mesh("v5e:9x9x9")
     with pytest.raises(ValueError, match=r"`shape` must use every chip.*8, got \(3,"):
         aot.mesh("v5e:2x4", (3, 2), ("a", "b"))
