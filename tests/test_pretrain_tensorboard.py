@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from runs import log
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from vicreg_jax.pretrain.records import Board, Log
+from vicreg_jax.pretrain.records import Board
 from vicreg_jax.pretrain.step import Metrics
 
 
@@ -65,19 +66,8 @@ def test_numbers_by_name_and_step(tmp_path):
     board.close()
 
 
-def log(folder, *, first=0):
-    return Log(
-        folder,
-        steps_per_epoch=2,
-        batch=8,
-        first=first,
-        waited=lambda: 0.0,
-        tensorboard=True,
-    )
-
-
 def test_steps_and_quick_checks_share_no_tag_and_never_go_back(tmp_path):
-    written = log(tmp_path)
+    written = log(tmp_path, tensorboard=True)
     for step in range(6):
         written.add(step, Metrics(*[np.float32(step)] * 7), order=0)
         if step % 2:
@@ -100,13 +90,13 @@ def test_steps_and_quick_checks_share_no_tag_and_never_go_back(tmp_path):
 
 
 def test_going_on_shows_the_check_of_where_it_starts(tmp_path):
-    written = log(tmp_path)
+    written = log(tmp_path, tensorboard=True)
     for step in (2, 4):
         written.quick_check({"step": step, "covariance": float(step)})
     written.close()
     for first, shown in ((2, [(2, "check/covariance", 2.0)]), (3, [])):
         shutil.rmtree(tmp_path / "tensorboard")
-        log(tmp_path, first=first).close()
+        log(tmp_path, first=first, tensorboard=True).close()
         assert scalars(tmp_path / "tensorboard") == shown
 
 

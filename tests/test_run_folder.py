@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import pytest
+import runs
 from runs import tiny
 
 from vicreg_jax.pretrain import recipes, records, run_folder
@@ -79,22 +80,12 @@ class TestFolder:
 
 
 class TestLog:
-    def log(self, tmp_path, first=0):
-        return records.Log(
-            tmp_path,
-            steps_per_epoch=2,
-            batch=8,
-            first=first,
-            waited=lambda: 0.0,
-            tensorboard=False,
-        )
-
     def step(self, **changes):
         usual = Metrics(*map(jnp.asarray, (3.0, 0.1, 0.2, 0.3, 1.0, 0.01, 2.0)))
         return usual._replace(**changes)
 
     def test_steps_are_written_once_and_late(self, tmp_path):
-        log = self.log(tmp_path)
+        log = runs.log(tmp_path)
         for step in range(3):
             log.add(step, self.step(), order=step)
         assert log.write(leave=1)["step"] == 1
@@ -106,21 +97,21 @@ class TestLog:
         assert list(lines[0])[:4] == ["step", "epoch", "loss", "invariance"]
 
     def test_what_came_after_the_checkpoint_is_taken_out(self, tmp_path):
-        log = self.log(tmp_path)
+        log = runs.log(tmp_path)
         for step in range(4):
             log.add(step, self.step(), order=0)
             log.quick_check({"step": step + 1})
         log.write()
         with (tmp_path / "metrics.jsonl").open("a") as file:
             file.write('{"step": 4, "ep')  # cut off by a crash
-        self.log(tmp_path, first=2)
+        runs.log(tmp_path, first=2)
         steps = records.read(tmp_path / "metrics.jsonl")
         checks = records.read(tmp_path / "evaluations.jsonl")
         assert [line["step"] for line in steps] == [0, 1]
         assert [line["step"] for line in checks] == [1, 2]
 
     def test_a_quick_check_writes_the_steps_before_it(self, tmp_path):
-        log = self.log(tmp_path)
+        log = runs.log(tmp_path)
         for step in range(3):
             log.add(step, self.step(), order=step)
         log.quick_check({"step": 3})
@@ -130,7 +121,7 @@ class TestLog:
 
     @pytest.mark.parametrize("name", ["covariance", "gradient_norm"])
     def test_the_step_and_the_term_that_broke(self, tmp_path, name):
-        log = self.log(tmp_path)
+        log = runs.log(tmp_path)
         for step in range(3):
             value = jnp.asarray(jnp.nan if step else 1.0)
             log.add(step, self.step(**{name: value}), order=0)

@@ -1,9 +1,9 @@
 """The pretraining job as a Python function, and the runs that it leaves behind.
 
-run = pretrain(recipes.mnist(), out="runs/digits")
+run = pretrain(recipes.mnist(), out="runs/mnist")
 run.encoder.embed(images)    # (images, features)
 run.evaluation["VICReg"]     # accuracies of the probes
-Run.open("runs/digits")      # later, or while it runs
+Run.open("runs/mnist")       # later, or while it runs
 """
 
 from __future__ import annotations

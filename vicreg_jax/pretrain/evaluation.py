@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from vicreg_jax.probe import Accuracies
 
 _QUICK_IMAGES = 1000  # at most, for the fit and for the test of a quick check
-_COLLAPSED_STD = 0.1  # of a column; healthy ones are near 1
 _MOST_PIXELS = 100_000_000  # of the datasets whose raw pixels are a baseline
 # How a quick check joins the diagnostics of the two views; by default, their mean.
 _OVER_VIEWS = {
@@ -195,7 +194,7 @@ def warning(check: dict[str, float]) -> str | None:
 
 
 def _health(embeddings: Float[Array, "2 batch dim"]) -> dict[str, float]:
-    found = [diagnostics(z, collapsed_std=_COLLAPSED_STD) for z in embeddings]
+    found = [diagnostics(z, collapsed_std=COLLAPSED_STD) for z in embeddings]
     return {
         name: float(_OVER_VIEWS.get(name, np.mean)([getattr(z, name) for z in found]))
         for name in found[0]._fields
