@@ -154,10 +154,10 @@ class ResNet(nnx.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.out_features = inputs
 
-    def __call__(
+    def feature_map(
         self, images: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch features"]:
-        """Returns one feature vector for each image, in at least float32."""
+    ) -> Float[Array, "batch rows columns features"]:
+        """Returns the last feature map of each image, in the layers' dtype."""
         expected = self.conv1.in_features
         if images.ndim != 4 or images.shape[-1] != expected:
             raise ValueError(
@@ -177,4 +177,13 @@ class ResNet(nnx.Module):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
                 x = block(x)
-        return mean_of_positions(x)
+        return x
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch features"]:
+        """Returns one feature vector for each image, in at least float32.
+
+        It is the mean over the positions of `feature_map`.
+        """
+        return mean_of_positions(self.feature_map(images))
