@@ -6,6 +6,8 @@ handwritten digits. Both follow the protocol `Views`, and so can a class of your
 
 from vicreg_jax.augment.digits import DigitViews as DigitViews
 from vicreg_jax.augment.images import ImageViews as ImageViews
+from vicreg_jax.augment.places import Place as Place
+from vicreg_jax.augment.views import LocatedViews as LocatedViews
 from vicreg_jax.augment.views import Views as Views
 
-__all__ = ["DigitViews", "ImageViews", "Views"]
+__all__ = ["DigitViews", "ImageViews", "LocatedViews", "Place", "Views"]

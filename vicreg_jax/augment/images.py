@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from vicreg_jax.augment import _color, _settings, _space
 from vicreg_jax.augment._batch import prepare, shard_like
+from vicreg_jax.augment.places import Place
 
 if TYPE_CHECKING:
     from jaxtyping import PRNGKeyArray
@@ -26,7 +27,8 @@ class ImageViews:
 
     The defaults are the symmetric augmentation of appendix C.1 of arXiv:2105.04906.
     `blur` and `solarize` have one probability for the first view and one for the
-    second.
+    second. Local views, which VICRegL and multi-crop training add to the two, take
+    turns with both.
 
     Example:
         >>> images = jax.random.bits(jax.random.key(0), (2, 64, 48, 3), "uint8")
@@ -69,10 +71,22 @@ class ImageViews:
     center: float = 0.875
     """Side of the centered square that probes see, as a fraction of the shorter side.
     0.875 is 224 of 256 pixels."""
+    local_views: int = 0
+    """Number of local views, small crops beside the first two; see `located`."""
+    local_size: int = 96
+    """Height and width of the local views in pixels."""
+    local_scale: tuple[float, float] = (0.08, 0.4)
+    """Smallest and largest fraction of the image's area that a local view shows, as in
+    the authors' VICRegL; lightly has 0.05 and 0.2."""
+    follow_flips: bool = True
+    """Whether positions follow flips. The authors' VICRegL ignores flips by default,
+    which matches cells of a mirrored view with those on the other side."""
 
     def __post_init__(self):
         """Checks the settings."""
         _settings.check_size("size", self.size)
+        _settings.check_size("local_size", self.local_size)
+        _settings.check_not_negative("local_views", self.local_views)
         for name in ("flip", "jitter", "gray", "blur", "solarize"):
             value = getattr(self, name)
             _settings.check_between(name, value, 0, 1, "a probability")
@@ -82,7 +96,8 @@ class ImageViews:
         tiny = math.ulp(0.0)
         _settings.check_between("center", self.center, tiny, 1, "above 0 and at most 1")
         _settings.check_between("std", self.std, tiny, math.inf, "above 0")
-        _settings.check_range("scale", self.scale, 1)
+        for name in ("scale", "local_scale"):
+            _settings.check_range(name, getattr(self, name), 1)
         _settings.check_range("ratio", self.ratio, math.inf)
         _settings.check_range("sigma", self.sigma, math.inf)
 
@@ -114,7 +129,7 @@ class ImageViews:
             images: uint8, or float in [0, 1], with 1 or 3 channels.
             aspect: width over height of each original image, if `images` were resized
                 to another aspect ratio. None: that of `images`.
-            view: 0 for the probabilities of the first view, 1 for those of the second.
+            view: 0 for the first view, 1 for the second, more for a local view.
 
         Returns:
             float32, normalized by `mean` and `std`.
@@ -123,20 +138,41 @@ class ImageViews:
             TypeError: `images` is neither uint8 nor float.
             ValueError: a shape is wrong.
         """
-        pixels, aspect = prepare(images, aspect)
-        keys = shard_like(pixels, jax.random.split(key, len(pixels)))
-        drawn = jax.vmap(partial(self._view, view=view))(keys, pixels, aspect)
-        return self._normalize(drawn)
+        return self._drawn(key, images, aspect, view)[0]
 
     def pair(
         self, key: PRNGKeyArray, images: Images, aspect: Aspect | None = None
     ) -> tuple[View, View]:
         """Returns the first and the second view of each image; see `__call__`."""
-        first, second = jax.random.split(key)
+        first, second = self._keys(key)[:2]
         return (
             self(first, images, aspect, view=0),
             self(second, images, aspect, view=1),
         )
+
+    def located(
+        self, key: PRNGKeyArray, images: Images, aspect: Aspect | None = None
+    ) -> tuple[tuple[View, ...], tuple[Place, ...]]:
+        """Returns all views of each image, and where they lie in it.
+
+        Args:
+            key: as for `__call__`.
+            images: as for `__call__`.
+            aspect: as for `__call__`.
+
+        Returns:
+            The views of `pair` and then the local views, and the place of each.
+
+        Raises:
+            TypeError: as for `__call__`.
+            ValueError: as for `__call__`.
+        """
+        drawn = [
+            self._drawn(view_key, images, aspect, view)
+            for view, view_key in enumerate(self._keys(key))
+        ]
+        views, places = zip(*drawn, strict=True)
+        return views, places
 
     def plain(self, images: Images, aspect: Aspect | None = None) -> View:
         """Returns the center of each image, normalized; see `center`."""
@@ -148,21 +184,37 @@ class ImageViews:
 
         return self._normalize(jax.vmap(middle)(pixels, aspect))
 
+    def _keys(self, key):
+        return jax.random.split(key, 2 + self.local_views)
+
+    def _drawn(self, key, images, aspect, view) -> tuple[View, Place]:
+        pixels, aspect = prepare(images, aspect)
+        keys = shard_like(pixels, jax.random.split(key, len(pixels)))
+        draw = jax.vmap(partial(self._view, view=view))
+        drawn, box, flipped = draw(keys, pixels, aspect)
+        place = Place(*box, aspect=aspect, flipped=flipped & self.follow_flips)
+        return self._normalize(drawn), place
+
     def _view(self, key, image, aspect, view):
         # Each operation has a key of its own, so that a change of one probability does
         # not change what the other operations draw.
         box_key, flip_key, jitter_key, gray_key, blur_key, solarize_key = (
             jax.random.split(key, 6)
         )
-        box = _space.random_box(box_key, aspect, scale=self.scale, ratio=self.ratio)
-        image = _space.crop(image, box, self.size)
+        is_local = view > 1
+        scale = self.local_scale if is_local else self.scale
+        size = self.local_size if is_local else self.size
+        box = _space.random_box(box_key, aspect, scale=scale, ratio=self.ratio)
+        image = _space.crop(image, box, size)
         image = _maybe(flip_key, self.flip, _space.flip, image)
         change, draw = jax.random.split(jitter_key)
         image = _maybe(change, self.jitter, lambda x: self._jitter(draw, x), image)
         image = _maybe(gray_key, self.gray, _gray, image)
         change, draw = jax.random.split(blur_key)
-        image = _maybe(change, self.blur[view], lambda x: self._blur(draw, x), image)
-        return _maybe(solarize_key, self.solarize[view], _color.solarize, image)
+        blur, solarize = self.blur[view % 2], self.solarize[view % 2]
+        image = _maybe(change, blur, lambda x: self._blur(draw, x), image)
+        image = _maybe(solarize_key, solarize, _color.solarize, image)
+        return image, box, jax.random.bernoulli(flip_key, self.flip)
 
     def _jitter(self, key, image):
         factor_key, turn_key, order_key = jax.random.split(key, 3)

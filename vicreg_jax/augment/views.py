@@ -1,11 +1,11 @@
-"""The protocol of all views."""
+"""The protocol of all views, and that of views with positions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from jaxtyping import PRNGKeyArray
+    from jaxtyping import Array, Float, PRNGKeyArray
 
     from vicreg_jax.augment._batch import Aspect, Images, View
 
@@ -18,6 +18,8 @@ class Views(Protocol):
     own, write a frozen dataclass with these three members and pass an instance of it
     as ``Config(views=...)``. It needs no base class. Its fields are its settings: the
     command line offers each of them as a flag, and the run folder stores them.
+
+    Runs with more than two views, and VICRegL, need `LocatedViews`.
 
     Example:
         >>> from dataclasses import dataclass
@@ -78,6 +80,31 @@ class Views(Protocol):
     def __subclasshook__(cls, other: type, /) -> bool:
         """Returns whether a class follows the protocol."""
         return follows_protocol(other) if cls is Views else NotImplemented
+
+
+@runtime_checkable
+class LocatedViews(Protocol):
+    """Views that know where they lie in their images.
+
+    `ImageViews` follows this protocol beside `Views`. VICRegL and training with more
+    than two views need both; all other runs need `Views` only.
+    """
+
+    def located(
+        self, key: PRNGKeyArray, images: Images, aspect: Aspect
+    ) -> tuple[tuple[Float[Array, "batch _ _ channels"], ...], tuple[Any, ...]]:
+        """Returns two or more views of each image, and where they lie.
+
+        Args:
+            key: as for `Views.pair`.
+            images: as for `Views.pair`.
+            aspect: as for `Views.pair`.
+
+        Returns:
+            The views of `Views.pair` and then smaller ones of any size; and the place
+            of each view, an object with the method ``cells(rows, columns)`` of `Place`.
+        """
+        ...
 
 
 def follows_protocol(views_class: type) -> bool:

@@ -1,13 +1,13 @@
-"""The expander, and the encoder with the expander."""
+"""The expander, and the networks of VICReg and VICRegL: an encoder with expanders."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 from flax import nnx
 
-from vicreg_jax.nn.layers import Layers
+from vicreg_jax.nn.layers import Layers, mean_of_positions
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -49,9 +49,9 @@ class Expander(nnx.Module):
         self.linear3 = make.linear(width, width, bias=False)
 
     def __call__(
-        self, features: Float[Array, "batch features"]
-    ) -> Float[Array, "batch dim"]:
-        """Returns the embeddings for the loss."""
+        self, features: Float[Array, "batch *positions features"]
+    ) -> Float[Array, "batch *positions dim"]:
+        """Returns the embeddings for the loss, of each position on its own."""
         x = jax.nn.relu(self.norm1(self.linear1(features)))
         return self.linear3(jax.nn.relu(self.norm2(self.linear2(x))))
 
@@ -71,3 +71,33 @@ class VICReg(nnx.Module):
     ) -> Float[Array, "batch dim"]:
         """Returns one embedding for each image."""
         return self.expander(self.encoder(images))
+
+
+class VICRegL(nnx.Module):
+    """Encoder and two expanders: images in, embeddings and feature maps out.
+
+    The local expander, a projector in VICRegL's words, is one network for all
+    positions. Its batch norms take their statistics over images and positions. Only the
+    encoder is kept after pretraining.
+
+    Args:
+        encoder: an encoder of `vicreg_jax.nn`, or another module with the method
+            ``feature_map(images)``, whose features are the mean of that map.
+        expander: of the features, for the global loss.
+        local_expander: of each position of the map, for the local loss.
+
+    Reference:
+        Bardes et al., VICRegL, https://arxiv.org/abs/2210.01571, figure 1.
+    """
+
+    def __init__(self, encoder: Any, expander: Expander, local_expander: Expander):
+        self.encoder = encoder
+        self.expander = expander
+        self.local_expander = local_expander
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> tuple[Float[Array, "batch dim"], Float[Array, "batch rows columns local_dim"]]:
+        """Returns the embedding and the embedded feature map of each image."""
+        maps = self.encoder.feature_map(images)
+        return self.expander(mean_of_positions(maps)), self.local_expander(maps)

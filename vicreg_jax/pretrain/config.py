@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vicreg_jax.augment import DigitViews, Views
+from vicreg_jax.augment import DigitViews, LocatedViews, Views
 from vicreg_jax.optim import WARMUP_EPOCHS
 from vicreg_jax.pretrain.errors import UsageError, check_at_least, flag
 
@@ -55,14 +55,20 @@ class Config:
     """Use a ResNet stem with stride 1 and no pooling, for images of about 32 pixels."""
     expander: int = 512
     """Width of the expander's layers and of the embeddings."""
+    alpha: float | None = None
+    """Share of the global loss in VICRegL, the rest is the local loss. None: VICReg."""
+    local_expander: int = 512
+    """VICRegL only: width of the layers of the expander of feature maps."""
+    location_matches: tuple[int, int] = (20, 4)
+    """VICRegL only: matches by location, of a pair's first and of its second view."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the network's computations. Parameters and statistics are float32."""
     lambd: float = 25.0
     """Weight of the invariance term."""
     mu: float = 25.0
-    """Weight of the variance term, which is summed over both views."""
+    """Weight of the variance term, which is twice its mean over views."""
     nu: float = 1.0
-    """Weight of the covariance term, which is summed over both views."""
+    """Weight of the covariance term, which is twice its mean over views."""
     optimizer: Literal["adamw", "lars"] = "adamw"
     """AdamW, or LARS as in the official code."""
     learning_rate: float | None = 6e-3
@@ -78,7 +84,7 @@ class Config:
     epochs: int = 36
     """Passes over the training images."""
     batch: int = 128
-    """Images in a step, on all devices together. Each image gives two views."""
+    """Images in a step, on all devices together. Each image gives two views or more."""
     accumulate: int = 1
     """Parts of a batch computed in turn. Batch norms see one, the loss all of them."""
     seed: int = 0
@@ -89,7 +95,11 @@ class Config:
     def __post_init__(self):
         """Checks the settings."""
         least = {"batch": 2, "seed": 0} | dict.fromkeys(
-            ("size", "width", "expander", "epochs", "accumulate", "probe_images"), 1
+            (
+                *("size", "width", "expander", "local_expander"),
+                *("epochs", "accumulate", "probe_images"),
+            ),
+            1,
         )
         for name, smallest in least.items():
             check_at_least(name, getattr(self, name), smallest)
@@ -97,6 +107,8 @@ class Config:
             _check_finite(name, getattr(self, name), positive=False)
         for name in ("trust_coefficient", "learning_rate"):
             _check_finite(name, getattr(self, name), positive=True)
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
+            raise UsageError(f"--alpha must be from 0 to 1, got {self.alpha}")
         if self.channels not in (1, 3):
             raise UsageError(f"--channels must be 1 or 3, got {self.channels}")
         if self.warmup is not None and not 0 <= self.warmup < 1:
@@ -114,6 +126,11 @@ class Config:
             raise UsageError(
                 "`views` must be an instance of a dataclass with `pair`, `plain` and "
                 f"`size`, see vicreg_jax.augment.Views, got {views!r}"
+            )
+        if self.alpha is not None and not isinstance(views, LocatedViews):
+            raise UsageError(
+                "--alpha must be None with views that do not know where they lie, see "
+                f"vicreg_jax.augment.LocatedViews, got {self.alpha} and {views!r}"
             )
         if self.batch % self.accumulate:
             raise UsageError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax.numpy as jnp
 from flax import nnx
 
-from vicreg_jax.nn import Expander, VICReg, build_encoder
+from vicreg_jax.nn import Expander, VICReg, VICRegL, build_encoder
 from vicreg_jax.optim import (
     WARMUP_EPOCHS,
     adamw,
@@ -97,7 +98,7 @@ def class_of(encoder: EncoderFactory) -> str:
     return f"{type(module).__module__}:{type(module).__qualname__}"
 
 
-def build(config: Config, own: EncoderFactory | None = None) -> VICReg:
+def build(config: Config, own: EncoderFactory | None = None) -> VICReg | VICRegL:
     """Returns the network with its initial parameters.
 
     Args:
@@ -106,7 +107,7 @@ def build(config: Config, own: EncoderFactory | None = None) -> VICReg:
 
     Raises:
         UsageError: If the run has an encoder that was given in Python, and this call
-            has not.
+            has not, or VICRegL gets an encoder without feature maps.
     """
     rngs = nnx.Rngs(config.seed)
     if own is not None:
@@ -118,10 +119,17 @@ def build(config: Config, own: EncoderFactory | None = None) -> VICReg:
         )
     else:
         encoder = build_encoder(architecture(config), rngs=rngs)
-    expander = Expander(
-        encoder.out_features, config.expander, dtype=jnp.dtype(config.dtype), rngs=rngs
+    make = partial(
+        Expander, encoder.out_features, dtype=jnp.dtype(config.dtype), rngs=rngs
     )
-    return VICReg(encoder, expander)
+    if config.alpha is None:
+        return VICReg(encoder, make(config.expander))
+    if not hasattr(encoder, "feature_map"):
+        raise UsageError(
+            "`encoder` must have the method `feature_map` with --alpha, got "
+            f"{config.encoder_class} without"
+        )
+    return VICRegL(encoder, make(config.expander), make(config.local_expander))
 
 
 def schedule(config: Config, steps_per_epoch: int) -> Schedule:

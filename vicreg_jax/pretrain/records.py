@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from vicreg_jax.pretrain.step import Metrics
 
 Line = dict[str, Any]
-_MUST_BE_FINITE = ("invariance", "variance", "covariance", "loss", "gradient_norm")
+_TERMS = ("invariance", "variance", "covariance")
+_MUST_BE_FINITE = (*_TERMS, "loss", "gradient_norm")
 
 
 class _Pending(NamedTuple):
@@ -140,7 +141,11 @@ class Log:
         speed = self._speed(taken[-1].step)
         return [
             {"step": pending.step, "epoch": pending.step // self._steps_per_epoch}
-            | {name: float(value) for name, value in metrics._asdict().items()}
+            | {
+                name: float(value)
+                for name, value in metrics._asdict().items()
+                if value is not None
+            }
             | {"order": f"{order:016x}"}
             | speed
             for pending, metrics, order in zip(taken, values, orders, strict=True)
@@ -233,10 +238,13 @@ def read(path: Path) -> list[Line]:
 
 def summary(line: Line) -> str:
     """Returns the loss and its terms, to print."""
-    return (
-        f"loss {line['loss']:.2f} inv {line['invariance']:.3f} "
-        f"var {line['variance']:.3f} cov {line['covariance']:.3f}"
-    )
+    parts = [f"loss {line['loss']:.2f}"]
+    for prefix in ("", "local_"):
+        if prefix + "invariance" in line:
+            terms = (line[prefix + term] for term in _TERMS)
+            values = "inv {:.3f} var {:.3f} cov {:.3f}".format(*terms)
+            parts.append(prefix.replace("_", " ") + values)
+    return " ".join(parts)
 
 
 def _keep(path: Path, wanted: Callable[[Line], bool]) -> None:

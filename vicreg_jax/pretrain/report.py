@@ -88,9 +88,13 @@ def _panels(run_folder: Path, accuracies: Accuracies) -> list[tuple[Callable, An
 
 def _draw_terms(axes, history):
     steps = [line["step"] for line in history]
-    for term in ("invariance", "variance", "covariance"):
-        axes.plot(steps, [line[term] for line in history], label=term)
-    axes.set(title="Loss terms of both views, unweighted", xlabel="step", yscale="log")
+    for number, term in enumerate(("invariance", "variance", "covariance")):
+        color = f"C{number}"
+        axes.plot(steps, [line[term] for line in history], color, label=term)
+        if (local := f"local_{term}") in history[0]:
+            values = [line[local] for line in history]
+            axes.plot(steps, values, color, ls=":", label=local.replace("_", " "))
+    axes.set(title="Loss terms of the views, unweighted", xlabel="step", yscale="log")
     _legend_below(axes, columns=3)
 
 

@@ -114,7 +114,9 @@ def read_config(folder: Path) -> Config:
     try:
         del plain["images"]
         views = views_from_json(plain.pop("views"))
-        return Config(**plain, views=views)
+        # JSON has no tuples.
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+        return Config(**settings, views=views)
     except (KeyError, TypeError) as error:
         raise UsageError(
             f"RUN must be a run of this version of vicreg_jax, got {folder}"

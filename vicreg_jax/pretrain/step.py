@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -13,11 +13,12 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vicreg_jax import VICRegTerms, vicreg_terms
+from vicreg_jax.augment.views import LocatedViews
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.compilation import compiler_options
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.network import EncoderFactory, build, optimizer, schedule
+from vicreg_jax.pretrain.objective import objective
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int32, UInt8
@@ -46,13 +47,17 @@ class Metrics(NamedTuple):
     """The metrics of one step, scalars on the device.
 
     Attributes:
-        loss: weighted sum of the three terms.
-        invariance: unweighted; see `VICRegTerms`.
-        variance: unweighted; see `VICRegTerms`.
-        covariance: unweighted; see `VICRegTerms`.
+        loss: weighted sum of all terms.
+        invariance: of the embeddings, unweighted; see `multiview_terms`.
+        variance: of the embeddings, unweighted; see `multiview_terms`.
+        covariance: of the embeddings, unweighted; see `multiview_terms`.
         std: standard deviation of the embeddings, averaged over columns and views.
         learning_rate: learning rate of this step.
         gradient_norm: L2 norm of the gradient of all parameters.
+        local_invariance: of the feature maps, unweighted; see `VICRegLTerms`. None, as
+            the next two, for VICReg.
+        local_variance: of the feature maps, unweighted.
+        local_covariance: of the feature maps, unweighted.
     """
 
     loss: Float[Array, ""]
@@ -62,6 +67,9 @@ class Metrics(NamedTuple):
     std: Float[Array, ""]
     learning_rate: Float[Array, ""]
     gradient_norm: Float[Array, ""]
+    local_invariance: Float[Array, ""] | None = None
+    local_variance: Float[Array, ""] | None = None
+    local_covariance: Float[Array, ""] | None = None
 
 
 @dataclass(frozen=True)
@@ -156,32 +164,39 @@ class Programs:
 
     def _train(self, state: State, images: Images, aspect: Aspect):
         key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
-        pair = self.config.views.pair(key, images, aspect)
+        views, places = self._views(key, images, aspect)
 
-        def objective(params):
-            embeddings, stats = self._embeddings(params, state.stats, pair)
-            terms = self._terms(*embeddings)
-            loss = terms.weighted_sum(self.config.lambd, self.config.mu, self.config.nu)
-            return loss, (terms, stats, _std(embeddings))
+        def loss(params):
+            outputs, stats = self._outputs(params, state.stats, views)
+            found = objective(self.config, self.mesh, outputs, places)
+            return found.loss, (found, stats)
 
-        (loss, (terms, stats, std)), gradients = jax.value_and_grad(
-            objective, has_aux=True
-        )(state.params)
+        (_, (found, stats)), gradients = jax.value_and_grad(loss, has_aux=True)(
+            state.params
+        )
         updates, moments = self._optimizer.update(
             gradients, state.optimizer, state.params
         )
         metrics = Metrics(
-            loss,
-            *terms,
-            std=std,
-            learning_rate=jnp.asarray(self.rate(state.step)),
-            gradient_norm=optax.tree.norm(gradients),
+            found.loss,
+            *found.of_views,
+            found.std,
+            jnp.asarray(self.rate(state.step)),
+            optax.tree.norm(gradients),
+            *(found.of_maps or ()),
         )
         params: Any = optax.apply_updates(state.params, updates)
         return State(state.step + 1, params, stats, moments), metrics
 
-    def _embeddings(self, params, stats, pair):
-        """Returns the embeddings of both views, and the new batch-norm statistics.
+    def _views(self, key, images: Images, aspect: Aspect):
+        """Returns all views of each image, and their places where they are known."""
+        views = self.config.views
+        if isinstance(views, LocatedViews):
+            return views.located(key, images, aspect)
+        return views.pair(key, images, aspect), None
+
+    def _outputs(self, params, stats, views):
+        """Returns the network's output for each view, and new batch-norm statistics.
 
         With ``accumulate > 1`` the batch passes the network in parts, and the loss is
         that of the whole batch. Each part is computed again for its gradient, so that
@@ -194,45 +209,31 @@ class Programs:
 
         parts = self.config.accumulate
         if parts == 1:
-            stats, embeddings = self._both(params, stats, pair)
-            return embeddings, stats
+            stats, outputs = self._both(params, stats, views)
+            return outputs, stats
         by_part = NamedSharding(self.mesh, P(None, self.mesh.axis_names))
         # Consecutive rows go to different parts, so that each device keeps its rows.
-        views = (v.reshape(-1, parts, *v.shape[1:]).swapaxes(0, 1) for v in pair)
+        views = (v.reshape(-1, parts, *v.shape[1:]).swapaxes(0, 1) for v in views)
         views = tuple(jax.lax.with_sharding_constraint(v, by_part) for v in views)
-        stats, embeddings = jax.lax.scan(part, stats, views)
-        joined = (z.swapaxes(0, 1).reshape(-1, z.shape[-1]) for z in embeddings)
-        return tuple(joined), stats
+        stats, outputs = jax.lax.scan(part, stats, views)
+
+        def joined(z):
+            return z.swapaxes(0, 1).reshape(-1, *z.shape[2:])
+
+        return jax.tree.map(joined, outputs), stats
 
     def _both(self, params, stats, views):
         model = nnx.merge(self._graph, params, stats)
-        # Two passes, so that batch norm uses the statistics of each view, as in the
-        # paper.
-        embeddings = tuple(model(view) for view in views)
-        return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), embeddings
-
-    def _terms(self, first, second) -> VICRegTerms:
-        """Returns the terms of the whole batch.
-
-        On a mesh with one axis, the compiler inserts the collectives. With more axes,
-        the loss needs their names to split its matrix products into blocks, which moves
-        fewer bytes.
-        """
-        names = self.mesh.axis_names
-        if len(names) == 1:
-            return vicreg_terms(first, second)
-        return jax.shard_map(
-            partial(vicreg_terms, axis_name=names),
-            mesh=self.mesh,
-            in_specs=P(names),
-            out_specs=P(),
-        )(first, second)
+        # One pass for each view, so that batch norm uses the statistics of each view,
+        # as in the paper.
+        outputs = tuple(model(view) for view in views)
+        return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), outputs
 
     def _embed(self, state: State, images: Images, aspect: Aspect):
         key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
         pair = self.config.views.pair(key, images, aspect)
         model = self.network(state)
-        return jnp.stack([model(view) for view in pair])
+        return jnp.stack([model.expander(model.encoder(view)) for view in pair])
 
     def _with_statistics(self, state: State, images: Images, aspect: Aspect) -> State:
         model = self.network(state)
@@ -246,8 +247,3 @@ class Programs:
         plain = self.config.views.plain(images, aspect)
         return model.encoder(plain), labels, where
 
-
-def _std(embeddings):
-    """Returns the standard deviation, averaged over columns and views."""
-    both = [jnp.std(z, axis=0, dtype=jnp.float32, ddof=1).mean() for z in embeddings]
-    return sum(both) / 2

