@@ -151,7 +151,7 @@ def canvas() -> Config:
     Run it with `vicreg-pretrain canvas`; docs/vicregl.md has what it reaches.
     """
     views = ImageViews(
-        size=48,
+        size=40,
         scale=(0.3, 1.0),
         flip=0.0,
         saturation=0.0,
@@ -166,16 +166,17 @@ def canvas() -> Config:
     return Config(
         data="canvas",
         test_data="canvas-test",
-        size=48,
+        size=40,
         views=views,
         width=16,
         alpha=0.75,
-        local_expander=128,
+        local_expander=64,
         mu=12.5,
         nu=0.5,
         batch=64,
-        epochs=10,
-        learning_rate=4e-3,
+        probe_images=1000,
+        epochs=8,
+        learning_rate=8e-3,
     )
 
 

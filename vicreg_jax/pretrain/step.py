@@ -246,4 +246,3 @@ class Programs:
         model.eval()
         plain = self.config.views.plain(images, aspect)
         return model.encoder(plain), labels, where
-

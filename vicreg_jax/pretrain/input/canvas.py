@@ -1,6 +1,6 @@
 """Digits at known places on a canvas: a data set for dense prediction that is at hand.
 
-Each canvas of 48x48 pixels shows three of MNIST's digits, shrunk to 14x14, in three of
+Each canvas of 40x40 pixels shows three of MNIST's digits, shrunk to 14x14, in three of
 its quarters. Two of them are of one class, which is the label of the image.
 """
 
@@ -16,7 +16,7 @@ from vicreg_jax.pretrain.input.sources import Arrays
 if TYPE_CHECKING:
     from jaxtyping import Int, UInt8
 
-SIDE, DIGIT = 48, 14  # pixels
+SIDE, DIGIT = 40, 14  # pixels
 SPLITS = {"canvas": (0, 4000), "canvas-test": (4000, 5000)}  # MNIST's digits of each
 BACKGROUND = 10  # the class of a position without a digit
 _QUARTERS = np.array([(0, 0), (0, 1), (1, 0), (1, 1)]) * (SIDE // 2)
