@@ -3,10 +3,10 @@
 python -m benchmarks.dense              # three seeds of each, prints a table
 python -m benchmarks.dense --seeds 1 --epochs 2
 
-Each run is the recipe `canvas`, whose images show three digits at known places. Frozen
-features are probed twice: by ridge regression from each position of the feature map
-with a digit to the class of that digit, and by the run's own probe from the mean of the
-map to the class that the image shows twice.
+Each run is the recipe `canvas` without labels. Its images show three digits at known
+places, two of them of one class. Ridge regression on frozen features tells the class of
+a digit from one position of the feature map, and the class of which there are two from
+the mean of the map.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import tyro
 
-from vicreg_jax.encoder import Encoder
+from vicreg_jax.encoder import Encoder, load_encoder
 from vicreg_jax.pretrain import pretrain, recipes
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.export import as_encoder
@@ -29,39 +30,57 @@ from vicreg_jax.pretrain.features import untrained
 from vicreg_jax.pretrain.input import load_datasets
 from vicreg_jax.pretrain.input.canvas import BACKGROUND, canvases
 from vicreg_jax.pretrain.mesh import make_mesh
+from vicreg_jax.pretrain.run_folder import finished
 from vicreg_jax.pretrain.step import Programs
-from vicreg_jax.probe import ridge
+from vicreg_jax.probe import Labeled, ridge
 
 ALPHAS = {"VICReg": None, "VICRegL, alpha 0.9": 0.9, "VICRegL, alpha 0.75": 0.75}
 _STEPS = 8  # that are timed
 
 
-def main(seeds: int = 3, epochs: int | None = None, out: Path | None = None) -> None:
+def main(
+    seeds: int = 3,
+    epochs: int | None = None,
+    methods: tuple[str, ...] = tuple(ALPHAS),
+    out: Path | None = None,
+) -> None:
     """Trains, probes and prints a table.
 
     Args:
         seeds: runs of each method.
         epochs: of each run. None: those of the recipe.
-        out: directory for the runs. None: a temporary one.
+        methods: which to compare.
+        out: directory for the runs, whose finished runs are not repeated. None: a
+            temporary one.
     """
     recipe = recipes.canvas()
-    recipe = dataclasses.replace(recipe, epochs=epochs or recipe.epochs)
+    recipe = dataclasses.replace(recipe, epochs=epochs or recipe.epochs, test_data=None)
     with tempfile.TemporaryDirectory() as temporary:
         runs = out or Path(temporary)
-        start = _untrained(recipe)
-        print("| features | position | image | CPU time of a step |\n|---|---|---|---|")
-        print(f"| untrained | {_percent([dense_accuracy(start)])} | | |", flush=True)
-        for name, alpha in ALPHAS.items():
-            config = dataclasses.replace(recipe, alpha=alpha)
-            found = [_probed(config, seed, runs) for seed in range(seeds)]
-            position, image = zip(*found, strict=True)
+        print("| features | one position | mean | CPU time of a step |")
+        print("|---|---|---|---|")
+        print(f"| untrained | {_percents([accuracies(_untrained(recipe))])} | |")
+        for name in methods:
+            config = dataclasses.replace(recipe, alpha=ALPHAS[name])
+            found = [accuracies(_trained(config, s, runs)) for s in range(seeds)]
             seconds = f"{1000 * step_seconds(config):.0f} ms"
-            cells = name, _percent(position), _percent(image), seconds
-            print(f"| {' | '.join(cells)} |", flush=True)
+            print(f"| {name} | {_percents(found)} | {seconds} |", flush=True)
 
 
-def dense_accuracy(encoder: Encoder) -> float:
-    """Returns the share of held-out positions with a digit that are classified right.
+class Accuracies(NamedTuple):
+    """Shares of held-out samples that ridge regression classifies right.
+
+    Attributes:
+        position: of the digits, from one position of the feature map.
+        mean: of the images, from the mean of the feature map.
+    """
+
+    position: float
+    mean: float
+
+
+def accuracies(encoder: Encoder) -> Accuracies:
+    """Returns the accuracies of frozen features.
 
     Args:
         encoder: an encoder whose model has the method `feature_map`.
@@ -71,10 +90,9 @@ def dense_accuracy(encoder: Encoder) -> float:
     def maps(images, aspect):
         return encoder.model.feature_map(encoder.views.plain(images, aspect))
 
-    train, test = (_positions(maps, name) for name in ("canvas", "canvas-test"))
-    classifier = ridge.fit(*train, classes=BACKGROUND).linear
-    features, classes = test
-    return float(np.mean(np.asarray(classifier.classes(features)) == classes))
+    train, test = (_features(maps, name) for name in ("canvas", "canvas-test"))
+    pairs = zip(train, test, strict=True)
+    return Accuracies(*(_accuracy(fit, held_out) for fit, held_out in pairs))
 
 
 def step_seconds(config: Config) -> float:
@@ -91,19 +109,19 @@ def step_seconds(config: Config) -> float:
     return (time.process_time() - began) / _STEPS
 
 
-def _probed(config: Config, seed: int, runs: Path) -> tuple[float, float]:
-    """Returns the accuracies from one position and from the whole image."""
-    config = dataclasses.replace(config, seed=seed)
+def _trained(config: Config, seed: int, runs: Path) -> Encoder:
+    out = runs / f"alpha-{config.alpha}-seed-{seed}"
+    if finished(out):
+        return load_encoder(out)
     run = pretrain(
-        config,
-        out=runs / f"alpha-{config.alpha}-seed-{seed}",
+        dataclasses.replace(config, seed=seed),
+        data=canvases("canvas").pixels,
+        out=out,
         console=None,
         probe_every=0,
         tensorboard=False,
     )
-    probes = run.evaluation["VICReg"] if run.evaluation else {}
-    all_labels = [value for name, value in probes.items() if name.startswith("linear")]
-    return dense_accuracy(run.encoder), all_labels[-1]
+    return run.encoder
 
 
 def _untrained(config: Config) -> Encoder:
@@ -111,8 +129,8 @@ def _untrained(config: Config) -> Encoder:
     return as_encoder(programs, untrained(programs, load_datasets(config).train))
 
 
-def _positions(maps: Callable, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the features of all positions with a digit, and their classes."""
+def _features(maps: Callable, name: str) -> tuple[Labeled, Labeled]:
+    """Returns the features of the positions with a digit, and of the images."""
     found = canvases(name)
     parts = [
         np.asarray(maps(images, np.ones(len(images), np.float32)))
@@ -121,14 +139,22 @@ def _positions(maps: Callable, name: str) -> tuple[np.ndarray, np.ndarray]:
     features = np.concatenate(parts)
     classes = found.cells(features.shape[1])
     shown = classes != BACKGROUND
-    return features[shown], classes[shown]
+    positions = Labeled(features[shown], classes[shown])
+    return positions, Labeled(features.mean(axis=(1, 2)), found.classes[:, 0])
 
 
-def _percent(values) -> str:
-    """Returns the mean in percent, and the range where there are several."""
-    percents = 100 * np.array(values)
-    spread = f" ({percents.min():.1f} to {percents.max():.1f})"
-    return f"{percents.mean():.1f}" + (spread if len(percents) > 1 else "")
+def _accuracy(fit: Labeled, held_out: Labeled) -> float:
+    linear = ridge.fit(fit.features, fit.labels, classes=BACKGROUND).linear
+    return float(np.mean(np.asarray(linear.classes(held_out.features)) == held_out[1]))
+
+
+def _percents(found: list[Accuracies]) -> str:
+    """Returns two cells: means in percent, and the range where there are several."""
+    cells = []
+    for values in 100 * np.array(found).T:
+        spread = f" ({values.min():.1f} to {values.max():.1f})"
+        cells.append(f"{values.mean():.1f}" + (spread if len(values) > 1 else ""))
+    return " | ".join(cells)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vicreg_jax.augment import DigitViews, LocatedViews, Views
+from vicreg_jax.augment import DigitViews, Views
 from vicreg_jax.optim import WARMUP_EPOCHS
 from vicreg_jax.pretrain.errors import UsageError, check_at_least, flag
 
@@ -126,11 +126,6 @@ class Config:
             raise UsageError(
                 "`views` must be an instance of a dataclass with `pair`, `plain` and "
                 f"`size`, see vicreg_jax.augment.Views, got {views!r}"
-            )
-        if self.alpha is not None and not isinstance(views, LocatedViews):
-            raise UsageError(
-                "--alpha must be None with views that do not know where they lie, see "
-                f"vicreg_jax.augment.LocatedViews, got {self.alpha} and {views!r}"
             )
         if self.batch % self.accumulate:
             raise UsageError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import jax.numpy as jnp
 from flax import nnx
 
+from vicreg_jax.augment import LocatedViews
 from vicreg_jax.nn import Expander, VICReg, VICRegL, build_encoder
 from vicreg_jax.optim import (
     WARMUP_EPOCHS,
@@ -107,7 +108,8 @@ def build(config: Config, own: EncoderFactory | None = None) -> VICReg | VICRegL
 
     Raises:
         UsageError: If the run has an encoder that was given in Python, and this call
-            has not, or VICRegL gets an encoder without feature maps.
+            has not, or VICRegL gets an encoder without feature maps or views
+            without positions.
     """
     rngs = nnx.Rngs(config.seed)
     if own is not None:
@@ -124,6 +126,11 @@ def build(config: Config, own: EncoderFactory | None = None) -> VICReg | VICRegL
     )
     if config.alpha is None:
         return VICReg(encoder, make(config.expander))
+    if not isinstance(config.views, LocatedViews):
+        raise UsageError(
+            "`views` must be vicreg_jax.augment.LocatedViews with --alpha, got "
+            f"{config.views}"
+        )
     if not hasattr(encoder, "feature_map"):
         raise UsageError(
             "`encoder` must have the method `feature_map` with --alpha, got "

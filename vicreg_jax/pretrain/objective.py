@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from vicreg_jax import VICRegTerms, multiview_terms
 from vicreg_jax.local import VICRegLLoss
+from vicreg_jax.pretrain.errors import UsageError
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -75,7 +76,11 @@ def objective(
 
 def _vicregl_terms(location_matches, *arguments, axis_name=None):
     loss = VICRegLLoss(location_matches=location_matches, axis_name=axis_name)
-    return loss.terms(*arguments)
+    try:
+        return loss.terms(*arguments)
+    except ValueError as error:
+        # For example, a map may have fewer positions than there are matches to keep.
+        raise UsageError(str(error)) from error
 
 
 def _on_mesh(terms: Callable, mesh: Mesh, *arguments):

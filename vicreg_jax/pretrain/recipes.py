@@ -175,7 +175,7 @@ def canvas() -> Config:
         nu=0.5,
         batch=64,
         probe_images=1000,
-        epochs=8,
+        epochs=12,
         learning_rate=8e-3,
     )
 

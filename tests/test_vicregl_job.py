@@ -1,0 +1,222 @@
+"""VICRegL and local views in the job: the step, runs that resume, and the canvases."""
+
+import dataclasses
+import io
+import signal
+from functools import cache
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from grids import thinned
+from rich.console import Console
+from runs import tiny
+
+from benchmarks.mirrored import MirroredViews
+from vicreg_jax import aot, multiview_loss
+from vicreg_jax.augment import Place
+from vicreg_jax.local import VICRegLLoss
+from vicreg_jax.nn import SmallResNet
+from vicreg_jax.pretrain import Run, pretrain, recipes, records
+from vicreg_jax.pretrain.compile_only import compile_only
+from vicreg_jax.pretrain.input import canvas
+from vicreg_jax.pretrain.mesh import by_rows, make_mesh
+from vicreg_jax.pretrain.network import build
+from vicreg_jax.pretrain.processes import Interrupted
+from vicreg_jax.pretrain.step import Programs
+
+pytestmark = pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
+IMAGES = np.random.default_rng(0).integers(0, 255, (16, 16, 16, 1), np.uint8)
+ASPECT = np.ones(16, np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class QuarterViews(MirroredViews):
+    """The image, its mirror image and its upper left quarter."""
+
+    def located(self, key, images, aspect):
+        first, second = self.pair(key, images, aspect)
+        half = self.size // 2
+        zero = jnp.zeros_like(aspect)
+        whole = Place(zero, zero, zero + 1, zero + 1, aspect, flipped=zero > 0)
+        quarter = whole._replace(height=zero + 0.5, width=zero + 0.5)
+        places = (whole, whole._replace(flipped=zero == 0), quarter)
+        return (first, second, first[:, :half, :half]), places
+
+
+def config(**changes):
+    settings = {"alpha": 0.75, "local_expander": 8, "location_matches": (3, 1)}
+    views = QuarterViews(16)
+    return tiny(**{"size": 16, "views": views, "batch": 16} | settings | changes)
+
+
+@cache
+def programs(mesh, **changes):
+    return Programs(config(**changes), make_mesh(mesh), steps_per_epoch=9)
+
+
+def stepped(mesh="data=1", **changes):
+    """Returns the state and the metrics after one step."""
+    of_mesh = programs(mesh, **changes)
+    batch = jax.device_put((IMAGES, ASPECT), by_rows(of_mesh.mesh))
+    return jax.device_get(of_mesh.train(of_mesh.start(), *batch))
+
+
+def in_plain_words(found, params, stats):
+    """Returns the loss and its terms by the library's own words."""
+    config = found.config
+    model = nnx.merge(found._graph, params, stats)
+    views, places = config.views.located(jax.random.key(0), IMAGES, ASPECT)
+    outputs = [model(view) for view in views]
+    if config.alpha is None:
+        weights = config.lambd, config.mu, config.nu
+        return multiview_loss(outputs, *weights, global_views=2), None
+    embeddings, maps = zip(*outputs, strict=True)
+    positions = [
+        place.cells(*of_view.shape[1:3])
+        for place, of_view in zip(places, maps, strict=True)
+    ]
+    loss = VICRegLLoss(
+        *(config.lambd, config.mu, config.nu),
+        alpha=config.alpha,
+        location_matches=config.location_matches,
+    )
+    arguments = embeddings, maps, positions
+    return loss(*arguments), loss.terms(*arguments)
+
+
+@pytest.mark.parametrize("alpha", [0.75, None])
+def test_a_step_is_the_loss_of_all_views(alpha):
+    found = programs("data=1", alpha=alpha)
+    start = found.start()
+    (loss, terms), gradients = jax.jit(
+        jax.value_and_grad(
+            lambda params: in_plain_words(found, params, start.stats), has_aux=True
+        )
+    )(start.params)
+    _, metrics = stepped(alpha=alpha)
+    np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5)
+    norm = optax.tree.norm(gradients)
+    np.testing.assert_allclose(metrics.gradient_norm, norm, rtol=1e-4)
+    if terms is None:
+        assert metrics[-3:] == (None, None, None)
+        return
+    np.testing.assert_allclose(metrics[1:4], terms.of_views, rtol=1e-4)
+    np.testing.assert_allclose(metrics[-3:], terms.of_maps, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "mesh", thinned(["data=8", "data=4,more=2"], keep=["data=4,more=2"])
+)
+def test_devices_change_rounding_only(mesh):
+    (_, one), (_, many) = stepped(), stepped(mesh)
+    chex.assert_trees_all_close(many, one, rtol=1e-4)
+
+
+def test_parts_of_a_batch_meet_in_the_loss():
+    found = programs("data=1", accumulate=2)
+    start = found.start()
+    views, _ = found.config.views.located(jax.random.key(0), IMAGES, ASPECT)
+    model = found.network(start)
+    parts = [[model(view[part::2]) for view in views] for part in range(2)]
+    seen, _ = jax.jit(found._outputs)(start.params, start.stats, views)
+    for part in range(2):
+        of_part = jax.tree.map(lambda z, part=part: z[part::2], seen)
+        chex.assert_trees_all_close(of_part, tuple(parts[part]), atol=1e-5)
+
+
+def test_lines_of_metrics_show_the_local_terms():
+    _, metrics = stepped()
+    line = {k: float(v) for k, v in metrics._asdict().items()}
+    shown = f" local inv {metrics.local_invariance:.3f} var "
+    assert shown in records.summary(line)
+    del line["local_invariance"]
+    assert "local" not in records.summary(line)
+
+
+class _Stops(io.StringIO):
+    """Tells the run to stop once it reports its first step."""
+
+    def write(self, text):
+        if "First step" in text:
+            signal.raise_signal(signal.SIGTERM)
+        return super().write(text)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path):
+    settings = {"probe_every": 0, "tensorboard": False, "data": IMAGES}
+    settings["data"] = np.concatenate([IMAGES, 255 - IMAGES])
+    job = config(epochs=2)
+    whole = pretrain(job, out=tmp_path / "whole", console=None, **settings)
+    out = tmp_path / "stopped"
+    with pytest.raises(Interrupted):
+        pretrain(job, out=out, console=Console(file=_Stops()), **settings)
+    resumed = pretrain(job, out=out, console=None, **settings)
+    for name, values in whole.metrics.items():
+        if name not in ("images_per_second", "waiting"):
+            np.testing.assert_array_equal(resumed.metrics[name], values)
+    assert len(whole.metrics["local_covariance"]) == 4
+    params = [nnx.state(run.encoder.model) for run in (whole, resumed)]
+    chex.assert_trees_all_equal(*map(nnx.to_pure_dict, params))
+    assert Run.open(out).config.location_matches == (3, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not aot.available(), reason="libtpu is not installed")
+@pytest.mark.parametrize("mesh", [None, "data=4,more=2"])
+def test_a_step_compiles_for_tpus(mesh):
+    report = compile_only(config(), "v5e:2x4", mesh)
+    assert report.flops > 0 and sum(report.moved.values()) > 0
+
+
+def test_the_recipe_has_the_official_settings():
+    job = recipes.vicregl()
+    assert (job.alpha, job.lambd, job.mu, job.nu) == (0.75, 25.0, 12.5, 0.5)
+    assert (job.expander, job.local_expander) == (8192, 512)
+    assert job.location_matches == (20, 4) and not job.views.follow_flips
+
+
+def test_what_vicregl_cannot_take_is_refused():
+    with pytest.raises(ValueError, match="--alpha must be from 0 to 1, got 1.5"):
+        config(alpha=1.5)
+    with pytest.raises(ValueError, match="`views` must be .*LocatedViews with --alpha"):
+        build(config(views=MirroredViews(16)))
+    too_many = programs("data=1", location_matches=(17, 1))
+    with pytest.raises(ValueError, match="`location_matches` must be at most the 4"):
+        too_many.train.lower(too_many.start(), IMAGES, ASPECT)
+
+    class NoMap(nnx.Module):
+        def __init__(self, rngs):
+            self.out_features = 3
+
+    with pytest.raises(ValueError, match="must have the method `feature_map`"):
+        build(config(encoder_class="m:NoMap"), lambda rngs: NoMap(rngs))
+    network = build(config(encoder_class="m:Own"), lambda rngs: SmallResNet(rngs=rngs))
+    assert network(jnp.zeros((2, 16, 16, 1)))[1].shape == (2, 2, 2, 8)
+
+
+def test_canvases_show_their_digits_where_they_say():
+    train, test = canvas.canvases("canvas"), canvas.canvases("canvas-test")
+    assert len(train.pixels) == 4000 and len(test.pixels) == 1000
+    read = canvas.read_canvas("canvas")
+    np.testing.assert_array_equal(read.labels, train.classes[:, 1])
+    digits = {}
+    for name, found in (("train", train), ("test", test)):
+        cells = found.cells(canvas.SIDE)
+        assert np.all(cells[found.pixels[..., 0] > 0] != canvas.BACKGROUND)
+        at = np.arange(len(cells))
+        for number in range(3):
+            top, left = found.corners[:, number].T
+            np.testing.assert_array_equal(
+                cells[at, top + 7, left + 7], found.classes[:, number]
+            )
+        area = np.sum(cells != canvas.BACKGROUND, axis=(1, 2))
+        assert np.all(area == 3 * canvas.DIGIT**2)
+        (top, left), side = found.corners[0, 0], canvas.DIGIT
+        digits[name] = found.pixels[0, top : top + side, left : left + side]
+    assert np.any(digits["train"] != digits["test"])
