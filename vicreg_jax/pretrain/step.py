@@ -20,9 +20,9 @@ from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.network import EncoderFactory, build, optimizer, schedule
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int32, UInt8
+    from jaxtyping import Array, Float, Int32
 
-    Images = UInt8[Array, "batch height width channels"]
+    Images = Any  # what the views take: whole images, or crops from the host
     Aspect = Float[Array, " batch"]
 
 
