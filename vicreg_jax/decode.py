@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from vicreg_jax._pixels import decoded, resized
 from vicreg_jax.augment.crops import Crops, PixelBox, fractions
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ def _cut(image, boxes: list[tuple[PixelBox, int]], channels: int):
     spare = min(min(box.height, box.width) // (2 * size) for box, size in boxes)
     shrink = max(int(spare), 1)
     image.draft(mode, (image.width // shrink, image.height // shrink))
+    if shrink == 1:
+        image = decoded(image, mode)
     upright = PIL.ImageOps.exif_transpose(image)
     upright = _on_white(_eight_bits(upright)).convert(mode)
     y, x = upright.height / height, upright.width / width
@@ -148,17 +151,16 @@ def _cut(image, boxes: list[tuple[PixelBox, int]], channels: int):
         # A sum of rounded numbers may lie outside of the image by a rounding.
         bottom = min(top + box.height * y, upright.height)
         right = min(left + box.width * x, upright.width)
-        resized = upright.resize(
-            (size, size), PIL.Image.Resampling.BICUBIC, (left, top, right, bottom)
-        )
-        yield np.asarray(resized).reshape(size, size, channels)
+        pixels = resized(upright, (left, top, right, bottom), size)
+        yield pixels.reshape(size, size, channels)
 
 
 def _opened(image):
     if isinstance(image, PIL.Image.Image):
         # The caller's image stays open, and `draft` must not change it.
         return image.copy()
-    return PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+    content = image if isinstance(image, bytes) else image.read_bytes()
+    return PIL.Image.open(io.BytesIO(content))
 
 
 def _eight_bits(image):
