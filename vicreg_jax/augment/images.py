@@ -13,12 +13,15 @@ import jax.numpy as jnp
 
 from vicreg_jax.augment import _color, _settings, _space
 from vicreg_jax.augment._batch import prepare, shard_like
+from vicreg_jax.augment.crops import CenterCrop, Crops, RandomCrops
 from vicreg_jax.augment.places import Place
 
 if TYPE_CHECKING:
-    from jaxtyping import PRNGKeyArray
+    from jaxtyping import Array, Bool, PRNGKeyArray
 
     from vicreg_jax.augment._batch import Aspect, Images, View
+
+_OPERATIONS = 6  # crop, flip, jitter, gray, blur, solarize
 
 
 @dataclass(frozen=True)
@@ -140,25 +143,74 @@ class ImageViews:
         """
         return self._drawn(key, images, aspect, view)[0]
 
+    def finish(
+        self, key: PRNGKeyArray, crops: Images, *, view: int = 0
+    ) -> tuple[View, Bool[Array, " batch"]]:
+        """Returns one random view of each crop: all of `__call__` but the crop.
+
+        Args:
+            key: the only source of randomness.
+            crops: uint8, or float in [0, 1], of any size, with 1 or 3 channels.
+            view: as for `__call__`.
+
+        Returns:
+            The views, float32, normalized by `mean` and `std`; and which of them are
+            mirrored, left and right exchanged.
+
+        Raises:
+            TypeError: `crops` is neither uint8 nor float.
+            ValueError: a shape is wrong.
+        """
+        pixels, _ = prepare(crops, None)
+        keys = shard_like(pixels, jax.random.split(key, len(pixels)))
+        drawn, mirrored = jax.vmap(partial(self._finish, view=view))(keys, pixels)
+        return self._normalize(drawn), mirrored
+
+    @property
+    def crops(self) -> tuple[RandomCrops, ...]:
+        """What to cut from the original images for `pair` and `located`."""
+        crops = [RandomCrops(2, self.size, self.scale, self.ratio)]
+        if self.local_views:
+            local = self.local_views, self.local_size, self.local_scale, self.ratio
+            crops.append(RandomCrops(*local))
+        return tuple(crops)
+
+    @property
+    def plain_crops(self) -> tuple[CenterCrop, ...]:
+        """What to cut from the original images for `plain`."""
+        return (CenterCrop(self.size, self.center),)
+
     def pair(
-        self, key: PRNGKeyArray, images: Images, aspect: Aspect | None = None
+        self,
+        key: PRNGKeyArray,
+        images: Images | tuple[Crops, ...],
+        aspect: Aspect | None = None,
     ) -> tuple[View, View]:
-        """Returns the first and the second view of each image; see `__call__`."""
+        """Returns the first and the second view of each image; see `__call__`.
+
+        Args:
+            key: the only source of randomness.
+            images: as for `__call__`; or what was cut from them by `crops`.
+            aspect: as for `__call__`.
+        """
         first, second = self._keys(key)[:2]
         return (
-            self(first, images, aspect, view=0),
-            self(second, images, aspect, view=1),
+            self._drawn(first, images, aspect, view=0)[0],
+            self._drawn(second, images, aspect, view=1)[0],
         )
 
     def located(
-        self, key: PRNGKeyArray, images: Images, aspect: Aspect | None = None
+        self,
+        key: PRNGKeyArray,
+        images: Images | tuple[Crops, ...],
+        aspect: Aspect | None = None,
     ) -> tuple[tuple[View, ...], tuple[Place, ...]]:
         """Returns all views of each image, and where they lie in it.
 
         Args:
-            key: as for `__call__`.
-            images: as for `__call__`.
-            aspect: as for `__call__`.
+            key: as for `pair`.
+            images: as for `pair`.
+            aspect: as for `pair`. None with crops: 1.
 
         Returns:
             The views of `pair` and then the local views, and the place of each.
@@ -174,8 +226,18 @@ class ImageViews:
         views, places = zip(*drawn, strict=True)
         return views, places
 
-    def plain(self, images: Images, aspect: Aspect | None = None) -> View:
-        """Returns the center of each image, normalized; see `center`."""
+    def plain(
+        self, images: Images | tuple[Crops, ...], aspect: Aspect | None = None
+    ) -> View:
+        """Returns the center of each image, normalized; see `center`.
+
+        Args:
+            images: as for `__call__`; or what was cut from them by `plain_crops`.
+            aspect: as for `__call__`.
+        """
+        if isinstance(images, tuple):
+            (middles,) = images
+            return self._normalize(prepare(jnp.asarray(middles.pixels[:, 0]), None)[0])
         pixels, aspect = prepare(images, aspect)
 
         def middle(image, aspect):
@@ -188,24 +250,37 @@ class ImageViews:
         return jax.random.split(key, 2 + self.local_views)
 
     def _drawn(self, key, images, aspect, view) -> tuple[View, Place]:
-        pixels, aspect = prepare(images, aspect)
-        keys = shard_like(pixels, jax.random.split(key, len(pixels)))
-        draw = jax.vmap(partial(self._view, view=view))
-        drawn, box, flipped = draw(keys, pixels, aspect)
-        place = Place(*box, aspect=aspect, flipped=flipped & self.follow_flips)
-        return self._normalize(drawn), place
+        if isinstance(images, tuple):
+            crops, at = (images[1], view - 2) if view > 1 else (images[0], view)
+            drawn, mirrored = self.finish(
+                key, jnp.asarray(crops.pixels[:, at]), view=view
+            )
+            box = jnp.moveaxis(jnp.asarray(crops.boxes)[:, at], 1, 0)
+            aspect = jnp.ones(len(drawn)) if aspect is None else aspect
+        else:
+            pixels, aspect = prepare(images, aspect)
+            keys = shard_like(pixels, jax.random.split(key, len(pixels)))
+            draw = jax.vmap(partial(self._view, view=view))
+            box, drawn, mirrored = draw(keys, pixels, aspect)
+            drawn = self._normalize(drawn)
+        flipped = mirrored & self.follow_flips
+        return drawn, Place(*box, aspect=aspect, flipped=flipped)
 
     def _view(self, key, image, aspect, view):
-        # Each operation has a key of its own, so that a change of one probability does
-        # not change what the other operations draw.
-        box_key, flip_key, jitter_key, gray_key, blur_key, solarize_key = (
-            jax.random.split(key, 6)
-        )
         is_local = view > 1
         scale = self.local_scale if is_local else self.scale
         size = self.local_size if is_local else self.size
+        box_key = jax.random.split(key, _OPERATIONS)[0]
         box = _space.random_box(box_key, aspect, scale=scale, ratio=self.ratio)
-        image = _space.crop(image, box, size)
+        return box, *self._finish(key, _space.crop(image, box, size), view)
+
+    def _finish(self, key, image, view):
+        # Each operation has a key of its own, so that a change of one probability does
+        # not change what the other operations draw. The first key is the crop's.
+        _, flip_key, jitter_key, gray_key, blur_key, solarize_key = jax.random.split(
+            key, _OPERATIONS
+        )
+        mirrored = jax.random.bernoulli(flip_key, self.flip)
         image = _maybe(flip_key, self.flip, _space.flip, image)
         change, draw = jax.random.split(jitter_key)
         image = _maybe(change, self.jitter, lambda x: self._jitter(draw, x), image)
@@ -214,7 +289,7 @@ class ImageViews:
         blur, solarize = self.blur[view % 2], self.solarize[view % 2]
         image = _maybe(change, blur, lambda x: self._blur(draw, x), image)
         image = _maybe(solarize_key, solarize, _color.solarize, image)
-        return image, box, jax.random.bernoulli(flip_key, self.flip)
+        return image, mirrored
 
     def _jitter(self, key, image):
         factor_key, turn_key, order_key = jax.random.split(key, 3)

@@ -11,12 +11,15 @@ import jax.numpy as jnp
 from rich.table import Table
 
 from vicreg_jax import aot
+from vicreg_jax.augment import Crops
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.errors import MissingPackageError, UsageError
+from vicreg_jax.pretrain.input.datasets import in_memory_by_name
 from vicreg_jax.pretrain.step import Programs
 
 if TYPE_CHECKING:
     from jax.stages import Lowered
+    from jaxtyping import Array
 
     from vicreg_jax.pretrain.config import Config
 
@@ -68,10 +71,29 @@ def lowered(programs: Programs) -> Lowered:
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole),
         jax.eval_shape(programs.start),
     )
-    shape = config.batch, config.size, config.size, config.channels
-    images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=rows)
-    aspect = jax.ShapeDtypeStruct(shape[:1], jnp.float32, sharding=rows)
+    images = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows),
+        jax.eval_shape(lambda: _images(config)),
+    )
+    aspect = jax.ShapeDtypeStruct((config.batch,), jnp.float32, sharding=rows)
     return programs.train.lower(state, images, aspect)
+
+
+def _images(config: Config) -> Array | tuple[Crops, ...]:
+    """Returns a batch as the host sends it; see `Batch.images`."""
+    if in_memory_by_name(config.data) or not config.crops:
+        shape = config.batch, config.size, config.size, config.channels
+        return jnp.zeros(shape, jnp.uint8)
+    return tuple(
+        Crops(
+            jnp.zeros(
+                (config.batch, crop.count, crop.size, crop.size, config.channels),
+                jnp.uint8,
+            ),
+            jnp.zeros((config.batch, crop.count, 4)),
+        )
+        for crop in config.crops
+    )
 
 
 def table(report: aot.Report, topology: str) -> Table:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from vicreg_jax.augment import DigitViews, Views
+from vicreg_jax.augment.views import cropped_on
 from vicreg_jax.optim import WARMUP_EPOCHS
 from vicreg_jax.pretrain.errors import UsageError, check_at_least, flag
+
+if TYPE_CHECKING:
+    from vicreg_jax.augment import CenterCrop, RandomCrops
 
 _DISTRIBUTED_ONLY = ("coordinator", "num_processes", "process_id", "heartbeat")
 
@@ -33,7 +37,8 @@ class Config:
     evaluate_on: Literal["test", "validation"] = "test"
     """Evaluate on the test images, or, for tuning, on a fifth of --data."""
     size: int = 28
-    """Side in pixels to which image files are decoded. Arrays must have this size."""
+    """Side in pixels of whole images. Image files are resized to such squares; arrays
+    must have this size. Views are cut from whole images with --crop device only."""
     channels: int = 1
     """Channels of the images: 1 for grayscale, 3 for RGB."""
     unreadable: Literal["skip", "fatal"] = "skip"
@@ -41,6 +46,10 @@ class Config:
     views: Views = field(default_factory=DigitViews)
     """Random augmentations, and their size. The argument views:images or views:digits
     selects another kind."""
+    crop: Literal["host", "device"] = "host"
+    """Where views:images of files are cropped: on the host from the original pixels, or
+    on the devices from squares of --size, which takes less of the host and blurs.
+    Arrays and other views are cropped on the devices."""
     encoder: Literal["small", "resnet18", "resnet34", "resnet50"] = "small"
     """Encoder. small is a ResNet of three stages with 1, 2 and 4 times --width."""
     encoder_class: Annotated[str | None, tyro.conf.Suppress] = None
@@ -91,6 +100,18 @@ class Config:
     """Seed of the parameters, the views, the order of images and the probes' labels."""
     probe_images: int = 5000
     """Largest number of images that the final probes train on, and evaluate on."""
+
+    @property
+    def crops(self) -> tuple[RandomCrops, ...]:
+        """What the host cuts from image files for the views. Empty: nothing."""
+        views = cropped_on(self.crop, self.views)
+        return views.crops if views else ()
+
+    @property
+    def plain_crops(self) -> tuple[CenterCrop, ...]:
+        """What the host cuts from image files for the probes. Empty: nothing."""
+        views = cropped_on(self.crop, self.views)
+        return views.plain_crops if views else ()
 
     def __post_init__(self):
         """Checks the settings."""

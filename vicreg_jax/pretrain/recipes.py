@@ -77,6 +77,7 @@ def cifar() -> Config:
     )
     return Config(
         data="cifar-10-batches-py",
+        crop="device",  # the images are in memory
         size=32,
         channels=3,
         views=views,

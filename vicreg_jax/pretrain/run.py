@@ -68,6 +68,7 @@ def run(
             batch=config.batch,
             seed=config.seed,
             shard=grain.sharding.ShardByJaxProcess(),
+            crops=config.crops,
             workers=launch.workers,
             unreadable=config.unreadable,
         ),
@@ -108,8 +109,7 @@ def _pretrain(loop: Loop, out: Path):
         else:
             state = initialized(programs, state)
             if jax.process_index() == 0:
-                config = programs.config
-                start.draw_views(loop.datasets.train, config.views, config.seed, out)
+                start.draw_views(loop.datasets.train, programs.config, out)
         log = Log(
             out,
             first=first,

@@ -114,6 +114,8 @@ def read_config(folder: Path) -> Config:
     try:
         del plain["images"]
         views = views_from_json(plain.pop("views"))
+        # Before there was a choice, crops were cut on the devices.
+        plain.setdefault("crop", "device")
         # JSON has no tuples.
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
         return Config(**settings, views=views)

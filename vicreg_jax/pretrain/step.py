@@ -21,9 +21,9 @@ from vicreg_jax.pretrain.network import EncoderFactory, build, optimizer, schedu
 from vicreg_jax.pretrain.objective import objective
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int32, UInt8
+    from jaxtyping import Array, Float, Int32
 
-    Images = UInt8[Array, "batch height width channels"]
+    Images = Any  # what the views take: whole images, or crops from the host
     Aspect = Float[Array, " batch"]
 
 
