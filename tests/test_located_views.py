@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vicreg_jax.augment import DigitViews, ImageViews, LocatedViews, Place
+from vicreg_jax.augment import Crops, DigitViews, ImageViews, LocatedViews, Place
 
 HEIGHT, WIDTH, GRID, IMAGES = 96, 128, 4, 8
 PIXEL = 1 / HEIGHT
@@ -81,6 +81,29 @@ def test_local_views_are_smaller_and_follow_those_of_the_pair():
         assert least <= area.min() and area.max() <= most
         assert np.all((place.top + place.height <= 1) & np.isclose(place.aspect, 4 / 3))
         assert np.all(place.left + place.width <= 1)
+
+
+def test_crops_from_the_host_have_positions_too():
+    """Each pixel of a crop has its own place as its color."""
+    aspect = jnp.full(IMAGES, 1.5)
+    boxes = np.random.default_rng(0).uniform(0.1, 0.5, (IMAGES, 3, 4)).astype("f")
+    crops = []
+    for wanted, of_crop in zip(PLAIN.crops, np.split(boxes, [2], axis=1), strict=True):
+        top, left, height, width = np.moveaxis(of_crop[..., None], 2, 0)
+        inside = (np.arange(wanted.size, dtype="f") + 0.5) / wanted.size
+        y, x = top + height * inside, left + width * inside
+        shape = (IMAGES, wanted.count, wanted.size, wanted.size)
+        y = np.broadcast_to(y[..., :, None], shape)
+        x = np.broadcast_to(x[..., None, :], shape)
+        crops.append(Crops(np.stack([y, x, x], axis=-1), of_crop))
+    views, places = jax.jit(PLAIN.located)(jax.random.key(0), tuple(crops), aspect)
+    assert [view.shape[1] for view in views] == [16, 16, 8]
+    for view, place in zip(views, places, strict=True):
+        assert 0 < place.flipped.mean() < 1
+        side = view.shape[1] // GRID
+        cells = view[..., :2].reshape(IMAGES, GRID, side, GRID, side, 2)
+        expected = cells.mean(axis=(2, 4)) * jnp.array([1, 1.5])
+        np.testing.assert_allclose(place.cells(GRID, GRID), expected, atol=1e-5)
 
 
 def test_cells_of_a_map_that_is_not_square():

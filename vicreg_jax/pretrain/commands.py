@@ -108,7 +108,7 @@ class Embed:
     source: Annotated[RunFolder, tyro.conf.arg(name="encoder")]
     """Directory of a run, or a file that `export` wrote."""
     data: str
-    """Images: mnist, digits, elpv, a folder, or files of arrays or records."""
+    """Images: mnist, digits, elpv, canvas, a folder, or files of arrays or records."""
     out: Path = Path("features.npz")
     """File for the features, and the names, labels and classes of the images."""
     neighbors: Annotated[int, tyro.conf.arg(aliases=["--neighbours"])] = 0

@@ -31,7 +31,8 @@ class Config:
     """
 
     data: str = "mnist"
-    """Training images: mnist, digits, elpv, a folder, or files of arrays or records."""
+    """Training images: mnist, digits, elpv, canvas, a folder, or files of arrays or
+    records."""
     test_data: str | None = None
     """Labeled test images, named like --data. None: a fifth of --data."""
     evaluate_on: Literal["test", "validation"] = "test"

@@ -176,7 +176,7 @@ def canvas() -> Config:
         nu=0.5,
         batch=64,
         probe_images=1000,
-        epochs=12,
+        epochs=8,
         learning_rate=8e-3,
     )
 
