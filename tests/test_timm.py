@@ -1,4 +1,4 @@
-"""ConvNeXt and ViT: timm's features from timm's weights, and weights that timm takes."""
+"""ConvNeXt and ViT: timm's features from its weights, and weights that it takes."""
 
 import re
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vicreg_jax import convert
-from vicreg_jax.nn import ConvNeXt, ViT
+from vicreg_jax import convert, load_encoder
+from vicreg_jax.augment import ImageViews
 
 torch = pytest.importorskip("torch")
 
@@ -120,3 +120,86 @@ def test_features_are_timms(kind, side, make):
         load = convert.load_vit
     theirs = randomized(make(kind))
     assert_same_features(theirs, load, images(side), EXACTNESS[kind])
+
+
+@pytest.mark.parametrize("kind", LOADS)
+def test_there_and_back_is_exact(tmp_path, kind):
+    theirs = arrays(randomized(reference(kind)))
+    head = {"norm.weight": np.zeros(3), "head.norm.weight": np.zeros(3)}
+    nested = {f"module.backbone.{name}": value for name, value in theirs.items()}
+    nested |= {f"module.projector.{name}": value for name, value in head.items()}
+    found = convert.state_dict(LOADS[kind](nested))
+    assert found.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LOADS)
+def test_timm_takes_the_export(tmp_path, kind):
+    theirs = randomized(create(kind, num_classes=3))
+    ours = LOADS[kind](arrays(theirs))
+    path = tmp_path / "encoder.safetensors"
+    convert.write(path, convert.state_dict(ours))
+    loaded = create(kind, checkpoint_path=str(path))  # it does so strictly
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, theirs.state_dict()[name])
+
+
+# What facebookresearch/ConvNeXt and VICRegL call the layers of a ConvNeXt.
+OFFICIAL = {
+    "stem.": "downsample_layers.0.",
+    r"stages.(\d).downsample.": r"downsample_layers.\1.",
+    ".blocks.": ".",
+    "conv_dw": "dwconv",
+    r"mlp.fc(\d)": r"pwconv\1",
+    "norm_pre": "norm",
+    "head.norm": "norm",
+}
+
+
+@pytest.mark.parametrize("kind", ["vicregl", "standard"])
+def test_names_of_the_official_code(kind):
+    theirs, official = arrays(randomized(reference(kind))), {}
+    for name, value in theirs.items():
+        for pattern, replacement in OFFICIAL.items():
+            name = re.sub(pattern, replacement, name)
+        official[name] = value
+    assert official.keys() != theirs.keys()
+    official |= {"head.weight": np.zeros((9, 64)), "head.bias": np.zeros(9)}
+    found = convert.state_dict(convert.load_convnext(official))
+    assert found.keys() == theirs.keys()
+    assert all(np.array_equal(found[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("kind", LOADS)
+def test_a_file_of_weights_is_an_encoder(tmp_path, kind):
+    theirs = {"vit": dict(TOKENS, width=64)}.get(kind)
+    theirs = torch_timm.ViT(**(theirs | {"heads": 1})) if theirs else reference(kind)
+    path = tmp_path / "weights.safetensors"
+    convert.write(path, arrays(theirs))
+    encoder = load_encoder(path)
+    size = 32 if kind == "vit" else 224
+    assert (encoder.views, encoder.channels) == (ImageViews(size=size), 3)
+    assert encoder.model.out_features == 64
+
+
+class TestErrors:
+    def test_missing_and_unexpected_keys_are_named(self):
+        tensors = arrays(reference("vicregl"))
+        tensors["stages.1.grn.weight"] = tensors.pop("stages.1.blocks.0.norm.weight")
+        said = "missing `stages.1.blocks.0.norm.weight`, unexpected `stages.1.grn.weigh"
+        with pytest.raises(ValueError, match=said):
+            convert.load_convnext(tensors)
+
+    def test_another_network(self):
+        tensors = arrays(reference("vit"))
+        with pytest.raises(ValueError, match="must hold a ConvNeXt in PyTorch's names"):
+            convert.load_convnext(tensors)
+        with pytest.raises(ValueError, match="must hold a ViT in PyTorch's names"):
+            convert.load_vit(arrays(reference("standard")))
+
+    def test_heads_that_are_not_told(self):
+        said = "`heads` must be given if .* multiple of 64, got a width of 24"
+        with pytest.raises(ValueError, match=said):
+            convert.load_vit(arrays(reference("vit")))

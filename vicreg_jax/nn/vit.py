@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from jax.typing import DTypeLike
     from jaxtyping import Array, Float
 
+_HEAD = 64  # width of a head in ViT-S and ViT-B
+
 
 class Attention(nnx.Module):
     """Multi-head self-attention, with one linear layer for queries, keys and values.
@@ -110,8 +112,12 @@ class ViT(nnx.Module):
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
         _check_multiple("image_size", image_size, "patch_size", patch_size)
         if heads is None:
-            _check_multiple("width", width, "width of a head", 64)
-            heads = width // 64
+            if width % _HEAD:
+                raise ValueError(
+                    f"`heads` must be given if `width` is not a multiple of {_HEAD}, "
+                    f"got a width of {width}"
+                )
+            heads = width // _HEAD
         _check_multiple("width", width, "heads", heads)
         make = TimmLayers(rngs, dtype)
         positions = (image_size // patch_size) ** 2
@@ -162,6 +168,4 @@ def _check_multiple(name: str, value: int, of: str, unit: int) -> None:
     if unit < 1:
         raise ValueError(f"`{of}` must be at least 1, got {unit}")
     if value < 1 or value % unit:
-        raise ValueError(
-            f"`{name}` must be a multiple of the {of} of {unit}, got {value}"
-        )
+        raise ValueError(f"`{name}` must be a multiple of `{of}`, {unit}, got {value}")
