@@ -91,7 +91,7 @@ class Config:
     warmup: float | None = 0.1
     """Share of the steps with a rising learning rate. None: the first 10 epochs."""
     epochs: int = 36
-    """Passes over the training images."""
+    """Passes over the training images. More than before extend the run in --out."""
     batch: int = 128
     """Images in a step, on all devices together. Each image gives two views."""
     accumulate: int = 1
