@@ -123,7 +123,8 @@ def test_parts_of_a_batch_meet_in_the_loss():
     views, _ = found.config.views.located(jax.random.key(0), IMAGES, ASPECT)
     model = found.network(start)
     parts = [[model(view[part::2]) for view in views] for part in range(2)]
-    seen, _ = jax.jit(found._outputs)(start.params, start.stats, views)
+    key = jax.random.key(0)
+    seen, _ = jax.jit(found._outputs)(start.params, start.stats, views, key)
     for part in range(2):
         of_part = jax.tree.map(lambda z, part=part: z[part::2], seen)
         chex.assert_trees_all_close(of_part, tuple(parts[part]), atol=1e-5)
@@ -184,6 +185,8 @@ def test_the_recipe_has_the_official_settings():
 def test_what_vicregl_cannot_take_is_refused():
     with pytest.raises(ValueError, match="--alpha must be from 0 to 1, got 1.5"):
         config(alpha=1.5)
+    with pytest.raises(ValueError, match="--encoder must have .* got vit_small"):
+        build(config(encoder="vit_small", channels=3))
     with pytest.raises(ValueError, match="`views` must be .*LocatedViews with --alpha"):
         build(config(views=MirroredViews(16)))
     too_many = programs("data=1", location_matches=(17, 1))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vicreg_jax.nn.layers import Layers, mean_of_positions
+from vicreg_jax.nn.layers import Layers, check_images, mean_of_positions
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -136,7 +136,7 @@ class ResNet(nnx.Module):
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
         make = Layers(rngs, dtype, axis_name, zero_residual)
         block, sizes = DEPTHS[depth]
-        self.small_images = small_images
+        self.channels, self.small_images = channels, small_images
         self.conv1 = (
             make.conv(channels, width, 3, padding=2)
             if small_images
@@ -158,12 +158,7 @@ class ResNet(nnx.Module):
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch rows columns features"]:
         """Returns the last feature map of each image, in the layers' dtype."""
-        expected = self.conv1.in_features
-        if images.ndim != 4 or images.shape[-1] != expected:
-            raise ValueError(
-                f"`images` must have shape (batch, height, width, {expected}), "
-                f"got {images.shape}"
-            )
+        check_images(images, self.channels)
         x = jax.nn.relu(self.bn1(self.conv1(images)))
         if not self.small_images:
             x = jax.lax.reduce_window(
