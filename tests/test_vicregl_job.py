@@ -186,7 +186,7 @@ def test_what_vicregl_cannot_take_is_refused():
     with pytest.raises(ValueError, match="--alpha must be from 0 to 1, got 1.5"):
         config(alpha=1.5)
     with pytest.raises(ValueError, match="--encoder must have .* got vit_small"):
-        build(config(encoder="vit_small", channels=3))
+        nnx.eval_shape(lambda: build(config(encoder="vit_small")))
     with pytest.raises(ValueError, match="`views` must be .*LocatedViews with --alpha"):
         build(config(views=MirroredViews(16)))
     too_many = programs("data=1", location_matches=(17, 1))
