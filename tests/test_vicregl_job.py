@@ -124,7 +124,7 @@ def test_parts_of_a_batch_meet_in_the_loss():
     model = found.network(start)
     parts = [[model(view[part::2]) for view in views] for part in range(2)]
     key = jax.random.key(0)
-    seen, _ = jax.jit(found._outputs)(start.params, start.stats, views, key)
+    seen, _ = jax.jit(found._embeddings)(start.params, start.stats, views, key)
     for part in range(2):
         of_part = jax.tree.map(lambda z, part=part: z[part::2], seen)
         chex.assert_trees_all_close(of_part, tuple(parts[part]), atol=1e-5)

@@ -191,7 +191,7 @@ class Programs:
         views, places = self._views(key, images, aspect)
 
         def loss(params):
-            outputs, stats = self._outputs(params, state.stats, views, key)
+            outputs, stats = self._embeddings(params, state.stats, views, key)
             found = objective(self.config, self.mesh, outputs, places)
             return found.loss, (found, stats)
 
@@ -219,7 +219,7 @@ class Programs:
             return views.located(key, images, aspect)
         return views.pair(key, images, aspect), None
 
-    def _outputs(self, params, stats, views, key):
+    def _embeddings(self, params, stats, views, key):
         """Returns the network's output for each view, and new batch-norm statistics.
 
         With ``accumulate > 1`` the batch passes the network in parts, and the loss is
