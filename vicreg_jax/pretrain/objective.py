@@ -12,13 +12,16 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from vicreg_jax import VICRegTerms, multiview_terms
-from vicreg_jax.local import VICRegLLoss
+from vicreg_jax.local import VICRegLLoss, VICRegLTerms
 from vicreg_jax.pretrain.errors import UsageError
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
     from vicreg_jax.pretrain.config import Config
+
+    Outputs = Sequence[tuple[Array, Array]]
+    Places = Sequence[Any]
 
 GLOBAL_VIEWS = 2  # those of `pair`, which are compared with every other view
 
@@ -39,39 +42,60 @@ class Objective(NamedTuple):
     std: Float[Array, ""]
 
 
-def objective(
-    config: Config, mesh: Mesh, outputs: Sequence[Any], places: Sequence[Any] | None
-) -> Objective:
-    """Returns the loss of the whole batch.
+def view_terms(mesh: Mesh, *embeddings: Array) -> VICRegTerms:
+    """Returns VICReg's terms of two or more views of the whole batch.
 
     Args:
-        config: the configuration of the run.
         mesh: the devices that the batch is spread over.
-        outputs: what the network returns for each view: the embeddings, or with
-            ``config.alpha`` embeddings and maps.
-        places: where each view lies, for VICRegL only.
+        embeddings: of each view, shape ``(batch, dim)``.
     """
+    terms = partial(multiview_terms, global_views=GLOBAL_VIEWS)
+    return _on_mesh(terms, mesh, embeddings)
 
-    def weighted(terms):
-        return terms.weighted_sum(config.lambd, config.mu, config.nu)
 
-    if config.alpha is None:
-        settings = {"global_views": GLOBAL_VIEWS}
-        terms = _on_mesh(partial(multiview_terms, **settings), mesh, tuple(outputs))
-        return Objective(weighted(terms), terms, None, _std(outputs))
+def vicregl_terms(
+    location_matches: tuple[int, int], mesh: Mesh, outputs: Outputs, places: Places
+) -> VICRegLTerms:
+    """Returns VICRegL's terms of two or more views of the whole batch.
+
+    Args:
+        location_matches: see `vicregl_loss`.
+        mesh: the devices that the batch is spread over.
+        outputs: embeddings and maps of each view.
+        places: of each view; see `Place`.
+
+    Raises:
+        UsageError: A map has fewer positions than there are matches to keep.
+    """
     embeddings, maps = zip(*outputs, strict=True)
     positions = tuple(
         place.cells(*of_view.shape[1:3])
-        for place, of_view in zip(places or (), maps, strict=True)
+        for place, of_view in zip(places, maps, strict=True)
     )
-    terms = _on_mesh(
-        partial(_vicregl_terms, config.location_matches),
-        mesh,
-        *(embeddings, maps, positions),
-    )
-    alpha = config.alpha
-    loss = alpha * weighted(terms.of_views) + (1 - alpha) * weighted(terms.of_maps)
-    return Objective(loss, terms.of_views, terms.of_maps, _std(embeddings))
+    terms = partial(_vicregl_terms, location_matches)
+    return _on_mesh(terms, mesh, embeddings, maps, positions)
+
+
+def objective(
+    config: Config,
+    embeddings: Sequence[Array],
+    of_views: VICRegTerms,
+    of_maps: VICRegTerms | None,
+) -> Objective:
+    """Returns the loss with its terms.
+
+    Args:
+        config: the configuration of the run.
+        embeddings: of each view, shape ``(batch, dim)``.
+        of_views: the terms of the embeddings.
+        of_maps: the terms of the feature maps; None for VICReg.
+    """
+    weights = config.lambd, config.mu, config.nu
+    loss = of_views.weighted_sum(*weights)
+    if config.alpha is not None and of_maps is not None:
+        local = of_maps.weighted_sum(*weights)
+        loss = config.alpha * loss + (1 - config.alpha) * local
+    return Objective(loss, of_views, of_maps, _std(embeddings))
 
 
 def _vicregl_terms(location_matches, *arguments, axis_name=None):

@@ -13,12 +13,18 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vicreg_jax import VICRegTerms
 from vicreg_jax.augment.views import LocatedViews
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.compilation import compiler_options
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.network import EncoderFactory, build, optimizer, schedule
-from vicreg_jax.pretrain.objective import objective
+from vicreg_jax.pretrain.objective import (
+    Objective,
+    objective,
+    vicregl_terms,
+    view_terms,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int32
@@ -192,7 +198,7 @@ class Programs:
 
         def loss(params):
             outputs, stats = self._embeddings(params, state.stats, views, key)
-            found = objective(self.config, self.mesh, outputs, places)
+            found = self._objective(outputs, places)
             return found.loss, (found, stats)
 
         (_, (found, stats)), gradients = jax.value_and_grad(loss, has_aux=True)(
@@ -254,6 +260,17 @@ class Programs:
         # as in the paper.
         outputs = tuple(model(view) for view in views)
         return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), outputs
+
+    def _objective(self, outputs, places) -> Objective:
+        config = self.config
+        if config.alpha is None:
+            return objective(config, outputs, self._terms(*outputs), None)
+        terms = vicregl_terms(config.location_matches, self.mesh, outputs, places)
+        embeddings, _ = zip(*outputs, strict=True)
+        return objective(config, embeddings, *terms)
+
+    def _terms(self, *embeddings) -> VICRegTerms:
+        return view_terms(self.mesh, *embeddings)
 
     def _embed(self, state: State, images: Images, aspect: Aspect):
         key = self._key(state)
