@@ -16,9 +16,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -85,10 +86,11 @@ def accuracies(encoder: Encoder) -> Accuracies:
     Args:
         encoder: an encoder whose model has the method `feature_map`.
     """
+    model: Any = encoder.model
 
     @jax.jit
     def maps(images, aspect):
-        return encoder.model.feature_map(encoder.views.plain(images, aspect))
+        return model.feature_map(encoder.views.plain(images, aspect))
 
     train, test = (_features(maps, name) for name in ("canvas", "canvas-test"))
     pairs = zip(train, test, strict=True)
@@ -145,7 +147,8 @@ def _features(maps: Callable, name: str) -> tuple[Labeled, Labeled]:
 
 def _accuracy(fit: Labeled, held_out: Labeled) -> float:
     linear = ridge.fit(fit.features, fit.labels, classes=BACKGROUND).linear
-    return float(np.mean(np.asarray(linear.classes(held_out.features)) == held_out[1]))
+    classes = np.asarray(linear.classes(jnp.asarray(held_out.features)))
+    return float(np.mean(classes == held_out.labels))
 
 
 def _percents(found: list[Accuracies]) -> str:

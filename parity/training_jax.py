@@ -91,8 +91,8 @@ class Step(Programs):
             return self.ours.optimizer(self.config, self.rate)
         return super()._optimizer
 
-    def _terms(self, first, second):
-        return self.ours.terms(first, second)
+    def _terms(self, *embeddings):
+        return self.ours.terms(*embeddings)
 
 
 def config(optimizer: str, peak: float, warmup: float, **changes) -> Config:

@@ -18,7 +18,7 @@ from runs import tiny
 
 from benchmarks.mirrored import MirroredViews
 from vicreg_jax import aot, multiview_loss
-from vicreg_jax.augment import Place
+from vicreg_jax.augment import ImageViews, Place
 from vicreg_jax.local import VICRegLLoss
 from vicreg_jax.nn import SmallResNet
 from vicreg_jax.pretrain import Run, pretrain, recipes, records
@@ -66,11 +66,10 @@ def stepped(mesh="data=1", **changes):
     return jax.device_get(of_mesh.train(of_mesh.start(), *batch))
 
 
-def in_plain_words(found, params, stats):
+def in_plain_words(found, state):
     """Returns the loss and its terms by the library's own words."""
-    config = found.config
-    model = nnx.merge(found._graph, params, stats)
-    views, places = config.views.located(jax.random.key(0), IMAGES, ASPECT)
+    config, model = found.config, found.network(state)
+    views, places = QuarterViews(16).located(jax.random.key(0), IMAGES, ASPECT)
     outputs = [model(view) for view in views]
     if config.alpha is None:
         weights = config.lambd, config.mu, config.nu
@@ -95,7 +94,8 @@ def test_a_step_is_the_loss_of_all_views(alpha):
     start = found.start()
     (loss, terms), gradients = jax.jit(
         jax.value_and_grad(
-            lambda params: in_plain_words(found, params, start.stats), has_aux=True
+            lambda params: in_plain_words(found, start._replace(params=params)),
+            has_aux=True,
         )
     )(start.params)
     _, metrics = stepped(alpha=alpha)
@@ -120,7 +120,7 @@ def test_devices_change_rounding_only(mesh):
 def test_parts_of_a_batch_meet_in_the_loss():
     found = programs("data=1", accumulate=2)
     start = found.start()
-    views, _ = found.config.views.located(jax.random.key(0), IMAGES, ASPECT)
+    views, _ = QuarterViews(16).located(jax.random.key(0), IMAGES, ASPECT)
     model = found.network(start)
     parts = [[model(view[part::2]) for view in views] for part in range(2)]
     key = jax.random.key(0)
@@ -179,7 +179,8 @@ def test_the_recipe_has_the_official_settings():
     job = recipes.vicregl()
     assert (job.alpha, job.lambd, job.mu, job.nu) == (0.75, 25.0, 12.5, 0.5)
     assert (job.expander, job.local_expander) == (8192, 512)
-    assert job.location_matches == (20, 4) and not job.views.follow_flips
+    assert job.location_matches == (20, 4)
+    assert job.views == ImageViews.official(follow_flips=False)
 
 
 def test_what_vicregl_cannot_take_is_refused():

@@ -128,4 +128,4 @@ def _on_mesh(terms: Callable, mesh: Mesh, *arguments):
 def _std(embeddings):
     """Returns the standard deviation, averaged over columns and views."""
     stds = [jnp.std(z, axis=0, dtype=jnp.float32, ddof=1).mean() for z in embeddings]
-    return sum(stds) / len(stds)
+    return jnp.stack(stds).mean()

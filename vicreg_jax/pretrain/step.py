@@ -210,11 +210,13 @@ class Programs:
         metrics = Metrics(
             found.loss,
             *found.of_views,
-            found.std,
-            jnp.asarray(self.rate(state.step)),
-            optax.tree.norm(gradients),
-            *(found.of_maps or ()),
+            std=found.std,
+            learning_rate=jnp.asarray(self.rate(state.step)),
+            gradient_norm=optax.tree.norm(gradients),
         )
+        if found.of_maps is not None:
+            local = found.of_maps._asdict()
+            metrics = metrics._replace(**{f"local_{k}": v for k, v in local.items()})
         params: Any = optax.apply_updates(state.params, updates)
         return State(state.step + 1, params, stats, moments), metrics
 
