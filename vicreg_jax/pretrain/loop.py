@@ -79,7 +79,7 @@ class Loop:
                 batch = next(self.train_iterator)
                 if step == first:
                     train = self._compile(state, batch, checkpoints)
-                state, metrics = train(state, batch.images, batch.aspect)
+                state, metrics = train(state, *self.programs.inputs(batch))
                 # The host waits for the devices only in what is done every few steps.
                 log.add(step, metrics, order_hash(batch.ids, first_row=hash_row))
                 done = step + 1
@@ -107,7 +107,7 @@ class Loop:
         # The first checkpoint would otherwise stop the training to compile.
         with ThreadPoolExecutor(1) as pool:
             saving = pool.submit(checkpoints.compile_for, state)
-            lowered = self.programs.train.lower(state, batch.images, batch.aspect)
+            lowered = self.programs.train.lower(state, *self.programs.inputs(batch))
             train = lowered.compile()
             saving.result()
         now = time.monotonic()
