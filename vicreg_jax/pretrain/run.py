@@ -92,6 +92,13 @@ def run(
     if unreadable:
         console.print(evaluation.unreadable_summary(unreadable))
     console.print(f"Everything is in {out}", soft_wrap=True)
+    if result and config.evaluation == "k-NN":
+        console.print(
+            "The paper's other evaluations are two more commands:\n"
+            f"  vicreg-pretrain linear {out}\n"
+            f"  vicreg-pretrain finetune {out} --labels 1%",
+            soft_wrap=True,
+        )
     return result.accuracies if result else {}
 
 

@@ -140,6 +140,11 @@ def run(config: Supervised, model: Any, launch: Launch, console: Console) -> Acc
         result = _result(config, records.read(out / "evaluations.jsonl"))
         if jax.process_index() == 0:
             run_folder.write_json(out / "probes.json", result)
+    console.print(
+        "The results are those of the last epoch. The best top-1 is chosen among the "
+        "tested epochs by the test images, as the official code does.",
+        soft_wrap=True,
+    )
     if train_iterator.unreadable:
         console.print(unreadable_summary(train_iterator.unreadable))
     console.print(f"Everything is in {out}", soft_wrap=True)
