@@ -15,17 +15,17 @@ from vicreg_jax.pretrain.classifier import MOMENTUM, Classifier
 class BackboneInTrainMode(Classifier):
     """The linear protocol with the statistics of the batch in the backbone."""
 
-    def _features(self, params, stats, view):
+    def _features(self, *arguments):
         trains = replace(self.config, protocol="finetune")
-        return Classifier._features(replace(self, config=trains), params, stats, view)
+        return Classifier._features(replace(self, config=trains), *arguments)
 
 
 class BackboneInEvalMode(Classifier):
     """Fine-tuning with the running statistics of pretraining."""
 
-    def _features(self, params, stats, view):
+    def _features(self, *arguments):
         frozen = replace(self.config, protocol="linear")
-        return Classifier._features(replace(self, config=frozen), params, stats, view)
+        return Classifier._features(replace(self, config=frozen), *arguments)
 
 
 class UndecayedBias(Classifier):

@@ -18,7 +18,7 @@ from flax import nnx
 from vicreg_jax.augment import ImageViews
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.protocol import Supervised
-from vicreg_jax.pretrain.step import Programs, State
+from vicreg_jax.pretrain.step import Programs, State, structure
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int32
@@ -80,7 +80,7 @@ class Classifier(Programs):
 
     def start(self) -> State:
         """Returns the state before the first step: the encoder and new heads."""
-        _, *parts = nnx.split(self.model, nnx.Param, nnx.BatchStat)
+        _, *parts, _ = nnx.split(self.model, nnx.Param, nnx.BatchStat, ...)
         # Copies, because the step donates its state.
         encoder, stats = (
             jax.tree.map(jnp.copy, nnx.to_pure_dict(part)) for part in parts
@@ -117,6 +117,11 @@ class Classifier(Programs):
         return jax.jit(self._count, out_shardings=meshes.whole(self.mesh))
 
     @cached_property
+    def _graph(self):
+        # A module of its own, as `structure` sets it to train mode.
+        return structure(nnx.merge(*nnx.split(self.model)))
+
+    @cached_property
     def _optimizer(self):
         decay = optax.add_decayed_weights(self.config.weight_decay)
         return optax.chain(decay, optax.trace(MOMENTUM))
@@ -148,11 +153,12 @@ class Classifier(Programs):
         return (1 + jnp.cos(jnp.pi * epoch / self.config.epochs)) / 2
 
     def _step(self, state: State, images, aspect, labels, where):
-        view = self._view(state.step, images, aspect)
+        key = self._key(state)
+        view = self._view(key, images, aspect)
 
         def objective(trained):
             params = state.params | trained
-            features, stats = self._features(params["encoder"], state.stats, view)
+            features, stats = self._features(params["encoder"], state.stats, view, key)
             logits = _logits(params["heads"], features)
             losses = self._losses(logits, labels, where)
             # No head's loss depends on another head, so one gradient has them all.
@@ -173,20 +179,18 @@ class Classifier(Programs):
         )
         return State(state.step + 1, params, stats, momentum), metrics
 
-    def _view(self, step, images, aspect):
+    def _view(self, key, images, aspect):
         if self.config.augmentation == "none":
             return self._views.plain(images, aspect)
-        key = jax.random.fold_in(jax.random.key(self.config.seed), step)
         # The compiler removes the second view.
         return self._views.pair(key, images, aspect)[0]
 
-    def _features(self, params, stats, view):
+    def _features(self, params, stats, view, key):
         """Returns the features, and the new batch-norm statistics."""
-        model = nnx.merge(nnx.graphdef(self.model), params, stats)
+        model = self._merged(params, stats, key)
         if not self.config.finetunes:
             model.eval()
             return model(view), stats
-        model.train()
         features = model(view)
         return features, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
@@ -212,9 +216,7 @@ class Classifier(Programs):
         return result
 
     def _count(self, state: State, images, aspect, labels, where) -> Counts:
-        model = nnx.merge(
-            nnx.graphdef(self.model), state.params["encoder"], state.stats
-        )
+        model = self._merged(state.params["encoder"], state.stats, self._key(state))
         model.eval()
         features = model(self.config.views.plain(images, aspect))
         return _counts(_logits(state.params["heads"], features), labels, where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from vicreg_jax.pretrain.export import write_encoder
 from vicreg_jax.pretrain.init import initialized
 from vicreg_jax.pretrain.input import batches, load_datasets, to_device
 from vicreg_jax.pretrain.loop import Loop
+from vicreg_jax.pretrain.profile import Profile
 from vicreg_jax.pretrain.records import Log
 from vicreg_jax.pretrain.step import Programs
 
@@ -42,6 +44,8 @@ def run(
     own_encoder: EncoderFactory | None = None,
 ) -> Accuracies:
     """Pretrains and evaluates, or continues where an earlier process stopped.
+
+    With more epochs than the run in the run folder has, it extends that run.
 
     Args:
         config: The configuration of the run.
@@ -78,11 +82,17 @@ def run(
     )
     steps_per_epoch = train_iterator.order.steps_per_epoch
     programs = Programs(config, mesh, steps_per_epoch, own_encoder=own_encoder)
+    profiled = launch.profiled(config.epochs * steps_per_epoch)
     loop = Loop(programs, launch, datasets, train_iterator, console, started)
-    claim = run_folder.claim(config, launch, images=len(datasets.train))
+    claim = run_folder.claim(
+        config,
+        launch,
+        images=len(datasets.train),
+        notify=partial(console.print, soft_wrap=True),
+    )
     with claim as out, compilation.kept_in(out / "compiled"):
         with closing(train_iterator):
-            state = _pretrain(loop, out)
+            state = _pretrain(loop, out, profiled)
         if jax.process_index() == 0:
             write_encoder(out, programs, state)
         result = evaluation.evaluate(programs, state, datasets, workers=launch.workers)
@@ -102,7 +112,7 @@ def run(
     return result.accuracies if result else {}
 
 
-def _pretrain(loop: Loop, out: Path) -> State:
+def _pretrain(loop: Loop, out: Path, profiled: range) -> State:
     """Returns the state after the last step."""
     programs, console = loop.programs, loop.console
     state = programs.start()
@@ -117,13 +127,17 @@ def _pretrain(loop: Loop, out: Path) -> State:
         return initialized(programs, state)
 
     began = time.monotonic()
-    state = trained(loop, out, state, begin)
+    state = trained(loop, out, state, profiled, begin)
     console.print(f"Pretrained in {time.monotonic() - began:.0f} s")
     return state
 
 
 def trained(
-    loop: Loop, out: Path, state: State, begin: Callable[[State], State]
+    loop: Loop,
+    out: Path,
+    state: State,
+    profiled: range,
+    begin: Callable[[State], State],
 ) -> State:
     """Returns the state after the last step of a new or a resumed run.
 
@@ -131,6 +145,7 @@ def trained(
         loop: The training loop.
         out: The run folder.
         state: The state to start from.
+        profiled: The steps to trace.
         begin: Called with this state if there is no checkpoint. It returns the state
             of step 0.
     """
@@ -140,7 +155,11 @@ def trained(
         if restored is not None:
             first, state = restored
             loop.train_iterator.seek(first)
-            console.print(f"Going on after step {first}", soft_wrap=True)
+            rate = np.asarray(programs.rate(first)).item()
+            console.print(
+                f"Going on after step {first}, at a learning rate of {rate:.2g}",
+                soft_wrap=True,
+            )
         else:
             state = begin(state)
         log = Log(
@@ -151,8 +170,8 @@ def trained(
             waited=lambda: loop.train_iterator.waited,
             tensorboard=loop.launch.tensorboard,
         )
-        with closing(log):
-            return loop.run(state, first, checkpoints, log)
+        with closing(log), Profile(profiled, out / "profile") as profile:
+            return loop.run(state, first, checkpoints, log, profile)
 
 
 def _conclude(

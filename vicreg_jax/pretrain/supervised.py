@@ -126,17 +126,20 @@ def run(config: Supervised, model: Any, launch: Launch, console: Console) -> Acc
     )
     steps_per_epoch = train_iterator.order.steps_per_epoch
     programs = Classifier(config, mesh, steps_per_epoch, model=model)
+    profiled = launch.profiled(config.epochs * steps_per_epoch)
     loop = _Loop(
         programs, launch, datasets, train_iterator, console, started, whole.held_out
     )
-    claim = run_folder.claim(config, launch, images=len(datasets.train))
+    claim = run_folder.claim(
+        config, launch, images=len(datasets.train), notify=console.print
+    )
     with claim as out, compilation.kept_in(out / "compiled"):
         with closing(train_iterator):
             state = programs.start()
             _describe(loop, out)
             if jax.process_index() == 0:
                 start.record(config, mesh, out, config.protocol)
-            trained(loop, out, state, lambda state: state)
+            trained(loop, out, state, profiled, lambda state: state)
         result = _result(config, records.read(out / "evaluations.jsonl"))
         if jax.process_index() == 0:
             run_folder.write_json(out / "probes.json", result)
@@ -194,6 +197,10 @@ class _Loop(Loop):
 
     programs: Classifier
     test: Source
+
+    @property
+    def _check_program(self):
+        return self.programs.count
 
     def _check_is_due(self, done: int) -> bool:
         steps = self.programs.config.epochs * self.programs.steps_per_epoch
