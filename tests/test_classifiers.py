@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -192,18 +193,22 @@ class TestCommands:
 MARGIN = 0.04
 
 
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A short run, and the accuracy of its probe on all labels."""
+    out = tmp_path_factory.mktemp("pretrained")
+    config = dataclasses.replace(recipes.digits(), epochs=4, width=8, expander=64)
+    # The fixtures of this module serve single tests only.
+    jaxtyping.config.update("jaxtyping_disable", True)
+    with jax.numpy_dtype_promotion("standard"):
+        launch = Launch(out=out, probe_every=0, tensorboard=False)
+        found = run(config, launch, QUIET)
+    jaxtyping.config.update("jaxtyping_disable", False)
+    return out, found["VICReg"]["linear 100%"]
+
+
 @pytest.mark.slow
 class TestRuns:
-    @pytest.fixture(scope="class")
-    def pretrained(self, tmp_path_factory):
-        """A short run, and the accuracy of its probe on all labels."""
-        out = tmp_path_factory.mktemp("pretrained")
-        config = dataclasses.replace(recipes.digits(), epochs=4, width=8, expander=64)
-        with jax.numpy_dtype_promotion("standard"):
-            launch = Launch(out=out, probe_every=0, tensorboard=False)
-            found = run(config, launch, QUIET)
-        return out, found["VICReg"]["linear 100%"]
-
     def classified(self, run, out, console=QUIET, **changes):
         config, model = supervised.settings(run, None, **changes)
         launch = Launch(out=out, probe_every=10, tensorboard=False)
