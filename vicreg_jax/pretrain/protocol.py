@@ -7,7 +7,7 @@ The defaults are those of facebookresearch/vicreg's evaluation on ImageNet
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
 
 from vicreg_jax.pretrain.config import Config
@@ -20,21 +20,22 @@ LINEAR_DECAY = 1e-6
 FEW_LABELS, MORE_LABELS = (0.08, 0.03), (0.1, 0.01)
 _FEW = 0.03  # share of the labels, between 1% and 10%
 
+_USED = {"data", "test_data", "evaluate_on", "size", "channels", "unreadable", "views"}
+_USED |= {"crop", "init", "weight_decay", "epochs", "batch", "seed"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Supervised(Config):
     """All settings that decide a classifier, on the encoder that `init` names.
 
-    The settings of pretraining in `UNUSED` are not used, and not stored.
+    The other settings of pretraining, in `UNUSED`, are neither used nor stored.
 
     Raises:
         UsageError: If a setting is out of range, or two do not fit together.
     """
 
-    UNUSED: ClassVar[tuple[str, ...]] = (
-        *("encoder", "encoder_class", "width", "small_images", "expander", "dtype"),
-        *("lambd", "mu", "nu", "optimizer", "learning_rate", "trust_coefficient"),
-        *("clip_trust", "warmup", "accumulate", "probe_images", "evaluation"),
+    UNUSED: ClassVar[tuple[str, ...]] = tuple(
+        item.name for item in fields(Config) if item.name not in _USED
     )
 
     protocol: Literal["linear", "finetune"]
@@ -58,6 +59,8 @@ class Supervised(Config):
         for rate in (*self.lr, *[self.lr_backbone] * self.finetunes):
             if not (rate >= 0 and math.isfinite(rate)):
                 raise UsageError(f"--lr must be finite and at least 0, got {rate}")
+        if len(set(self.lr)) < len(self.lr):
+            raise UsageError(f"--lr must be different rates, got {self.lr}")
 
     @property
     def finetunes(self) -> bool:

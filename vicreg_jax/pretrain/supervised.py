@@ -98,59 +98,28 @@ def run(config: Supervised, model: Any, launch: Launch, console: Console) -> Acc
         FloatingPointError: If a loss, a gradient or a parameter is not finite.
         Interrupted: If it was asked to stop. The same call continues.
     """
-    started = time.monotonic()
-    mesh = meshes.make_mesh(launch.mesh)
-    meshes.check_batch(config.batch, 1, mesh.size)
-    whole = load_datasets(config)
-    if whole.held_out is None:
-        raise UsageError(f"--data must have labels, got {config.data}")
-    datasets = whole._replace(
-        train=labeled(whole.train, config.labels, seed=config.seed)
-    )
-    config = config.resolved(
-        classes=config.classes or _classes(whole),
-        share=len(datasets.train) / len(whole.train),
-    )
-    train_iterator = to_device(
-        batches(
-            datasets.train,
-            batch=config.batch,
-            seed=config.seed,
-            shard=grain.sharding.ShardByJaxProcess(),
-            # Padding would change the statistics of batch norms in train mode.
-            drop_remainder=config.finetunes,
-            workers=launch.workers,
-            unreadable=config.unreadable,
-        ),
-        meshes.by_rows(mesh),
-    )
-    steps_per_epoch = train_iterator.order.steps_per_epoch
-    programs = Classifier(config, mesh, steps_per_epoch, model=model)
-    profiled = launch.profiled(config.epochs * steps_per_epoch)
-    loop = _Loop(
-        programs, launch, datasets, train_iterator, console, started, whole.held_out
-    )
-    claim = run_folder.claim(
-        config, launch, images=len(datasets.train), notify=console.print
-    )
+    loop = _loop(config, model, launch, console)
+    config, images = loop.programs.config, len(loop.datasets.train)
+    profiled = launch.profiled(config.epochs * loop.programs.steps_per_epoch)
+    claim = run_folder.claim(config, launch, images=images, notify=console.print)
     with claim as out, compilation.kept_in(out / "compiled"):
-        with closing(train_iterator):
-            state = programs.start()
+        with closing(loop.train_iterator):
+            state = loop.programs.start()
             _describe(loop, out)
             if jax.process_index() == 0:
-                start.record(config, mesh, out, config.protocol)
+                start.record(config, loop.programs.mesh, out, config.protocol)
             trained(loop, out, state, profiled, lambda state: state)
         result = _result(config, records.read(out / "evaluations.jsonl"))
         if jax.process_index() == 0:
             run_folder.write_json(out / "probes.json", result)
+    if loop.train_iterator.unreadable:
+        console.print(unreadable_summary(loop.train_iterator.unreadable))
     console.print(
         "The results are those of the last epoch. The best top-1 is chosen among the "
-        "tested epochs by the test images, as the official code does.",
+        "tested epochs by the test images, as the official code does.\n"
+        f"Everything is in {out}",
         soft_wrap=True,
     )
-    if train_iterator.unreadable:
-        console.print(unreadable_summary(train_iterator.unreadable))
-    console.print(f"Everything is in {out}", soft_wrap=True)
     return result
 
 
@@ -213,6 +182,39 @@ class _Loop(Loop):
         log.quick_check({"step": done, "epoch": epoch} | found)
         shown = ", ".join(f"{name} {100 * value:.1f}%" for name, value in found.items())
         self.console.print(f"Epoch {epoch}: {shown}", highlight=False)
+
+
+def _loop(config: Supervised, model: Any, launch: Launch, console: Console) -> _Loop:
+    """Opens the images, and returns the loop with the settings that depend on them."""
+    started = time.monotonic()
+    mesh = meshes.make_mesh(launch.mesh)
+    meshes.check_batch(config.batch, 1, mesh.size)
+    whole = load_datasets(config)
+    if whole.held_out is None:
+        raise UsageError(f"--data must have labels, got {config.data}")
+    train = labeled(whole.train, config.labels, seed=config.seed)
+    config = config.resolved(
+        classes=config.classes or _classes(whole), share=len(train) / len(whole.train)
+    )
+    rows = batches(
+        train,
+        batch=config.batch,
+        seed=config.seed,
+        shard=grain.sharding.ShardByJaxProcess(),
+        # Padding would change the statistics of batch norms in train mode.
+        drop_remainder=config.finetunes,
+        workers=launch.workers,
+        unreadable=config.unreadable,
+    )
+    return _Loop(
+        Classifier(config, mesh, rows.order.steps_per_epoch, model=model),
+        launch,
+        whole._replace(train=train),
+        to_device(rows, meshes.by_rows(mesh)),
+        console,
+        started,
+        whole.held_out,
+    )
 
 
 def _classes(datasets: Datasets) -> int:
