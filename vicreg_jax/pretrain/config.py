@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -24,6 +26,7 @@ EncoderName: TypeAlias = Literal[
     "vit_small",
     "vit_base",
 ]
+_PROFILE = re.compile(r"\d+:[1-9]\d*")
 _DISTRIBUTED_ONLY = ("coordinator", "num_processes", "process_id", "heartbeat")
 
 
@@ -91,7 +94,7 @@ class Config:
     warmup: float | None = 0.1
     """Share of the steps with a rising learning rate. None: the first 10 epochs."""
     epochs: int = 36
-    """Passes over the training images."""
+    """Passes over the training images. More than before extend the run in --out."""
     batch: int = 128
     """Images in a step, on all devices together. Each image gives two views."""
     accumulate: int = 1
@@ -156,6 +159,8 @@ class Launch:
     """Devices by axis: "data=8", or "data=4,more=2" on pods. None: one axis."""
     workers: int = 0
     """Processes that read and decode images. 0: the main process does it."""
+    force_workers: bool = False
+    """Allow more --workers than this machine has cores."""
     log_every: int = 10
     """Steps between updates of the progress bar and of metrics.jsonl."""
     checkpoint_every: int | None = None
@@ -164,6 +169,9 @@ class Launch:
     """Epochs between quick checks of the features and for collapse. 0: never."""
     tensorboard: bool = True
     """Also write the metrics for TensorBoard, into the run's directory."""
+    profile: str | None = None
+    """STEP:COUNT. Trace so many steps for XProf, into profile/ in the run's directory.
+    """
     compile_only: str | None = None
     """Compile the step for TPUs such as v5e:8x8, print what it needs, and stop."""
     distributed: bool = False
@@ -188,10 +196,38 @@ class Launch:
             check_at_least(name, getattr(self, name), least)
         if self.checkpoint_every is not None:
             check_at_least("checkpoint_every", self.checkpoint_every, 1)
+        cores = os.cpu_count() or 1
+        if self.workers > cores and not self.force_workers:
+            raise UsageError(
+                f"--workers must be at most {cores}, the cores of this machine, got "
+                f"{self.workers}; --force-workers allows more"
+            )
         if self.distributed and self.out is None:
             raise UsageError("--out must be given with --distributed")
         if not self.distributed:
             self._refuse_distributed_flags()
+        if self.profile is not None and not _PROFILE.fullmatch(self.profile):
+            raise UsageError(
+                f"--profile must be STEP:COUNT, such as 100:5, got {self.profile!r}"
+            )
+
+    def profiled(self, steps: int) -> range:
+        """Returns the steps to trace.
+
+        Args:
+            steps: Number of all steps of the run.
+
+        Raises:
+            UsageError: If the run has not all of them.
+        """
+        if self.profile is None:
+            return range(0)
+        first, count = map(int, self.profile.split(":"))
+        if first + count > steps:
+            raise UsageError(
+                f"--profile must name steps from 0 to {steps - 1}, got {self.profile}"
+            )
+        return range(first, first + count)
 
     def _refuse_distributed_flags(self):
         for setting in fields(self):
