@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
@@ -15,6 +15,17 @@ from vicreg_jax.augment import DigitViews, Views
 from vicreg_jax.optim import WARMUP_EPOCHS
 from vicreg_jax.pretrain.errors import UsageError, check_at_least, flag
 
+EncoderName: TypeAlias = Literal[
+    "small",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "convnext_tiny",
+    "convnext_small",
+    "convnext_base",
+    "vit_small",
+    "vit_base",
+]
 _PROFILE = re.compile(r"\d+:[1-9]\d*")
 _DISTRIBUTED_ONLY = ("coordinator", "num_processes", "process_id", "heartbeat")
 
@@ -44,8 +55,9 @@ class Config:
     views: Views = field(default_factory=DigitViews)
     """Random augmentations, and their size. The argument views:images or views:digits
     selects another kind."""
-    encoder: Literal["small", "resnet18", "resnet34", "resnet50"] = "small"
-    """Encoder. small is a ResNet of three stages with 1, 2 and 4 times --width."""
+    encoder: EncoderName = "small"
+    """Encoder. small is a ResNet of three stages with 1, 2 and 4 times --width. The
+    ViTs have patches of 16 pixels."""
     encoder_class: Annotated[str | None, tyro.conf.Suppress] = None
     """Class of an encoder that was given in Python, as module:Class. It replaces
     `encoder`."""
@@ -53,9 +65,12 @@ class Config:
     """Weights to start the encoder from: a finished run, or a file of `export`. None:
     random weights."""
     width: int = 32
-    """Channels of the encoder's stem; 64 in the standard ResNets."""
+    """small and ResNets only: channels of the stem; 64 in the standard ResNets."""
     small_images: bool = False
     """Use a ResNet stem with stride 1 and no pooling, for images of about 32 pixels."""
+    drop_path: float = 0.0
+    """ConvNeXt and ViT only: probability that a sample skips the last block. It rises
+    linearly from 0 over the blocks."""
     expander: int = 512
     """Width of the expander's layers and of the embeddings."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -79,7 +94,7 @@ class Config:
     warmup: float | None = 0.1
     """Share of the steps with a rising learning rate. None: the first 10 epochs."""
     epochs: int = 36
-    """Passes over the training images."""
+    """Passes over the training images. More than before extend the run in --out."""
     batch: int = 128
     """Images in a step, on all devices together. Each image gives two views."""
     accumulate: int = 1
@@ -123,6 +138,7 @@ class Config:
                 f"--batch must be a multiple of --accumulate, {self.accumulate}, got "
                 f"{self.batch}"
             )
+        _check_encoder(self)
 
 
 @dataclass(frozen=True)
@@ -221,6 +237,22 @@ class Launch:
                     f"{flag(setting.name)} must be given with --distributed only, got "
                     f"{value}"
                 )
+
+
+def _check_encoder(config: Config) -> None:
+    name, size, rate = config.encoder, config.views.size, config.drop_path
+    if not 0 <= rate < 1:
+        raise UsageError(f"--drop-path must be at least 0 and below 1, got {rate}")
+    if rate and not name.startswith(("convnext", "vit")):
+        raise UsageError(f"--drop-path must be 0 with --encoder {name}, got {rate}")
+    if name.startswith("convnext") and size < 32:
+        raise UsageError(
+            f"--views.size must be at least 32 with --encoder {name}, got {size}"
+        )
+    if name.startswith("vit") and size % 16:
+        raise UsageError(
+            f"--views.size must be a multiple of 16 with --encoder {name}, got {size}"
+        )
 
 
 def _check_finite(name: str, value: float | None, *, positive: bool) -> None:

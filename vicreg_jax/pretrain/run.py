@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,8 @@ def run(
     own_encoder: EncoderFactory | None = None,
 ) -> Accuracies:
     """Pretrains and evaluates, or continues where an earlier process stopped.
+
+    With more epochs than the run in the run folder has, it extends that run.
 
     Args:
         config: The configuration of the run.
@@ -78,7 +81,12 @@ def run(
     programs = Programs(config, mesh, steps_per_epoch, own_encoder=own_encoder)
     profiled = launch.profiled(config.epochs * steps_per_epoch)
     loop = Loop(programs, launch, datasets, train_iterator, console, started)
-    claim = run_folder.claim(config, launch, images=len(datasets.train))
+    claim = run_folder.claim(
+        config,
+        launch,
+        images=len(datasets.train),
+        notify=partial(console.print, soft_wrap=True),
+    )
     with claim as out, compilation.kept_in(out / "compiled"):
         with closing(train_iterator):
             state = _pretrain(loop, out, profiled)
@@ -106,7 +114,11 @@ def _pretrain(loop: Loop, out: Path, profiled: range):
         if restored is not None:
             first, state = restored
             loop.train_iterator.seek(first)
-            console.print(f"Going on after step {first}", soft_wrap=True)
+            rate = np.asarray(programs.rate(first)).item()
+            console.print(
+                f"Going on after step {first}, at a learning rate of {rate:.2g}",
+                soft_wrap=True,
+            )
         else:
             state = initialized(programs, state)
             if jax.process_index() == 0:
