@@ -100,5 +100,5 @@ def test_a_run_is_stopped_and_extended():
     found = re.findall(r"finished: (\w+), (\d+) steps", shown)
     assert [finished for finished, _ in found] == ["False", "True", "True"]
     stopped, *finished = (int(steps) for _, steps in found)
-    assert 40 <= stopped < 220 and finished == [220, 330]
-    assert "Extending the run from 20 to 30 epochs" in shown
+    assert 20 <= stopped < 110 and finished == [110, 165]
+    assert "Extending the run from 10 to 15 epochs" in shown
