@@ -19,6 +19,7 @@ from vicreg_jax.pretrain.export import write_encoder
 from vicreg_jax.pretrain.init import initialized
 from vicreg_jax.pretrain.input import batches, load_datasets, to_device
 from vicreg_jax.pretrain.loop import Loop
+from vicreg_jax.pretrain.profile import Profile
 from vicreg_jax.pretrain.records import Log
 from vicreg_jax.pretrain.step import Programs
 
@@ -78,6 +79,7 @@ def run(
     )
     steps_per_epoch = train_iterator.order.steps_per_epoch
     programs = Programs(config, mesh, steps_per_epoch, own_encoder=own_encoder)
+    profiled = launch.profiled(config.epochs * steps_per_epoch)
     loop = Loop(programs, launch, datasets, train_iterator, console, started)
     claim = run_folder.claim(
         config,
@@ -87,7 +89,7 @@ def run(
     )
     with claim as out, compilation.kept_in(out / "compiled"):
         with closing(train_iterator):
-            state = _pretrain(loop, out)
+            state = _pretrain(loop, out, profiled)
         if jax.process_index() == 0:
             write_encoder(out, programs, state)
         result = evaluation.evaluate(programs, state, datasets, workers=launch.workers)
@@ -100,7 +102,7 @@ def run(
     return result.accuracies if result else {}
 
 
-def _pretrain(loop: Loop, out: Path):
+def _pretrain(loop: Loop, out: Path, profiled: range):
     """Returns the state after the last step."""
     programs, console = loop.programs, loop.console
     state, first = programs.start(), 0
@@ -131,8 +133,8 @@ def _pretrain(loop: Loop, out: Path):
             tensorboard=loop.launch.tensorboard,
         )
         began = time.monotonic()
-        with closing(log):
-            state = loop.run(state, first, checkpoints, log)
+        with closing(log), Profile(profiled, out / "profile") as profile:
+            state = loop.run(state, first, checkpoints, log, profile)
     console.print(f"Pretrained in {time.monotonic() - began:.0f} s")
     return state
 

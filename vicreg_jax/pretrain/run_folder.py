@@ -14,6 +14,7 @@ probes-DATA.json  accuracies on other images, by the command probe
 features.npz      the held-out features that the picture shows
 report.png        the picture
 tensorboard/      event files for TensorBoard
+profile/          a trace of the steps that --profile names, for XProf
 """
 
 from __future__ import annotations
