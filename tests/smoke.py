@@ -36,11 +36,13 @@ def core(folder):
 
 def pretrain(folder):
     """A short run of the command, and the features of its encoder."""
-    run = folder / "run"
-    settings = "digits --epochs 1 --width 4 --expander 16 --probe-every 0 --out".split()
-    subprocess.run([BIN / "vicreg-pretrain", *settings, run], check=True)
-    encoder = vicreg_jax.load_encoder(run)
-    assert np.all(np.isfinite(encoder.embed(np.zeros((2, 8, 8, 1), np.uint8))))
+    run, images = folder / "run", np.zeros((64, 8, 8, 1), np.uint8)
+    np.save(folder / "images.npy", images)  # unlabeled, so without probes
+    command = "digits --epochs 1 --batch 16 --width 4 --expander 16 --probe-every 0"
+    data = ["--data", folder / "images.npy", "--out", run]
+    subprocess.run([BIN / "vicreg-pretrain", *command.split(), *data], check=True)
+    features = vicreg_jax.load_encoder(run).embed(images)
+    assert len(features) == 64 and np.all(np.isfinite(features))
 
 
 def elpv(folder):
