@@ -1,7 +1,7 @@
 """Shows that an extra of the installed package works: `python -I tests/smoke.py EXTRA`.
 
-The wheel stage of .ci/run calls it after every `pip install`. Without `-I` Python would
-import the package from the clone.
+.ci/run calls it for the wheel, and on the oldest and newest versions. Without `-I`
+Python would import the package from the clone.
 """
 
 import importlib.util
