@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,8 +54,15 @@ def environment(**more):
 
 
 @contextmanager
-def slurm(folder):
+def slurm():
     """Runs Slurm, and yields a function that runs a command of it."""
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:  # a short path
+        with _slurm(Path(folder)) as command:
+            yield command
+
+
+@contextmanager
+def _slurm(folder):
     use = environment(SLURM_CONF=str(folder / "slurm.conf"))
     # It ends when its standard input does, which is also when this process is killed.
     program = [sys.executable, ROOT / "tests" / "slurm_cluster.py", folder]
@@ -65,20 +73,16 @@ def slurm(folder):
         ) as cluster,
     ):
 
-        def command(*words):
-            done = subprocess.run(
-                [str(word) for word in words],
-                env=use,
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
+        def command(*words, check=True):
+            words = [str(word) for word in words]
+            output = {"stdout": subprocess.PIPE, "stderr": log, "text": True}
+            done = subprocess.run(words, env=use, check=check, **output)
             return done.stdout.strip()
 
         def idle():
             assert cluster.poll() is None, (folder / "log").read_text()
             ready = (folder / "slurm.conf").exists()
-            return ready and command("sinfo", "-h", "-o", "%T") == "idle"
+            return ready and command("sinfo", "-h", "-o%T", check=False) == "idle"
 
         wait_for(idle)
         yield command
@@ -87,10 +91,9 @@ def slurm(folder):
 @pytest.mark.usefixtures("unchecked_signatures")
 @needs("slurm-wlm munge", "munged", "slurmctld", "slurmd", "sbatch")
 def test_slurm_requeues_a_job_that_goes_on_to_the_same_bits(whole, tmp_path):
-    folder, out, log = tmp_path / "slurm", tmp_path / "run", tmp_path / "log"
-    folder.mkdir()
+    out, log = tmp_path / "run", tmp_path / "log"
     log.touch()
-    with slurm(folder) as command:
+    with slurm() as command:
 
         def state():
             shown = command("scontrol", "--oneliner", "show", "job", job)

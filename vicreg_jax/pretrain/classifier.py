@@ -18,7 +18,7 @@ from flax import nnx
 from vicreg_jax.augment import ImageViews
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.protocol import Supervised
-from vicreg_jax.pretrain.step import Programs, State, structure
+from vicreg_jax.pretrain.step import Programs, State
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int32
@@ -117,9 +117,11 @@ class Classifier(Programs):
         return jax.jit(self._count, out_shardings=meshes.whole(self.mesh))
 
     @cached_property
-    def _graph(self):
-        # A module of its own, as `structure` sets it to train mode.
-        return structure(nnx.merge(*nnx.split(self.model)))
+    def _shapes(self):
+        # A module of its own, so that the given one keeps its mode.
+        model = nnx.merge(*nnx.split(self.model))
+        model.train()
+        return model
 
     @cached_property
     def _optimizer(self):
