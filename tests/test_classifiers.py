@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
-from runs import MIRRORED, QUIET, tiny
+from runs import MIRRORED, QUIET
 from test_own_views import InterruptsRun
 
 from vicreg_jax import aot
@@ -24,11 +24,14 @@ from vicreg_jax.pretrain.classifier import Classifier
 from vicreg_jax.pretrain.compile_only import compile_only, memory
 from vicreg_jax.pretrain.config import Launch
 from vicreg_jax.pretrain.errors import UsageError
-from vicreg_jax.pretrain.input import Arrays
+from vicreg_jax.pretrain.export import newest
+from vicreg_jax.pretrain.features import features
+from vicreg_jax.pretrain.input import Arrays, load_datasets
 from vicreg_jax.pretrain.mesh import by_rows, make_mesh
 from vicreg_jax.pretrain.processes import Interrupted
 from vicreg_jax.pretrain.protocol import Supervised
 from vicreg_jax.pretrain.run import run
+from vicreg_jax.probe import linear_probe
 
 pytestmark = pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
 ROWS = 16
@@ -195,16 +198,25 @@ MARGIN = 0.04
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    """A short run, and the accuracy of its probe on all labels."""
-    out = tmp_path_factory.mktemp("pretrained")
-    config = dataclasses.replace(recipes.digits(), epochs=4, width=8, expander=64)
+    """A short run that ends with k-NN alone, and what it printed."""
+    out, shown = tmp_path_factory.mktemp("pretrained"), io.StringIO()
+    small = {"epochs": 4, "width": 8, "expander": 64, "evaluation": "k-NN"}
     # The fixtures of this module serve single tests only.
     jaxtyping.config.update("jaxtyping_disable", True)
     with jax.numpy_dtype_promotion("standard"):
         launch = Launch(out=out, probe_every=0, tensorboard=False)
-        found = run(config, launch, QUIET)
+        config = dataclasses.replace(recipes.digits(), **small)
+        found = run(config, launch, Console(file=shown, width=500))
     jaxtyping.config.update("jaxtyping_disable", False)
-    return out, found["VICReg"]["linear 100%"]
+    return out, found, shown.getvalue()
+
+
+@pytest.fixture
+def probe(pretrained):
+    """The accuracy of the run's L-BFGS probe on all labels."""
+    programs, state = newest(pretrained[0])
+    parts = load_datasets(programs.config)
+    return linear_probe(*(features(programs, state, part) for part in parts))
 
 
 @pytest.mark.slow
@@ -214,8 +226,16 @@ class TestRuns:
         launch = Launch(out=out, probe_every=10, tensorboard=False)
         return supervised.run(config, model, launch, console)
 
-    def test_linear_reaches_the_probe_and_resumes(self, pretrained, tmp_path):
-        run, probe = pretrained
+    def test_pretraining_ends_with_k_nn_and_names_what_follows(self, pretrained):
+        out, found, shown = pretrained
+        assert list(found) == ["VICReg"] and list(found["VICReg"]) == ["k-NN"]
+        for command in (f"linear {out}", f"finetune {out} --labels 1%"):
+            assert f"vicreg-pretrain {command}\n" in shown
+        # The test images are not sampled, and neither are those that vote.
+        assert len(np.load(out / "features.npz")["labels"]) == 360
+
+    def test_linear_reaches_the_probe_and_resumes(self, pretrained, probe, tmp_path):
+        run, *_ = pretrained
         protocol = {"protocol": "linear", "lr": (0.02, 1.0), "augmentation": "none"}
         protocol |= {"epochs": 40, "batch": 64, "weight_decay": 1e-6}
         with pytest.raises(Interrupted):
@@ -240,33 +260,20 @@ class TestRuns:
         with pytest.raises(FileExistsError, match="must not hold a finished run"):
             self.classified(run, tmp_path / "a", **protocol)
 
-    def test_finetune_reaches_the_probe(self, pretrained, tmp_path):
-        run, probe = pretrained
+    def test_finetune_reaches_the_probe(self, pretrained, probe, tmp_path):
+        run, *_ = pretrained
         protocol = {"protocol": "finetune", "labels": "100%", "augmentation": "none"}
         protocol |= {"epochs": 20, "batch": 64, "weight_decay": 0.0}
         found = self.classified(run, tmp_path, **protocol)
         assert found["lr 0.1"]["top-1"] > probe - MARGIN
 
     def test_from_a_file(self, pretrained, tmp_path):
-        run, _ = pretrained
-        file = run / "encoder.safetensors"
+        file = pretrained[0] / "encoder.safetensors"
         with pytest.raises(UsageError, match="--data must be given with the file .*"):
             supervised.settings(file, protocol="linear")
         protocol = {"protocol": "linear", "data": "digits", "batch": 512, "epochs": 1}
         found = self.classified(file, tmp_path, **protocol)
         assert found["lr 0.02"]["top-1"] > 0.1
-
-
-@pytest.mark.slow
-def test_a_run_that_ends_with_k_nn_of_all_images(tmp_path):
-    shown = io.StringIO()
-    config = tiny(evaluation="k-NN", views=MIRRORED)
-    launch = Launch(out=tmp_path, probe_every=0, tensorboard=False)
-    found = run(config, launch, Console(file=shown, width=500))
-    assert list(found) == ["VICReg"] and list(found["VICReg"]) == ["k-NN"]
-    for command in (f"linear {tmp_path}", f"finetune {tmp_path} --labels 1%"):
-        assert f"vicreg-pretrain {command}\n" in shown.getvalue()
-    assert len(np.load(tmp_path / "features.npz")["labels"]) == 360
 
 
 @pytest.mark.slow

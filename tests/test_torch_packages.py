@@ -9,6 +9,7 @@ from vicreg_jax.augment import ImageViews
 from vicreg_jax.encoder import load_encoder, save_encoder
 
 torch = pytest.importorskip("torch")
+torch_timm = pytest.importorskip("torch_timm")
 torch_networks = pytest.importorskip("parity.torch_networks")
 
 pytestmark = [
@@ -59,7 +60,7 @@ def test_torchvision_loads_the_export(exported):
 
 def test_timm_loads_the_export(exported):
     model, path = exported
-    theirs = torch_packages.timm().create_model(
+    theirs = torch_timm.timm().create_model(
         "resnet50", checkpoint_path=str(path), num_classes=0
     )
     assert_same_features(model, theirs)

@@ -1,4 +1,4 @@
-"""torchvision and timm, where they are installed."""
+"""torchvision, where it is installed."""
 
 import importlib.metadata
 
@@ -23,9 +23,3 @@ def torchvision():
             torch.library.define(f"torchvision::{name}", signature)
         import torchvision
     return torchvision
-
-
-def timm():
-    """Returns timm, which imports torchvision."""
-    torchvision()
-    return pytest.importorskip("timm")
