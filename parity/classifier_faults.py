@@ -15,17 +15,17 @@ from vicreg_jax.pretrain.classifier import MOMENTUM, Classifier
 class BackboneInTrainMode(Classifier):
     """The linear protocol with the statistics of the batch in the backbone."""
 
-    def _features(self, *arguments):
-        trains = replace(self.config, protocol="finetune")
-        return Classifier._features(replace(self, config=trains), *arguments)
+    def _features(self, params, stats, view, key):
+        trains = replace(self, config=replace(self.config, protocol="finetune"))
+        return Classifier._features(trains, params, stats, view, key)
 
 
 class BackboneInEvalMode(Classifier):
     """Fine-tuning with the running statistics of pretraining."""
 
-    def _features(self, *arguments):
-        frozen = replace(self.config, protocol="linear")
-        return Classifier._features(replace(self, config=frozen), *arguments)
+    def _features(self, params, stats, view, key):
+        frozen = replace(self, config=replace(self.config, protocol="linear"))
+        return Classifier._features(frozen, params, stats, view, key)
 
 
 class UndecayedBias(Classifier):

@@ -81,7 +81,8 @@ class Experiment:
         backbone = torch_networks.resnet(_DEPTH, _WIDTH)
         features = torch_networks.features(_DEPTH, _WIDTH)
         model = classifier(backbone, features, _CLASSES)
-        self._model = torch_networks.randomized(model).double()
+        torch_networks.randomized(model)
+        self._model = model.double()
 
     @cached_property
     def reference(self) -> Reference:
@@ -135,7 +136,9 @@ class Experiment:
             views=training_jax.GivenViews(),
             augmentation="none",
         )
-        weight, bias = (v.detach().numpy() for v in self._model.head.parameters())
+        weight, bias = (
+            v.detach().numpy() for v in self._model.get_submodule("head").parameters()
+        )
         head = {"kernel": jnp.asarray(weight.T[None]), "bias": jnp.asarray(bias[None])}
         given = type("Given", (ours.classifier,), {"_heads": lambda self: head})
         mesh = make_mesh("data=1")

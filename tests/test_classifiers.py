@@ -204,7 +204,7 @@ def pretrained(tmp_path_factory):
     # The fixtures of this module serve single tests only.
     jaxtyping.config.update("jaxtyping_disable", True)
     with jax.numpy_dtype_promotion("standard"):
-        launch = Launch(out=out, probe_every=0, tensorboard=False)
+        launch = Launch(out=out, mesh="data=1", probe_every=0, tensorboard=False)
         config = dataclasses.replace(recipes.digits(), **small)
         found = run(config, launch, Console(file=shown, width=500))
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -223,7 +223,7 @@ def probe(pretrained):
 class TestRuns:
     def classified(self, run, out, console=QUIET, **changes):
         config, model = supervised.settings(run, None, **changes)
-        launch = Launch(out=out, probe_every=10, tensorboard=False)
+        launch = Launch(out=out, mesh="data=1", probe_every=10, tensorboard=False)
         return supervised.run(config, model, launch, console)
 
     def test_pretraining_ends_with_k_nn_and_names_what_follows(self, pretrained):
