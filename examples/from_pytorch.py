@@ -55,8 +55,14 @@ def main(epochs: int):
 
     # 2. Further pretraining: `--init` on the command line.
     views = ImageViews(size=32, scale=(0.2, 1.0), blur=(0.0, 0.0))
-    settings = {"encoder": "resnet18", "width": WIDTH, "learning_rate": 1e-3}
-    config = Config(views=views, init=str(file), epochs=epochs, **settings)
+    config = Config(
+        views=views,
+        encoder="resnet18",
+        width=WIDTH,
+        init=str(file),
+        learning_rate=1e-3,
+        epochs=epochs,
+    )
     run = pretrain(config, data=images, out=out / "run", probe_every=0)
 
     # 3. Back to PyTorch. The run's file has torchvision's names and layout.
