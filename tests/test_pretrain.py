@@ -492,6 +492,7 @@ class TestCommandLine:
             (["--data=elpv"], recipes.elpv),
             (["cifar", "--data", "cifar-10-batches-py"], recipes.cifar),
             (["imagenet"], recipes.imagenet),
+            (["convnext"], recipes.convnext),
         ],
     )
     def test_recipes_by_name(self, arguments, recipe):

@@ -138,10 +138,9 @@ class Programs:
 
         Nothing random is kept between steps, so that a resumed run draws the same.
         """
-        graph, streams = self._graph
         # The views take the keys that are folded with small numbers.
         key = jax.random.fold_in(key, 2**32 - 1)
-        leaves, tree = jax.tree.flatten(streams)
+        leaves, tree = jax.tree.flatten(self._streams)
         # A stream is a key and a count of the keys drawn from it.
         fresh = [
             jax.random.split(jax.random.fold_in(key, at), leaf.shape)
@@ -149,19 +148,25 @@ class Programs:
             else jnp.zeros(leaf.shape, leaf.dtype)
             for at, leaf in enumerate(leaves)
         ]
-        return nnx.merge(graph, params, stats, tree.unflatten(fresh))
+        return nnx.merge(self._graph, params, stats, tree.unflatten(fresh))
 
     def _key(self, state: State):
         """Returns the random key of a step, which the views are drawn from."""
         return jax.random.fold_in(jax.random.key(self.config.seed), state.step)
 
     @cached_property
-    def _graph(self):
-        """The structure of the network, and the shapes of its random streams."""
+    def _shapes(self):
         model = nnx.eval_shape(lambda: build(self.config, self.own_encoder))
         model.train()
-        graph, _, streams = nnx.split(model, nnx.Any(nnx.Param, nnx.BatchStat), ...)
-        return graph, nnx.to_pure_dict(streams)
+        return model
+
+    @cached_property
+    def _graph(self):
+        return nnx.graphdef(self._shapes)
+
+    @cached_property
+    def _streams(self):
+        return nnx.to_pure_dict(nnx.state(self._shapes, nnx.RngState))
 
     @cached_property
     def _optimizer(self):
