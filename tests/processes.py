@@ -83,14 +83,18 @@ def end(process):
     return process.wait(timeout=PATIENCE), process.output()
 
 
-def wait_for(found, *processes):
-    """Waits until something is found, such as a checkpoint, while processes run."""
+def wait_for(found, *processes, pause=0.02):
+    """Waits until something is found, such as a checkpoint, while processes run.
+
+    It looks again after `pause` seconds, and returns what was found.
+    """
     until = time.monotonic() + PATIENCE
-    while not found():
+    while not (value := found()):
         for process in processes:
             assert process.poll() is None, process.output()
         assert time.monotonic() < until, "nothing came"
-        time.sleep(0.02)
+        time.sleep(pause)
+    return value
 
 
 def descendants(pid):

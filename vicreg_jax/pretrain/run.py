@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,12 +80,8 @@ def run(
     programs = Programs(config, mesh, steps_per_epoch, own_encoder=own_encoder)
     profiled = launch.profiled(config.epochs * steps_per_epoch)
     loop = Loop(programs, launch, datasets, train_iterator, console, started)
-    claim = run_folder.claim(
-        config,
-        launch,
-        images=len(datasets.train),
-        notify=partial(console.print, soft_wrap=True),
-    )
+    images, notify = len(datasets.train), console.print
+    claim = run_folder.claim(config, launch, images=images, notify=notify)
     with claim as out, compilation.kept_in(out / "compiled"):
         with closing(train_iterator):
             state = _pretrain(loop, out, profiled)
