@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import tyro
 
@@ -39,6 +39,8 @@ class Config:
     Raises:
         UsageError: If a setting is out of range, or two do not fit together.
     """
+
+    UNUSED: ClassVar[tuple[str, ...]] = ()  # fields that config.json leaves out
 
     data: str = "mnist"
     """Training images: mnist, digits, elpv, a folder, or files of arrays or records."""
@@ -103,6 +105,8 @@ class Config:
     """Seed of the parameters, the views, the order of images and the probes' labels."""
     probe_images: int = 5000
     """Largest number of images that the final probes train on, and evaluate on."""
+    evaluation: Literal["probes", "k-NN"] = "probes"
+    """Final evaluation: linear probes and k-NN of --probe-images, or k-NN of all."""
 
     def __post_init__(self):
         """Checks the settings."""
@@ -140,6 +144,11 @@ class Config:
             )
         _check_encoder(self)
 
+    @property
+    def name(self) -> str:
+        """Beginning of the name of the run folder in runs/."""
+        return Path(self.data).stem
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -166,7 +175,8 @@ class Launch:
     checkpoint_every: int | None = None
     """Steps between checkpoints. None: one epoch, or as many as have 300 steps."""
     probe_every: int = 5
-    """Epochs between quick checks of the features and for collapse. 0: never."""
+    """Epochs between evaluations: quick checks of the features and for collapse, or of
+    a classifier on all test images. 0: never."""
     tensorboard: bool = True
     """Also write the metrics for TensorBoard, into the run's directory."""
     profile: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,8 @@ from vicreg_jax.pretrain.network import EncoderFactory, build, optimizer, schedu
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int32, UInt8
+
+    from vicreg_jax.pretrain.input import Batch
 
     Images = UInt8[Array, "batch height width channels"]
     Aspect = Float[Array, " batch"]
@@ -84,6 +87,10 @@ class Programs:
         """Returns the state before the first step."""
         return jax.jit(self._start, out_shardings=meshes.whole(self.mesh))()
 
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """Returns what `train` takes of a batch, after the state."""
+        return batch.images, batch.aspect
+
     @cached_property
     def train(self):
         """``(state, images, aspect) -> (state, metrics)``, one training step.
@@ -91,12 +98,7 @@ class Programs:
         The old state is donated, so it cannot be used afterwards. `metrics` is a
         `Metrics`.
         """
-        return jax.jit(
-            self._train,
-            donate_argnums=0,
-            out_shardings=meshes.whole(self.mesh),
-            compiler_options=compiler_options(self.mesh),
-        )
+        return self._updating(self._train)
 
     @cached_property
     def embed(self):
@@ -128,6 +130,15 @@ class Programs:
     def rate(self) -> optax.Schedule:
         """The learning rate as a function of the step."""
         return schedule(self.config, self.steps_per_epoch)
+
+    def _updating(self, step: Callable):
+        """Returns a compiled step, which donates the old state."""
+        return jax.jit(
+            step,
+            donate_argnums=0,
+            out_shardings=meshes.whole(self.mesh),
+            compiler_options=compiler_options(self.mesh),
+        )
 
     def network(self, state: State):
         """Returns the network with the parameters of `state`."""
