@@ -72,16 +72,19 @@ def forget_programs():
 
 
 @pytest.fixture
-def x64():
-    """Runs a test with float64 switched on, compiled quickly.
-
-    What holds to 1e-12 does not depend on how well the program is optimized.
-    """
+def compiled_quickly():
+    """Compiles without optimization, for what a bound holds to in any program."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def x64(compiled_quickly):
+    """Runs a test with float64 switched on."""
     with jax.enable_x64(True):
         yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -10,15 +10,16 @@ import time
 import jax
 import numpy as np
 import pytest
+import reference_run
 from grids import thinned
 from processes import NO_ROOM, checkpoints, end, start, started, wait_for
+from reference_run import STEPS
 
 from vicreg_jax.pretrain import records
 from vicreg_jax.pretrain.export import newest
 
 # All of them read the uninterrupted run, so one process of the tests makes it.
 pytestmark = pytest.mark.xdist_group("resume")
-STEPS = 3 * (1437 // 128)
 
 
 def checksum(out):
@@ -93,22 +94,20 @@ def test_no_room_ends_it_until_there_is(whole, tmp_path, unchecked_signatures):
 
 
 @pytest.mark.slow
-def test_goes_on_with_other_devices(whole, tmp_path):
+@pytest.mark.usefixtures(
+    "relaxed_promotion", "unchecked_signatures", "compiled_quickly"
+)
+def test_goes_on_with_other_devices(tmp_path):
     """Each step sees the same images, so only rounding differs."""
-    with started(start(tmp_path, devices=4)) as (process,):
+    with started(start(tmp_path, *reference_run.FLAGS, devices=4)) as (process,):
         wait_for(lambda: checkpoints(tmp_path), process)
         process.send_signal(signal.SIGTERM)
         status, said = end(process)
     assert status == 75, said
-    with started(start(tmp_path, devices=2)) as (process,):
+    with started(start(tmp_path, *reference_run.FLAGS, devices=2)) as (process,):
         status, said = end(process)
     assert status == 0 and "Going on after step" in said, said
-    ours, theirs = seen(tmp_path), seen(whole)
-    assert [line["order"] for line in ours] == [line["order"] for line in theirs]
-    for name in ("loss", "invariance", "variance", "covariance", "std"):
-        np.testing.assert_allclose(
-            [line[name] for line in ours], [line[name] for line in theirs], rtol=2e-3
-        )
+    reference_run.assert_agrees(seen(tmp_path))
 
 
 @pytest.mark.slow
