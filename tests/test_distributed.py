@@ -14,7 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_run
-from processes import NO_ROOM, checkpoints, end, start, started, wait_for
+from processes import (
+    NO_ROOM,
+    checkpoints,
+    end,
+    start,
+    started,
+    wait_for,
+    without_labels,
+)
 
 from parity.processes import free_address
 from vicreg_jax import vicreg_terms
@@ -25,9 +33,10 @@ HEARTBEAT = 20  # seconds
 IN_PROCESS = ("relaxed_promotion", "unchecked_signatures", "compiled_quickly")
 
 
-def pair(out):
+def pair(out, *flags):
     """Starts both processes of the run."""
-    flags = ["--distributed", "--num-processes", "2", "--heartbeat", str(HEARTBEAT)]
+    flags = [*flags, "--distributed", "--num-processes", "2"]
+    flags += ["--heartbeat", str(HEARTBEAT)]
     flags += [*reference_run.FLAGS, "--coordinator", free_address(), "--process-id"]
     return [start(out, *flags, str(process), devices=2) for process in (0, 1)]
 
@@ -83,9 +92,10 @@ def test_the_end_of_one_is_the_end_of_both_until_they_go_on(tmp_path):
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_what_one_cannot_write_ends_both(tmp_path, which):
+def test_what_one_cannot_write_ends_both(tmp_path, tmp_path_factory, which):
     """The disk of one is full: both end with an error, the last checkpoint stays."""
-    with started(*pair(tmp_path)) as processes:
+    data = without_labels(tmp_path_factory.mktemp("data"))
+    with started(*pair(tmp_path, *data)) as processes:
         wait_for(lambda: checkpoints(tmp_path), *processes)
         resource.prlimit(processes[which].pid, resource.RLIMIT_FSIZE, (0, 0))
         ended = [end(process) for process in processes]
@@ -94,7 +104,7 @@ def test_what_one_cannot_write_ends_both(tmp_path, which):
     # The other finds it gone, by its own error or by JAX's heartbeat.
     assert ended[1 - which][0] in (1, 2, -signal.SIGABRT), ended
     left = checkpoints(tmp_path)
-    with started(*pair(tmp_path)) as processes:
+    with started(*pair(tmp_path, *data)) as processes:
         ended = [end(process) for process in processes]
     assert [status for status, _ in ended] == [0, 0], ended
     assert f"Going on after step {left[-1]}" in ended[0][1]
