@@ -55,3 +55,11 @@ def test_equinox_learns_and_keeps_its_weights():
     losses, weights = zip(*found, strict=True)
     assert float(losses[-1]) < float(losses[0]) / 2
     assert set(weights) == {"25.0"}
+
+
+def accuracies(shown):
+    """Returns the accuracies that an example printed, in percent."""
+    return {
+        name: float(value)
+        for name, value in re.findall(r"^(.+): .*?([\d.]+)%$", shown, re.MULTILINE)
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from vicreg_jax.pretrain.export import write_encoder
 from vicreg_jax.pretrain.init import initialized
 from vicreg_jax.pretrain.input import batches, load_datasets, to_device
 from vicreg_jax.pretrain.loop import Loop
+from vicreg_jax.pretrain.profile import Profile
 from vicreg_jax.pretrain.records import Log
 from vicreg_jax.pretrain.step import Programs
 
@@ -39,6 +41,8 @@ def run(
     own_encoder: EncoderFactory | None = None,
 ) -> Accuracies:
     """Pretrains and evaluates, or continues where an earlier process stopped.
+
+    With more epochs than the run in the run folder has, it extends that run.
 
     Args:
         config: The configuration of the run.
@@ -75,11 +79,17 @@ def run(
     )
     steps_per_epoch = train_iterator.order.steps_per_epoch
     programs = Programs(config, mesh, steps_per_epoch, own_encoder=own_encoder)
+    profiled = launch.profiled(config.epochs * steps_per_epoch)
     loop = Loop(programs, launch, datasets, train_iterator, console, started)
-    claim = run_folder.claim(config, launch, images=len(datasets.train))
+    claim = run_folder.claim(
+        config,
+        launch,
+        images=len(datasets.train),
+        notify=partial(console.print, soft_wrap=True),
+    )
     with claim as out, compilation.kept_in(out / "compiled"):
         with closing(train_iterator):
-            state = _pretrain(loop, out)
+            state = _pretrain(loop, out, profiled)
         if jax.process_index() == 0:
             write_encoder(out, programs, state)
         result = evaluation.evaluate(programs, state, datasets, workers=launch.workers)
@@ -92,7 +102,7 @@ def run(
     return result.accuracies if result else {}
 
 
-def _pretrain(loop: Loop, out: Path):
+def _pretrain(loop: Loop, out: Path, profiled: range):
     """Returns the state after the last step."""
     programs, console = loop.programs, loop.console
     state, first = programs.start(), 0
@@ -104,7 +114,11 @@ def _pretrain(loop: Loop, out: Path):
         if restored is not None:
             first, state = restored
             loop.train_iterator.seek(first)
-            console.print(f"Going on after step {first}", soft_wrap=True)
+            rate = np.asarray(programs.rate(first)).item()
+            console.print(
+                f"Going on after step {first}, at a learning rate of {rate:.2g}",
+                soft_wrap=True,
+            )
         else:
             state = initialized(programs, state)
             if jax.process_index() == 0:
@@ -119,8 +133,8 @@ def _pretrain(loop: Loop, out: Path):
             tensorboard=loop.launch.tensorboard,
         )
         began = time.monotonic()
-        with closing(log):
-            state = loop.run(state, first, checkpoints, log)
+        with closing(log), Profile(profiled, out / "profile") as profile:
+            state = loop.run(state, first, checkpoints, log, profile)
     console.print(f"Pretrained in {time.monotonic() - began:.0f} s")
     return state
 
