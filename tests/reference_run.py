@@ -40,7 +40,7 @@ def trained(programs, params=None, steps=STEPS):
     for batch in _all_batches(programs.mesh)[:steps]:
         state, found = programs.train(state, batch.images, batch.aspect)
         metrics.append(jax.device_get(found)._asdict())
-        orders.append(order_hash(batch.ids, first_row=0))
+        orders.append(f"{order_hash(batch.ids):016x}")
     return {name: [line[name] for line in metrics] for name in _NAMES}, orders
 
 
