@@ -10,6 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO, cast
 
+import numpy as np
+
+from vicreg_jax.pretrain import recipes
+from vicreg_jax.pretrain.input import load_datasets
+
 TINY = [
     *("digits", "--width", "4", "--expander", "16", "--epochs", "3"),
     *("--log-every", "4", "--checkpoint-every", "4", "--probe-every", "0"),
@@ -64,6 +69,17 @@ def start(out, *flags, devices=1):
         JAX_COMPILATION_CACHE_DIR=os.environ["VICREG_JAX_TEST_CACHE"],
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
     )
+
+
+def without_labels(folder):
+    """Returns flags for as many digits without labels, which are not evaluated.
+
+    These runs need no probes, which would take longer than the training.
+    """
+    train = load_datasets(recipes.digits()).train
+    path = folder / "images.npy"
+    np.save(path, np.stack([train[i].image for i in range(len(train))]))
+    return "--data", str(path)
 
 
 @contextmanager
