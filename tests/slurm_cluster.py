@@ -28,6 +28,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+MessageTimeout=100
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
