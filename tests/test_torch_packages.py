@@ -74,8 +74,9 @@ def resnet18(seed=0):
 
 def lightlys():
     """As lightly's example: a Sequential of the children, and its own head."""
-    heads = pytest.importorskip("lightly.models.modules.heads")
     encoder = resnet18()
+    # After torchvision, which it imports.
+    heads = pytest.importorskip("lightly.models.modules.heads")
     encoder.fc = torch.nn.Identity()
     backbone = torch.nn.Sequential(*list(encoder.children())[:-1])
     head = heads.VICRegProjectionHead(512, 64, 64, num_layers=3)
