@@ -58,12 +58,12 @@ def run(options: Options, progress) -> Section:
         options: of the command line.
         progress: called with a description of each part.
     """
-    rounds, images = (1, 1) if options.quick else (5, 8)
+    rounds, timed = (1, 1) if options.quick else (5, 24)
     with tempfile.TemporaryDirectory() as root:
-        files = write_photographs(Path(root), images=images * _BATCH)
-        content = [file.read_bytes() for file in files[:_BATCH]]
+        files = write_photographs(Path(root), images=_BATCH)
+        content = [file.read_bytes() for file in files]
         works: dict[str, list[Work]] = {}
-        cases = _cases(Path(root), content, batches_timed=images)
+        cases = _cases(Path(root), content, timed)
         for _, (name, case) in itertools.product(range(rounds), cases.items()):
             progress(f"input: {name}")
             works.setdefault(name, []).append(case())
@@ -100,7 +100,7 @@ def write_photographs(root: Path, images: int) -> list[Path]:
     return paths
 
 
-def _cases(root: Path, content: list[bytes], batches_timed: int):
+def _cases(root: Path, content: list[bytes], timed: int):
     cases: dict[str, Callable[[], Work]] = {
         "decode, Pillow": lambda: _each(content, _decode),
         f"{BARE}, Pillow": lambda: _with_pillow(content),
@@ -110,9 +110,7 @@ def _cases(root: Path, content: list[bytes], batches_timed: int):
         cases["decode, simplejpeg"] = lambda: _each(content, fast)
     cases[BARE] = lambda: _each(content, Crop())
     for workers in (0, 1, 2):
-        cases[_OURS.format(workers)] = functools.partial(
-            _host, root, workers, batches_timed
-        )
+        cases[_OURS.format(workers)] = functools.partial(_host, root, workers, timed)
     if importlib.util.find_spec("torchvision"):
         cases[TORCHVISION] = functools.partial(_each, content, _torchvision())
     return cases
@@ -133,19 +131,11 @@ class Crop:
 
 
 def _each(content: list[bytes], process: Callable[[bytes], Any]) -> Work:
-    began = _now()
+    wall, cpu = time.perf_counter(), time.process_time()
     for encoded in content:
         process(encoded)
-    return _since(began, len(content))
-
-
-def _now() -> Work:
-    return Work(time.perf_counter(), time.process_time() + _workers_time())
-
-
-def _since(began: Work, images: int) -> Work:
-    now = _now()
-    return Work((now.wall - began.wall) / images, (now.cpu - began.cpu) / images)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return Work(wall / len(content), cpu / len(content))
 
 
 def _workers_time() -> float:
@@ -193,15 +183,30 @@ def _host(root: Path, workers: int, timed: int) -> Work:
         workers=workers,
         threads=1,
     )
-    # What the workers have read ahead by then is not part of the time.
-    for _ in range(2 * workers + 1):
+    ahead = 2 * workers + 1  # batches that the workers may have read already
+    next(reading)
+    # From full buffers to full buffers, so that the workers have read what is counted.
+    began = _settled()
+    for _ in range(ahead):
         next(reading)
-    began = _now()
+    wall = time.perf_counter()
     for _ in range(timed):
         next(reading)
-    work = _since(began, timed * _BATCH)
+    wall = time.perf_counter() - wall
+    cpu = _settled() - began
     reading.close()
-    return work
+    return Work(wall / (timed * _BATCH), cpu / ((ahead + timed) * _BATCH))
+
+
+def _settled() -> float:
+    """Returns the processor's seconds of all processes, once the workers are idle."""
+    used = _workers_time()
+    while multiprocessing.active_children():
+        time.sleep(0.5)
+        before, used = used, _workers_time()
+        if used == before:
+            break
+    return time.process_time() + used
 
 
 def _torchvision() -> Callable[[bytes], Any]:
