@@ -52,7 +52,7 @@ def pillow(monkeypatch):
 @pytest.fixture
 def photographs(tmp_path):
     """See `write_photographs`."""
-    return write_photographs(tmp_path)
+    return write_photographs(tmp_path / "photographs")
 
 
 def encoded(pixels, kind="PNG", **options):
