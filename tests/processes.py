@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TextIO, cast
 
 TINY = [
@@ -82,14 +83,37 @@ def end(process):
     return process.wait(timeout=PATIENCE), process.output()
 
 
-def wait_for(found, *processes):
-    """Waits until something is found, such as a checkpoint, while processes run."""
+def wait_for(found, *processes, pause=0.02):
+    """Waits until something is found, such as a checkpoint, while processes run.
+
+    It looks again after `pause` seconds, and returns what was found.
+    """
     until = time.monotonic() + PATIENCE
-    while not found():
+    while not (value := found()):
         for process in processes:
             assert process.poll() is None, process.output()
         assert time.monotonic() < until, "nothing came"
-        time.sleep(0.02)
+        time.sleep(pause)
+    return value
+
+
+def descendants(pid):
+    """Returns the numbers of the processes that a process has started, from /proc."""
+    found = []
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it has just ended
+            for child in map(int, listed.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def running(pid):
+    """Returns whether a process runs, and is not only left for its parent to see."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "XZ"
 
 
 def checkpoints(out):

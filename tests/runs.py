@@ -1,16 +1,19 @@
 """Runs of a few seconds."""
 
 import dataclasses
+import hashlib
 import io
 
+import jax
+import numpy as np
 from rich.console import Console
 
 from benchmarks.mirrored import MirroredViews
-from vicreg_jax.pretrain import recipes
-from vicreg_jax.pretrain.records import Log
+from vicreg_jax.pretrain import recipes, records
+from vicreg_jax.pretrain.export import newest
 
 QUIET = Console(file=io.StringIO())
-
+_SPEEDS = {"images_per_second", "waiting", "tflops_per_device", "mfu"}
 
 # Compiles in half the time of the views of the digits recipe.
 MIRRORED = MirroredViews(size=8)
@@ -24,11 +27,42 @@ def tiny(**changes):
 
 def log(run, *, first=0, tensorboard=False):
     """Returns the log of a run of two steps an epoch."""
-    return Log(
+    return records.Log(
         run,
         steps_per_epoch=2,
         batch=8,
         first=first,
         waited=lambda: 0.0,
         tensorboard=tensorboard,
+    )
+
+
+def seen(out):
+    """Returns the metrics of each step, without speeds."""
+    lines = records.read(out / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in _SPEEDS} for line in lines]
+
+
+def checksum(out):
+    """Returns a checksum of the final state, of network and optimizer."""
+    with jax.numpy_dtype_promotion("standard"):
+        _, state = newest(out)
+    assert state.step == len(seen(out))
+    bits = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        bits.update(np.asarray(leaf).tobytes())
+    return bits.hexdigest()
+
+
+def traced(directory):
+    """Returns the numbers of the steps in the one trace of a directory."""
+    (path,) = directory.rglob("*.xplane.pb")
+    return sorted(
+        value
+        for plane in jax.profiler.ProfileData.from_file(str(path)).planes
+        for line in plane.lines
+        for event in line.events
+        if event.name == "train"
+        for name, value in event.stats
+        if name == "step_num"
     )

@@ -56,6 +56,17 @@ def test_resnet_has_the_size_of_torchvisions(depth, features, parameters):
     assert (seen.shape, seen.dtype) == ((2, features), jnp.float32)
 
 
+@pytest.mark.parametrize("network", ["resnet", "small"])
+def test_features_are_the_mean_of_the_map(network):
+    model, x = built(network, None)
+    if network == "resnet":
+        model = tiny()
+    model.eval()
+    maps = model.feature_map(x)
+    assert maps.shape == ((16, 2, 2, 32) if network == "resnet" else (16, 2, 2, 8))
+    np.testing.assert_array_equal(model(x), maps.mean((1, 2)))
+
+
 @pytest.mark.parametrize("small_images, stem, last", [(False, 112, 7), (True, 226, 29)])
 def test_resolutions(small_images, stem, last):
     sides = {}

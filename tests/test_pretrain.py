@@ -16,7 +16,7 @@ import pytest
 from grids import thinned
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from runs import QUIET, tiny
+from runs import QUIET, tiny, traced
 
 from vicreg_jax.convert import load_state_dict, read
 from vicreg_jax.encoder import load_encoder
@@ -56,7 +56,8 @@ def test_a_run_without_a_term_or_a_step_does_not_learn(tmp_path, changes):
 def test_a_run_learns_and_writes_everything_down(tmp_path):
     out = tmp_path / "run"
     config = dataclasses.replace(recipes.digits(), epochs=8)
-    accuracies = run(config, Launch(out=out, probe_every=4), QUIET)
+    launch = Launch(out=out, probe_every=4, profile="8:2")
+    accuracies = run(config, launch, QUIET)
     assert list(accuracies) == ["raw pixels", "untrained", "VICReg"]
     assert accuracies["VICReg"]["k-NN"] > accuracies["untrained"]["k-NN"]
     assert accuracies["VICReg"]["linear 100%"] > LEARNED
@@ -67,6 +68,12 @@ def test_a_run_learns_and_writes_everything_down(tmp_path):
         np.testing.assert_allclose(line["loss"], total, rtol=1e-5)
         assert 0 < line["std"] < 3 and line["gradient_norm"] > 0
     assert history[-1]["images_per_second"] > 0 and 0 <= history[-1]["waiting"] <= 1
+    steps_per_second = history[-1]["images_per_second"] / 128
+    tflops = jax.device_count() * history[-1]["tflops_per_device"]
+    # What the unoptimized program has; the compiler's changes are small.
+    flops = unoptimized_flops(config)
+    assert 1e12 * tflops / steps_per_second == pytest.approx(flops, rel=0.3)
+    assert traced(out / "profile") == [8, 9]
     assert len({line["order"] for line in history}) == len(history)
     # One batch's loss is off by about 1; with hardly a step it falls by 0.25.
     assert history[-1]["loss"] < history[0]["loss"] - 2
@@ -97,6 +104,14 @@ def test_a_run_learns_and_writes_everything_down(tmp_path):
     assert stored["classes"] == 10 and "fitted to 1437 images" in probed.summary
     assert "step 88, 10 classes of digits" in probed.summary
     exported(out)
+
+
+def unoptimized_flops(config):
+    programs = Programs(config, make_mesh("data=1"), 11)
+    images = jax.ShapeDtypeStruct((config.batch, 8, 8, 1), jnp.uint8)
+    state = jax.eval_shape(programs.start)
+    lowered = programs.train.lower(state, images, jnp.ones(config.batch))
+    return lowered.cost_analysis()["flops"]
 
 
 def exported(out):
@@ -477,6 +492,7 @@ class TestCommandLine:
             (["--data=elpv"], recipes.elpv),
             (["cifar", "--data", "cifar-10-batches-py"], recipes.cifar),
             (["imagenet"], recipes.imagenet),
+            (["convnext"], recipes.convnext),
         ],
     )
     def test_recipes_by_name(self, arguments, recipe):

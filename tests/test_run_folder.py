@@ -15,10 +15,10 @@ class TestFolder:
         launch = Launch(out=tmp_path)
         with run_folder.claim(tiny(), launch, images=9):
             pass
-        said = r"--epochs must be 1 as in the run .*, got 2; for another run give"
+        said = r"--width must be 4 as in the run .*, got 8; for another run give"
         with (
             pytest.raises(ValueError, match=said),
-            run_folder.claim(tiny(epochs=2), launch, images=9),
+            run_folder.claim(tiny(width=8), launch, images=9),
         ):
             pass
 

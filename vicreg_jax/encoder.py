@@ -26,7 +26,15 @@ from vicreg_jax.augment import CenterCrop, Crops, ImageViews, Views
 from vicreg_jax.augment.crops import TRIES
 from vicreg_jax.augment.stored import views_from_json, views_to_json
 from vicreg_jax.augment.views import cropped_on
-from vicreg_jax.convert import load_resnet, load_state_dict, read, state_dict, write
+from vicreg_jax.convert import (
+    load_convnext,
+    load_resnet,
+    load_state_dict,
+    load_vit,
+    read,
+    state_dict,
+    write,
+)
 from vicreg_jax.decode import decode, decode_crops
 from vicreg_jax.nn import ENCODERS, build_encoder
 
@@ -186,7 +194,8 @@ def save_encoder(
 ) -> None:
     """Writes an encoder to a safetensors file that `load_encoder` reads.
 
-    The tensors have PyTorch's names and layout, for a ResNet those of torchvision.
+    The tensors have PyTorch's names and layout: those of torchvision for a ResNet, of
+    timm for a ConvNeXt or a ViT.
 
     Args:
         path: the file. It must end in .safetensors.
@@ -219,7 +228,8 @@ def load_encoder(path: str | Path, model: nnx.Module | None = None) -> Encoder:
     Args:
         path: the directory of a run, whose ``encoder.safetensors`` is read; a file that
             `save_encoder` or ``vicreg-pretrain export`` wrote; or a ResNet in
-            torchvision's names, which gets ImageNet's preprocessing.
+            torchvision's names, a ConvNeXt or a ViT in timm's, which get ImageNet's
+            preprocessing.
         model: for an encoder of your own class, a module of the same structure. Its
             parameters are overwritten.
 
@@ -234,9 +244,7 @@ def load_encoder(path: str | Path, model: nnx.Module | None = None) -> Encoder:
         raise ValueError(f"`path` must be a file or a run, got {path}")
     description = _description(path)
     if description is None:
-        resnet = load_resnet(path)
-        channels = resnet.conv1.in_features
-        return Encoder(resnet, ImageViews(), 256, channels, {"file": str(path)})
+        return _of_weights(path)
     tensors = read(path)
     model = _built(description["architecture"], path) if model is None else model
     load_state_dict(model, tensors)
@@ -275,6 +283,20 @@ def _file_of_run(run: Path) -> Path:
     return run / FILE
 
 
+def _of_weights(path: Path) -> Encoder:
+    """Returns the encoder of a file with PyTorch's tensors alone."""
+    tensors, size = read(path), ImageViews().size
+    if any(name.endswith("patch_embed.proj.weight") for name in tensors):
+        model = load_vit(tensors)
+        size = model.image_size
+    elif any(name.endswith(("conv_dw.weight", "dwconv.weight")) for name in tensors):
+        model = load_convnext(tensors)
+    else:
+        model = load_resnet(tensors)
+    views = ImageViews(size=size)
+    return Encoder(model, views, 256, model.channels, {"file": str(path)})
+
+
 def _description(path: Path) -> dict[str, Any] | None:
     """Returns the description that `save_encoder` wrote, or None without one."""
     if path.suffix != ".safetensors":
@@ -296,5 +318,7 @@ def _built(architecture: dict[str, Any], path: Path) -> nnx.Module:
             f"`model` must be given for an encoder that is not one of "
             f"{', '.join(ENCODERS)}, got None for {path}, which holds a {name}"
         )
-    # Shapes suffice, because every parameter is overwritten.
-    return nnx.eval_shape(lambda: build_encoder(architecture, rngs=nnx.Rngs(0)))
+    # Shapes suffice, because every parameter is overwritten. The random streams of drop
+    # path would not be.
+    arguments = {k: v for k, v in architecture.items() if k != "drop_path"}
+    return nnx.eval_shape(lambda: build_encoder(arguments, rngs=nnx.Rngs(0)))

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flax import nnx
 
-from vicreg_jax.convert.files import read
-from vicreg_jax.convert.names import listed, load_state_dict
+from vicreg_jax.convert.parts import Source, Tensors, filled, part, tensors_of
 from vicreg_jax.nn import Expander, ResNet
 from vicreg_jax.nn.resnet import DEPTHS, Bottleneck
 
@@ -19,10 +15,6 @@ if TYPE_CHECKING:
     from jax.typing import DTypeLike
 
     from vicreg_jax._types import AxisName
-
-Source: TypeAlias = str | Path | Mapping[str, np.ndarray]
-_Tensors: TypeAlias = dict[str, np.ndarray]
-_Network = TypeVar("_Network", bound=nnx.Module)
 
 _FIRST = "layer1.0.conv1.weight"
 # lightly's examples keep torchvision's ResNet as a Sequential of its children. The
@@ -57,13 +49,13 @@ def load_resnet(
         ValueError: if there is no ResNet, more than one, or one of an unknown depth; or
             if keys are missing, unexpected or of another shape. The error names them.
     """
-    tensors = _tensors(source)
-    found = _part(tensors, prefix, _is_resnet, "a ResNet")
+    tensors = tensors_of(source)
+    found = part(tensors, prefix, _is_resnet, "a ResNet")
     if _FIRST not in found:
         found = {_named_child(name): value for name, value in found.items()}
     found = {k: v for k, v in found.items() if not k.startswith("fc.")}
     sizes = _architecture(found)
-    return _filled(partial(ResNet, **sizes, dtype=dtype, axis_name=axis_name), found)
+    return filled(partial(ResNet, **sizes, dtype=dtype, axis_name=axis_name), found)
 
 
 def load_expander(
@@ -90,59 +82,24 @@ def load_expander(
         ValueError: if there is no expander or more than one, or if keys are missing,
             unexpected or of another shape. The error names them.
     """
-    found = _part(_tensors(source), prefix, _is_expander, "an expander")
+    found = part(tensors_of(source), prefix, _is_expander, "an expander")
     width, inputs = found["0.weight"].shape
     found.pop("6.bias", None)
     for bias in ("0.bias", "3.bias"):
         found.setdefault(bias, np.zeros(width, np.float32))
     build = partial(Expander, inputs, width, dtype=dtype, axis_name=axis_name)
-    return _filled(build, found)
+    return filled(build, found)
 
 
-def _tensors(source: Source) -> _Tensors:
-    tensors = dict(source) if isinstance(source, Mapping) else read(source)
-    return {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
+def _is_resnet(found: Tensors) -> bool:
+    return _FIRST in found or _FIRST_CHILD in found
 
 
-def _part(
-    tensors: _Tensors, prefix: str | None, is_it: Callable[[_Tensors], bool], what: str
-) -> _Tensors:
-    """Returns the tensors of one part of a checkpoint, with the prefix removed."""
-    names = [name.split(".") for name in tensors]
-    starts = {
-        "".join(f"{part}." for part in name[:depth])
-        for name in names
-        for depth in range(len(name))
-    }
-    given = starts if prefix is None else {prefix}
-    parts = {start: _under(tensors, start) for start in given}
-    parts = {start: part for start, part in parts.items() if is_it(part)}
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    if parts:
-        raise ValueError(
-            f"`prefix` must be given, because there is {what} under each of "
-            f"{listed(parts)}"
-        )
-    where = "" if prefix is None else f" under `{prefix}`"
-    raise ValueError(
-        f"`source` must hold {what}{where} in PyTorch's names, got {listed(tensors)}"
-    )
-
-
-def _under(tensors: _Tensors, prefix: str) -> _Tensors:
-    return {
-        k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
-    }
-
-
-def _is_resnet(part: _Tensors) -> bool:
-    return _FIRST in part or _FIRST_CHILD in part
-
-
-def _is_expander(part: _Tensors) -> bool:
+def _is_expander(found: Tensors) -> bool:
     return (
-        "0.weight" in part and part["0.weight"].ndim == 2 and "1.running_mean" in part
+        "0.weight" in found
+        and found["0.weight"].ndim == 2
+        and "1.running_mean" in found
     )
 
 
@@ -151,7 +108,7 @@ def _named_child(name: str) -> str:
     return _CHILDREN.get(child, child) + dot + rest
 
 
-def _architecture(tensors: _Tensors) -> dict[str, Any]:
+def _architecture(tensors: Tensors) -> dict[str, Any]:
     """Returns the arguments with which `ResNet` has these keys."""
     paths = [name.split(".") for name in tensors]
     blocks = tuple(
@@ -181,12 +138,3 @@ def _architecture(tensors: _Tensors) -> dict[str, Any]:
         "channels": stem[1],
         "small_images": stem[2] == 3,
     }
-
-
-def _filled(build: Callable[..., _Network], tensors: _Tensors) -> _Network:
-    # Shapes suffice, because every parameter is overwritten.
-    model = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
-    load_state_dict(model, tensors)
-    # In training mode one call would overwrite the loaded running statistics.
-    model.eval()
-    return model

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from vicreg_jax.nn import Expander
+
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -16,10 +18,9 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
+_PARTS = {"encoder": "backbone", "expander": "projector"}
 # The official expander is a Sequential whose numbers include batch norms and ReLUs.
-_PARTS = {
-    "encoder": "backbone",
-    "expander": "projector",
+_EXPANDER = {
     "linear1": "0",
     "norm1": "1",
     "linear2": "3",
@@ -36,9 +37,10 @@ _MOST_KEYS = 20
 def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
     """Returns a network's parameters and statistics in PyTorch's names and layout.
 
-    A `ResNet` gets torchvision's names and an `Expander` those of the official
-    projector. A `VICReg` gets both, under "backbone." and "projector.". They load in
-    PyTorch with ``strict=True`` if ``fc`` is an ``Identity``.
+    A `ResNet` gets torchvision's names, a `ConvNeXt` and a `ViT` those of timm, and an
+    `Expander` those of the official projector. A `VICReg` gets both, under "backbone."
+    and "projector.". They load in PyTorch with ``strict=True`` if ``fc`` is an
+    ``Identity``, in timm with ``num_classes=0``.
 
     Args:
         model: a network of `vicreg_jax.nn`.
@@ -86,13 +88,15 @@ def listed(keys: Iterable[str]) -> str:
 def _variables(model: nnx.Module) -> Iterator[tuple[str, tuple, Any]]:
     """Yields PyTorch's name, the path and the variable of everything that is saved."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
+    expanders = {
+        path for path, part in nnx.iter_modules(model) if isinstance(part, Expander)
+    }
     for path, variable in nnx.to_flat_state(state):
+        # A ViT has layers with the same names as those of an expander.
+        layers = _EXPANDER if path[:-2] in expanders else {}
         *parts, leaf = map(str, path)
-        yield (
-            ".".join([*(_PARTS.get(p, p) for p in parts), _LEAVES[leaf]]),
-            path,
-            variable,
-        )
+        parts = [layers.get(part, _PARTS.get(part, part)) for part in parts]
+        yield ".".join([*parts, _LEAVES.get(leaf, leaf)]), path, variable
 
 
 def _fitting(name: str, tensor: np.ndarray, variable: Any) -> jnp.ndarray:

@@ -8,15 +8,19 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from vicreg_jax.nn.convnext import ConvNeXt
 from vicreg_jax.nn.resnet import ResNet
 from vicreg_jax.nn.small import SmallResNet
+from vicreg_jax.nn.vit import ViT
 
-ENCODERS = {encoder.__name__: encoder for encoder in (ResNet, SmallResNet)}
+ENCODERS = {
+    encoder.__name__: encoder for encoder in (ConvNeXt, ResNet, SmallResNet, ViT)
+}
 
 
 def build_encoder(
     architecture: Mapping[str, Any], *, rngs: nnx.Rngs
-) -> ResNet | SmallResNet:
+) -> ConvNeXt | ResNet | SmallResNet | ViT:
     """Returns a new encoder.
 
     Args:

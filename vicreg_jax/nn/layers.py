@@ -1,4 +1,4 @@
-"""The layers that all networks use: one batch norm, one initialization."""
+"""The layers of ResNets and the expander, and what all networks share."""
 
 from __future__ import annotations
 
@@ -98,26 +98,27 @@ class Layers:
             # The fast variance, E[x^2] - E[x]^2, cancels if the mean is large. The
             # exact one moves 13% more bytes (ResNet-18, bfloat16, compiled for v5e).
             use_fast_variance=False,
-            promote_dtype=_float32_at_least,
+            promote_dtype=float32_at_least,
             rngs=self.rngs,
             **axes,
         )
 
 
-def _float32_at_least(
+def float32_at_least(
     args: _Arrays, /, *, dtype: Any = None, inexact: bool = True
 ) -> _Arrays:
-    """Promotes the arrays of a batch norm to at least float32.
+    """Promotes the arrays of a batch norm or a layer norm to at least float32.
 
     Flax's default casts all of them to `dtype` first, including the running statistics,
     which in bfloat16 keep 8 bits. Flax casts the result to `dtype` in both cases.
     """
-    target = _wide(*(a for a in args if a is not None))
+    target = wide_dtype(*(a for a in args if a is not None))
     arrays: Any = tuple(a if a is None else jnp.asarray(a, target) for a in args)
     return arrays
 
 
-def _wide(*arrays: jax.Array) -> DTypeLike:
+def wide_dtype(*arrays: jax.Array) -> DTypeLike:
+    """Returns float64 if one of the arrays has it, otherwise float32."""
     return jnp.float64 if any(a.dtype == jnp.float64 for a in arrays) else jnp.float32
 
 
@@ -125,4 +126,21 @@ def mean_of_positions(
     x: Float[Array, "batch height width features"],
 ) -> Float[Array, "batch features"]:
     """Returns the mean of each feature map, in at least float32."""
-    return jnp.mean(x, axis=(1, 2), dtype=_wide(x))
+    return jnp.mean(x, axis=(1, 2), dtype=wide_dtype(x))
+
+
+def check_images(images: jax.Array, channels: int, *, side: int | None = None) -> None:
+    """Raises a ValueError unless images have the shape that a network takes.
+
+    Args:
+        images: the images.
+        channels: their channels.
+        side: their height and width. None: any.
+    """
+    sides = ("height", "width") if side is None else (side, side)
+    fits = images.ndim == 4 and images.shape[-1] == channels
+    if not fits or (side is not None and images.shape[1:3] != sides):
+        raise ValueError(
+            f"`images` must have shape (batch, {sides[0]}, {sides[1]}, {channels}), "
+            f"got {images.shape}"
+        )

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vicreg_jax.nn.layers import Layers, mean_of_positions
+from vicreg_jax.nn.layers import Layers, check_images, mean_of_positions
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -136,7 +136,7 @@ class ResNet(nnx.Module):
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
         make = Layers(rngs, dtype, axis_name, zero_residual)
         block, sizes = DEPTHS[depth]
-        self.small_images = small_images
+        self.channels, self.small_images = channels, small_images
         self.conv1 = (
             make.conv(channels, width, 3, padding=2)
             if small_images
@@ -154,16 +154,11 @@ class ResNet(nnx.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.out_features = inputs
 
-    def __call__(
+    def feature_map(
         self, images: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch features"]:
-        """Returns one feature vector for each image, in at least float32."""
-        expected = self.conv1.in_features
-        if images.ndim != 4 or images.shape[-1] != expected:
-            raise ValueError(
-                f"`images` must have shape (batch, height, width, {expected}), "
-                f"got {images.shape}"
-            )
+    ) -> Float[Array, "batch rows columns features"]:
+        """Returns the last feature map of each image, in the layers' dtype."""
+        check_images(images, self.channels)
         x = jax.nn.relu(self.bn1(self.conv1(images)))
         if not self.small_images:
             x = jax.lax.reduce_window(
@@ -177,4 +172,13 @@ class ResNet(nnx.Module):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
                 x = block(x)
-        return mean_of_positions(x)
+        return x
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch features"]:
+        """Returns one feature vector for each image, in at least float32.
+
+        It is the mean over the positions of `feature_map`.
+        """
+        return mean_of_positions(self.feature_map(images))

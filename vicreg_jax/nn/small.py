@@ -62,11 +62,20 @@ class SmallResNet(nnx.Module):
         self.blocks = nnx.List(stages)
         self.out_features = widths[-1]
 
-    def __call__(
+    def feature_map(
         self, images: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch features"]:
-        """Returns one feature vector for each image, in at least float32."""
+    ) -> Float[Array, "batch rows columns features"]:
+        """Returns the last feature map of each image, in the layers' dtype."""
         x = jax.nn.relu(self.bn1(self.conv1(images)))
         for block in self.blocks:
             x = block(x)
-        return mean_of_positions(x)
+        return x
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch features"]:
+        """Returns one feature vector for each image, in at least float32.
+
+        It is the mean over the positions of `feature_map`.
+        """
+        return mean_of_positions(self.feature_map(images))

@@ -134,7 +134,9 @@ def pretrain(
     """Pretrains an encoder and evaluates it, as ``vicreg-pretrain`` does.
 
     If it is interrupted, by Ctrl-C or a notebook's stop button, it saves its state. The
-    same call then continues the run.
+    same call then continues the run. A call that differs in larger ``epochs`` alone
+    extends the run in `out`, stopped or finished, from its newest checkpoint. The
+    learning rate then follows the schedule of the new length.
 
     Args:
         config: the configuration, from `vicreg_jax.pretrain.recipes` or your own. Its

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import tyro
 
@@ -17,6 +19,18 @@ from vicreg_jax.pretrain.errors import UsageError, check_at_least, flag
 if TYPE_CHECKING:
     from vicreg_jax.augment import CenterCrop, RandomCrops
 
+EncoderName: TypeAlias = Literal[
+    "small",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "convnext_tiny",
+    "convnext_small",
+    "convnext_base",
+    "vit_small",
+    "vit_base",
+]
+_PROFILE = re.compile(r"\d+:[1-9]\d*")
 _DISTRIBUTED_ONLY = ("coordinator", "num_processes", "process_id", "heartbeat")
 
 
@@ -50,8 +64,9 @@ class Config:
     """Where views:images of files are cropped: on the host from the original pixels, or
     on the devices from squares of --size, which takes less of the host and blurs.
     Arrays and other views are cropped on the devices."""
-    encoder: Literal["small", "resnet18", "resnet34", "resnet50"] = "small"
-    """Encoder. small is a ResNet of three stages with 1, 2 and 4 times --width."""
+    encoder: EncoderName = "small"
+    """Encoder. small is a ResNet of three stages with 1, 2 and 4 times --width. The
+    ViTs have patches of 16 pixels."""
     encoder_class: Annotated[str | None, tyro.conf.Suppress] = None
     """Class of an encoder that was given in Python, as module:Class. It replaces
     `encoder`."""
@@ -59,9 +74,12 @@ class Config:
     """Weights to start the encoder from: a finished run, or a file of `export`. None:
     random weights."""
     width: int = 32
-    """Channels of the encoder's stem; 64 in the standard ResNets."""
+    """small and ResNets only: channels of the stem; 64 in the standard ResNets."""
     small_images: bool = False
     """Use a ResNet stem with stride 1 and no pooling, for images of about 32 pixels."""
+    drop_path: float = 0.0
+    """ConvNeXt and ViT only: probability that a sample skips the last block. It rises
+    linearly from 0 over the blocks."""
     expander: int = 512
     """Width of the expander's layers and of the embeddings."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -85,7 +103,7 @@ class Config:
     warmup: float | None = 0.1
     """Share of the steps with a rising learning rate. None: the first 10 epochs."""
     epochs: int = 36
-    """Passes over the training images."""
+    """Passes over the training images. More than before extend the run in --out."""
     batch: int = 128
     """Images in a step, on all devices together. Each image gives two views."""
     accumulate: int = 1
@@ -141,6 +159,7 @@ class Config:
                 f"--batch must be a multiple of --accumulate, {self.accumulate}, got "
                 f"{self.batch}"
             )
+        _check_encoder(self)
 
 
 @dataclass(frozen=True)
@@ -161,6 +180,8 @@ class Launch:
     """Devices by axis: "data=8", or "data=4,more=2" on pods. None: one axis."""
     workers: int = 0
     """Processes that read and decode images. 0: the main process does it."""
+    force_workers: bool = False
+    """Allow more --workers than this machine has cores."""
     log_every: int = 10
     """Steps between updates of the progress bar and of metrics.jsonl."""
     checkpoint_every: int | None = None
@@ -169,6 +190,9 @@ class Launch:
     """Epochs between quick checks of the features and for collapse. 0: never."""
     tensorboard: bool = True
     """Also write the metrics for TensorBoard, into the run's directory."""
+    profile: str | None = None
+    """STEP:COUNT. Trace so many steps for XProf, into profile/ in the run's directory.
+    """
     compile_only: str | None = None
     """Compile the step for TPUs such as v5e:8x8, print what it needs, and stop."""
     distributed: bool = False
@@ -193,10 +217,38 @@ class Launch:
             check_at_least(name, getattr(self, name), least)
         if self.checkpoint_every is not None:
             check_at_least("checkpoint_every", self.checkpoint_every, 1)
+        cores = os.cpu_count() or 1
+        if self.workers > cores and not self.force_workers:
+            raise UsageError(
+                f"--workers must be at most {cores}, the cores of this machine, got "
+                f"{self.workers}; --force-workers allows more"
+            )
         if self.distributed and self.out is None:
             raise UsageError("--out must be given with --distributed")
         if not self.distributed:
             self._refuse_distributed_flags()
+        if self.profile is not None and not _PROFILE.fullmatch(self.profile):
+            raise UsageError(
+                f"--profile must be STEP:COUNT, such as 100:5, got {self.profile!r}"
+            )
+
+    def profiled(self, steps: int) -> range:
+        """Returns the steps to trace.
+
+        Args:
+            steps: Number of all steps of the run.
+
+        Raises:
+            UsageError: If the run has not all of them.
+        """
+        if self.profile is None:
+            return range(0)
+        first, count = map(int, self.profile.split(":"))
+        if first + count > steps:
+            raise UsageError(
+                f"--profile must name steps from 0 to {steps - 1}, got {self.profile}"
+            )
+        return range(first, first + count)
 
     def _refuse_distributed_flags(self):
         for setting in fields(self):
@@ -206,6 +258,22 @@ class Launch:
                     f"{flag(setting.name)} must be given with --distributed only, got "
                     f"{value}"
                 )
+
+
+def _check_encoder(config: Config) -> None:
+    name, size, rate = config.encoder, config.views.size, config.drop_path
+    if not 0 <= rate < 1:
+        raise UsageError(f"--drop-path must be at least 0 and below 1, got {rate}")
+    if rate and not name.startswith(("convnext", "vit")):
+        raise UsageError(f"--drop-path must be 0 with --encoder {name}, got {rate}")
+    if name.startswith("convnext") and size < 32:
+        raise UsageError(
+            f"--views.size must be at least 32 with --encoder {name}, got {size}"
+        )
+    if name.startswith("vit") and size % 16:
+        raise UsageError(
+            f"--views.size must be a multiple of 16 with --encoder {name}, got {size}"
+        )
 
 
 def _check_finite(name: str, value: float | None, *, positive: bool) -> None:

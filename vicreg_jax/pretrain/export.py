@@ -30,7 +30,8 @@ def export(run: Path) -> Path:
 
     Returns:
         The file, which `vicreg_jax.load_encoder` reads. Its tensors have PyTorch's
-        names and layout, for a ResNet torchvision's.
+        names and layout: those of torchvision for a ResNet, of timm for a ConvNeXt or
+        a ViT.
 
     Raises:
         UsageError: If `run` is not a run, or has no checkpoint yet.

@@ -36,10 +36,10 @@ def initialized(programs: Programs, state: State) -> State:
     except ValueError as error:
         raise UsageError(f"--init {config.init}: {error}") from error
     ours = architecture(config)
-    # A ResNet in torchvision's names has no architecture in its file, only shapes.
+    # A file with PyTorch's tensors alone has no architecture, only shapes.
     stored = loaded.about.get("architecture", ours)
     _check("architecture", _without_dtype(stored), _without_dtype(ours))
-    _, *parts = nnx.split(loaded.model, nnx.Param, nnx.BatchStat)
+    _, *parts, _ = nnx.split(loaded.model, nnx.Param, nnx.BatchStat, ...)
     params, stats = map(nnx.to_pure_dict, parts)
     for new, old in ((params, state.params), (stats, state.stats)):
         _check("shapes", _shapes(new), _shapes(old.get("encoder", {})))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import (
@@ -21,6 +22,7 @@ from vicreg_jax.pretrain import evaluation
 from vicreg_jax.pretrain.input import DeviceBatches, order_hash
 from vicreg_jax.pretrain.processes import Interrupted, Interruption, wait_for_all
 from vicreg_jax.pretrain.records import Line, Log, summary
+from vicreg_jax.pretrain.speed import step_flops
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from vicreg_jax.pretrain.checkpoints import Checkpoints
     from vicreg_jax.pretrain.config import Launch
     from vicreg_jax.pretrain.input import Batch, Datasets
+    from vicreg_jax.pretrain.profile import Profile
     from vicreg_jax.pretrain.step import Programs, State
 
 
@@ -52,7 +55,12 @@ class Loop:
     started: float
 
     def run(
-        self, state: State, first: int, checkpoints: Checkpoints, log: Log
+        self,
+        state: State,
+        first: int,
+        checkpoints: Checkpoints,
+        log: Log,
+        profile: Profile,
     ) -> State:
         """Returns the state after the last step.
 
@@ -61,6 +69,7 @@ class Loop:
             first: The next step, which `train_iterator` also stands at.
             checkpoints: Where to save states.
             log: Where to write metrics.
+            profile: Traces some steps.
 
         Raises:
             FloatingPointError: If the loss, a gradient or a parameter is not finite.
@@ -78,8 +87,9 @@ class Loop:
             for step in range(first, steps):
                 batch = next(self.train_iterator)
                 if step == first:
-                    train = self._compile(state, batch, checkpoints)
-                state, metrics = train(state, batch.images, batch.aspect)
+                    train = self._compile(state, batch, checkpoints, log)
+                with profile(step, state):
+                    state, metrics = train(state, batch.images, batch.aspect)
                 # The host waits for the devices only in what is done every few steps.
                 log.add(step, metrics, order_hash(batch.ids, first_row=hash_row))
                 done = step + 1
@@ -97,19 +107,25 @@ class Loop:
                     raise Interrupted(f"saved after step {done}")
         return state
 
-    def _compile(self, state: State, batch: Batch, checkpoints: Checkpoints):
-        """Returns the compiled train step.
+    def _compile(self, state: State, batch: Batch, checkpoints: Checkpoints, log: Log):
+        """Returns the compiled train step, and tells the log how much it computes.
 
         Every process waits until all have compiled it. In the first exchange between
         devices it would not wait long enough.
         """
         began = time.monotonic()
-        # The first checkpoint would otherwise stop the training to compile.
-        with ThreadPoolExecutor(1) as pool:
-            saving = pool.submit(checkpoints.compile_for, state)
-            lowered = self.programs.train.lower(state, batch.images, batch.aspect)
-            train = lowered.compile()
-            saving.result()
+        arguments = state, batch.images, batch.aspect
+        # The first checkpoint and the first quick check would otherwise stop the
+        # training to compile. `jit` finds what is compiled here.
+        beside: list[Callable] = [partial(checkpoints.compile_for, state)]
+        if self.launch.probe_every:
+            beside.append(self.programs.embed.lower(*arguments).compile)
+        with ThreadPoolExecutor(len(beside)) as pool:
+            compiling = [pool.submit(compile) for compile in beside]
+            train = self.programs.train.lower(*arguments).compile()
+            for future in compiling:
+                future.result()
+        log.speed.flops = step_flops(self.programs, train, *arguments)
         now = time.monotonic()
         self.console.print(
             f"First step {now - self.started:.1f} s after the start, of which "

@@ -26,11 +26,22 @@ if TYPE_CHECKING:
 
 EncoderFactory: TypeAlias = Callable[[nnx.Rngs], Any]
 
+_CONVNEXT: dict[str, dict[str, Any]] = {
+    "convnext_tiny": {"name": "ConvNeXt", "depths": [3, 3, 9, 3], "width": 96},
+    "convnext_small": {"name": "ConvNeXt", "depths": [3, 3, 27, 3], "width": 96},
+    "convnext_base": {"name": "ConvNeXt", "depths": [3, 3, 27, 3], "width": 128},
+}
+_VIT: dict[str, dict[str, Any]] = {
+    "vit_small": {"name": "ViT", "width": 384},
+    "vit_base": {"name": "ViT", "width": 768},
+}
+
 
 def architecture(config: Config) -> dict[str, Any]:
     """Returns the class of the encoder, as "name", and its arguments.
 
-    An encoder that was given in Python has its class only.
+    An encoder that was given in Python has its class only. Drop path is no part of it,
+    as it matters in training alone.
     """
     if config.encoder_class is not None:
         return {"name": config.encoder_class}
@@ -42,14 +53,17 @@ def architecture(config: Config) -> dict[str, Any]:
             "channels": config.channels,
             "dtype": config.dtype,
         }
-    return {
-        "name": "ResNet",
-        "depth": int(config.encoder.removeprefix("resnet")),
-        "width": config.width,
-        "channels": config.channels,
-        "small_images": config.small_images,
-        "dtype": config.dtype,
-    }
+    image = {"channels": config.channels, "dtype": config.dtype}
+    if config.encoder.startswith("resnet"):
+        return {
+            "name": "ResNet",
+            "depth": int(config.encoder.removeprefix("resnet")),
+            "width": config.width,
+            "small_images": config.small_images,
+        } | image
+    if config.encoder.startswith("vit"):
+        return _VIT[config.encoder] | {"image_size": config.views.size} | image
+    return _CONVNEXT[config.encoder] | image
 
 
 def own_encoder(encoder: nnx.Module | EncoderFactory) -> EncoderFactory:
@@ -88,9 +102,11 @@ def class_of(encoder: EncoderFactory) -> str:
             f"{type(module).__name__} without"
         )
     kinds = {type(leaf) for _, leaf in nnx.to_flat_state(nnx.state(module))}
-    if others := [k for k in kinds if not issubclass(k, nnx.Param | nnx.BatchStat)]:
+    kept = nnx.Param | nnx.BatchStat | nnx.RngState
+    if others := [kind for kind in kinds if not issubclass(kind, kept)]:
         raise ValueError(
-            "`encoder` must have no variables but nnx.Param and nnx.BatchStat, got "
+            "`encoder` must have no variables but nnx.Param, nnx.BatchStat and "
+            "nnx.RngState, got "
             f"{', '.join(sorted(kind.__name__ for kind in others))} in "
             f"{type(module).__name__}"
         )
@@ -117,7 +133,10 @@ def build(config: Config, own: EncoderFactory | None = None) -> VICReg:
             f"class {config.encoder_class}; see vicreg_jax.pretrain.Run.open"
         )
     else:
-        encoder = build_encoder(architecture(config), rngs=rngs)
+        described = architecture(config)
+        if config.drop_path:
+            described["drop_path"] = config.drop_path
+        encoder = build_encoder(described, rngs=rngs)
     expander = Expander(
         encoder.out_features, config.expander, dtype=jnp.dtype(config.dtype), rngs=rngs
     )

@@ -20,6 +20,7 @@ from tensorboardX.proto.event_pb2 import (
 from tensorboardX.summary import scalar
 
 from vicreg_jax.pretrain.run_folder import write_whole, writing
+from vicreg_jax.pretrain.speed import Speed
 
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.step import Metrics
@@ -39,6 +40,9 @@ class Log:
 
     Metrics stay on the devices until `write` fetches those of many steps at once. The
     first process writes the files.
+
+    Attributes:
+        speed: Measures the speed between two writes.
 
     Args:
         run_folder: Where to write metrics.jsonl and evaluations.jsonl.
@@ -65,7 +69,7 @@ class Log:
         self._steps = run_folder / "metrics.jsonl"
         self._checks = run_folder / "evaluations.jsonl"
         self._steps_per_epoch = steps_per_epoch
-        self._speed = _Speed(batch, waited)
+        self.speed = Speed(batch, waited)
         self._pending: list[_Pending] = []
         self._last: Line | None = None  # that `write` has not returned yet
         self._writes = jax.process_index() == 0
@@ -137,7 +141,7 @@ class Log:
     def _lines(self, taken: list[_Pending]) -> list[Line]:
         values = jax.device_get([pending.metrics for pending in taken])
         orders = _over_processes([pending.order for pending in taken])
-        speed = self._speed(taken[-1].step)
+        speed = self.speed(taken[-1].step)
         return [
             {"step": pending.step, "epoch": pending.step // self._steps_per_epoch}
             | {name: float(value) for name, value in metrics._asdict().items()}
@@ -199,25 +203,6 @@ class Board:
     def _add(self, step: int, **what: Any) -> None:
         with writing(self._directory):
             self._events.write_event(Event(wall_time=time.time(), step=step, **what))
-
-
-class _Speed:
-    """Returns the speed since the last call, nothing in the first."""
-
-    def __init__(self, batch: int, waited: Callable[[], float]):
-        self._batch, self._waited = batch, waited
-        self._last: tuple[int, float, float] | None = None
-
-    def __call__(self, step: int) -> Line:
-        last, now = self._last, (step, time.monotonic(), self._waited())
-        self._last = now
-        if last is None or step == last[0]:
-            return {}
-        steps, seconds, waited = (a - b for a, b in zip(now, last, strict=True))
-        return {
-            "images_per_second": steps * self._batch / seconds,
-            "waiting": waited / seconds,
-        }
 
 
 def read(path: Path) -> list[Line]:

@@ -18,6 +18,7 @@ from vicreg_jax.pretrain.export import write_encoder
 from vicreg_jax.pretrain.init import initialized
 from vicreg_jax.pretrain.input import batches, load_datasets, to_device
 from vicreg_jax.pretrain.loop import Loop
+from vicreg_jax.pretrain.profile import Profile
 from vicreg_jax.pretrain.records import Log
 from vicreg_jax.pretrain.step import Programs
 
@@ -39,6 +40,8 @@ def run(
     own_encoder: EncoderFactory | None = None,
 ) -> Accuracies:
     """Pretrains and evaluates, or continues where an earlier process stopped.
+
+    With more epochs than the run in the run folder has, it extends that run.
 
     Args:
         config: The configuration of the run.
@@ -76,11 +79,13 @@ def run(
     )
     steps_per_epoch = train_iterator.order.steps_per_epoch
     programs = Programs(config, mesh, steps_per_epoch, own_encoder=own_encoder)
+    profiled = launch.profiled(config.epochs * steps_per_epoch)
     loop = Loop(programs, launch, datasets, train_iterator, console, started)
-    claim = run_folder.claim(config, launch, images=len(datasets.train))
+    images, notify = len(datasets.train), console.print
+    claim = run_folder.claim(config, launch, images=images, notify=notify)
     with claim as out, compilation.kept_in(out / "compiled"):
         with closing(train_iterator):
-            state = _pretrain(loop, out)
+            state = _pretrain(loop, out, profiled)
         if jax.process_index() == 0:
             write_encoder(out, programs, state)
         result = evaluation.evaluate(programs, state, datasets, workers=launch.workers)
@@ -93,7 +98,7 @@ def run(
     return result.accuracies if result else {}
 
 
-def _pretrain(loop: Loop, out: Path):
+def _pretrain(loop: Loop, out: Path, profiled: range):
     """Returns the state after the last step."""
     programs, console = loop.programs, loop.console
     state, first = programs.start(), 0
@@ -105,7 +110,11 @@ def _pretrain(loop: Loop, out: Path):
         if restored is not None:
             first, state = restored
             loop.train_iterator.seek(first)
-            console.print(f"Going on after step {first}", soft_wrap=True)
+            rate = np.asarray(programs.rate(first)).item()
+            console.print(
+                f"Going on after step {first}, at a learning rate of {rate:.2g}",
+                soft_wrap=True,
+            )
         else:
             state = initialized(programs, state)
             if jax.process_index() == 0:
@@ -119,8 +128,8 @@ def _pretrain(loop: Loop, out: Path):
             tensorboard=loop.launch.tensorboard,
         )
         began = time.monotonic()
-        with closing(log):
-            state = loop.run(state, first, checkpoints, log)
+        with closing(log), Profile(profiled, out / "profile") as profile:
+            state = loop.run(state, first, checkpoints, log, profile)
     console.print(f"Pretrained in {time.monotonic() - began:.0f} s")
     return state
 

@@ -9,10 +9,12 @@ checkpoints/      the newest states
 compiled/         JAX's compilation cache, with which the next start compiles nothing
 encoder.safetensors  the trained encoder, for `vicreg_jax.load_encoder`
 probes.json       accuracies; written last, so it marks a finished run
+probes-N-epochs.json  those of a finished run of N epochs, which is being extended
 probes-DATA.json  accuracies on other images, by the command probe
 features.npz      the held-out features that the picture shows
 report.png        the picture
 tensorboard/      event files for TensorBoard
+profile/          a trace of the steps that --profile names, for XProf
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,17 +42,27 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def claim(config: Config, launch: Launch, *, images: int) -> Iterator[Path]:
+def claim(
+    config: Config,
+    launch: Launch,
+    *,
+    images: int,
+    notify: Callable[[str], None] = print,
+) -> Iterator[Path]:
     """Makes or finds the run folder, and keeps other runs out of it.
+
+    A run whose configuration has fewer epochs, and is the same otherwise, is extended.
 
     Args:
         config: The configuration of the run.
         launch: Names the folder, or leaves the choice to this function.
         images: Number of training images, which the order of the images depends on.
+        notify: Called with a sentence if the run is extended.
 
     Raises:
         FileExistsError: If the run in it is finished, or another process uses it.
-        ValueError: If the run in it has another configuration or number of images.
+        ValueError: If the run in it has another configuration or number of images, or
+            is finished and to be extended, but has no checkpoint.
     """
     folder = launch.out or choose(config)
     ours = contents(config, images)
@@ -58,12 +70,14 @@ def claim(config: Config, launch: Launch, *, images: int) -> Iterator[Path]:
     processes.wait_for_all("claim")
     checksum = hashlib.sha256(json.dumps(ours).encode()).hexdigest()
     processes.check_same("the configuration and the number of images", checksum)
-    if finished(folder):
-        raise FileExistsError(f"--out must not hold a finished run, got {folder}")
+    epochs = config.epochs
     if (folder / "config.json").exists():
-        _refuse_another(ours, folder)
+        epochs = _refuse_another(ours, folder)
     else:
         _refuse_other_files(folder)
+    # After config.json is read: the first process writes them in the opposite order.
+    if finished(folder):
+        _refuse_finished(folder, extends=epochs < config.epochs)
     if jax.process_index() != 0:
         yield folder
         return
@@ -76,6 +90,8 @@ def claim(config: Config, launch: Launch, *, images: int) -> Iterator[Path]:
             raise FileExistsError(
                 f"--out must not be in use by another process, got {folder}"
             ) from None
+        if epochs < config.epochs:
+            notify(_extend(folder, epochs, config.epochs))
         write_json(folder / "config.json", ours)
         yield folder
 
@@ -159,20 +175,52 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(f"{path} could not be written: {reason}") from error
 
 
-def _refuse_another(ours: dict[str, Any], folder: Path) -> None:
+def _refuse_another(ours: dict[str, Any], folder: Path) -> int:
+    """Returns the epochs of the run in a folder, which may be fewer than ours."""
     theirs = contents(read_config(folder), _read(folder)["images"])
     for name in ours:
-        if ours[name] == theirs[name]:
+        extends = name == "epochs" and ours[name] > theirs[name]
+        if ours[name] == theirs[name] or extends:
             continue
         if name == "images":
             raise UsageError(
                 f"--data must have {theirs[name]} training images as in the run in "
                 f"{folder}, got {ours[name]}; for another run give another --out"
             )
+        least = "at least " if name == "epochs" else ""
         raise UsageError(
-            f"{flag(name)} must be {theirs[name]!r} as in the run in {folder}, "
+            f"{flag(name)} must be {least}{theirs[name]!r} as in the run in {folder}, "
             f"got {ours[name]!r}; for another run give another --out"
         )
+    return theirs["epochs"]
+
+
+def _refuse_finished(folder: Path, *, extends: bool) -> None:
+    """Refuses a finished run, unless it can be extended."""
+    if not extends:
+        raise FileExistsError(
+            f"--out must not hold a finished run, got {folder}; it can be extended by "
+            "larger --epochs"
+        )
+    if not any(folder.glob("checkpoints/*[0-9]")):
+        raise UsageError(
+            f"--out must hold a checkpoint to extend its run, got {folder}, which has "
+            f"none; for another run give another --out, and --init {folder}"
+        )
+
+
+def _extend(folder: Path, before: int, epochs: int) -> str:
+    """Marks the run as not finished, and returns what that means, to print."""
+    probes = folder / "probes.json"
+    # If the process is killed before config.json is written, the run is a stopped one.
+    with writing(probes):
+        if probes.exists():
+            probes.replace(folder / f"probes-{before}-epochs.json")
+    return (
+        f"Extending the run from {before} to {epochs} epochs. The learning rate now "
+        f"follows the schedule of {epochs} epochs, so after a finished run it rises "
+        f"again. The result is not that of {epochs} epochs from the start."
+    )
 
 
 def _refuse_other_files(folder: Path) -> None:

@@ -66,7 +66,7 @@ def describe(
 def record(
     config: Config, mesh: jax.sharding.Mesh, run: Path, recipe: str | None
 ) -> None:
-    """Adds this start to run.json: versions, devices, command, and path of the data."""
+    """Adds this start to run.json: versions, devices, command, data, epochs, ..."""
     path = run / "run.json"
     starts = _starts(path)
     named = config.data in NAMED or config.data.startswith(ARRAYS)
@@ -74,6 +74,7 @@ def record(
         {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "recipe": recipe,
+            "epochs": config.epochs,
             "command": shlex.join(sys.argv),
             "data": config.data if named else os.path.abspath(config.data),
             "python": platform.python_version(),

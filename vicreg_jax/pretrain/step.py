@@ -131,13 +131,42 @@ class Programs:
 
     def network(self, state: State):
         """Returns the network with the parameters of `state`."""
-        return nnx.merge(self._graph, state.params, state.stats)
+        return self._merged(state.params, state.stats, self._key(state))
+
+    def _merged(self, params, stats, key):
+        """Returns the network, whose drop path and dropout draw from `key`.
+
+        Nothing random is kept between steps, so that a resumed run draws the same.
+        """
+        # The views take the keys that are folded with small numbers.
+        key = jax.random.fold_in(key, 2**32 - 1)
+        leaves, tree = jax.tree.flatten(self._streams)
+        # A stream is a key and a count of the keys drawn from it.
+        fresh = [
+            jax.random.split(jax.random.fold_in(key, at), leaf.shape)
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else jnp.zeros(leaf.shape, leaf.dtype)
+            for at, leaf in enumerate(leaves)
+        ]
+        return nnx.merge(self._graph, params, stats, tree.unflatten(fresh))
+
+    def _key(self, state: State):
+        """Returns the random key of a step, which the views are drawn from."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+
+    @cached_property
+    def _shapes(self):
+        model = nnx.eval_shape(lambda: build(self.config, self.own_encoder))
+        model.train()
+        return model
 
     @cached_property
     def _graph(self):
-        model = nnx.eval_shape(lambda: build(self.config, self.own_encoder))
-        model.train()
-        return nnx.graphdef(model)
+        return nnx.graphdef(self._shapes)
+
+    @cached_property
+    def _streams(self):
+        return nnx.to_pure_dict(nnx.state(self._shapes, nnx.RngState))
 
     @cached_property
     def _optimizer(self):
@@ -145,7 +174,7 @@ class Programs:
 
     def _start(self) -> State:
         network = build(self.config, self.own_encoder)
-        _, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+        _, params, stats, _ = nnx.split(network, nnx.Param, nnx.BatchStat, ...)
         params = nnx.to_pure_dict(params)
         return State(
             step=jnp.zeros((), jnp.int32),
@@ -155,11 +184,11 @@ class Programs:
         )
 
     def _train(self, state: State, images: Images, aspect: Aspect):
-        key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+        key = self._key(state)
         pair = self.config.views.pair(key, images, aspect)
 
         def objective(params):
-            embeddings, stats = self._embeddings(params, state.stats, pair)
+            embeddings, stats = self._embeddings(params, state.stats, pair, key)
             terms = self._terms(*embeddings)
             loss = terms.weighted_sum(self.config.lambd, self.config.mu, self.config.nu)
             return loss, (terms, stats, _std(embeddings))
@@ -180,7 +209,7 @@ class Programs:
         params: Any = optax.apply_updates(state.params, updates)
         return State(state.step + 1, params, stats, moments), metrics
 
-    def _embeddings(self, params, stats, pair):
+    def _embeddings(self, params, stats, pair, key):
         """Returns the embeddings of both views, and the new batch-norm statistics.
 
         With ``accumulate > 1`` the batch passes the network in parts, and the loss is
@@ -189,23 +218,25 @@ class Programs:
         """
 
         @jax.checkpoint
-        def part(stats, views):
-            return self._both(params, stats, views)
+        def part(stats, drawn):
+            key, *views = drawn
+            return self._both(params, stats, views, key)
 
         parts = self.config.accumulate
         if parts == 1:
-            stats, embeddings = self._both(params, stats, pair)
+            stats, embeddings = self._both(params, stats, pair, key)
             return embeddings, stats
         by_part = NamedSharding(self.mesh, P(None, self.mesh.axis_names))
         # Consecutive rows go to different parts, so that each device keeps its rows.
         views = (v.reshape(-1, parts, *v.shape[1:]).swapaxes(0, 1) for v in pair)
-        views = tuple(jax.lax.with_sharding_constraint(v, by_part) for v in views)
-        stats, embeddings = jax.lax.scan(part, stats, views)
+        views = (jax.lax.with_sharding_constraint(v, by_part) for v in views)
+        keys = jax.random.split(key, parts)
+        stats, embeddings = jax.lax.scan(part, stats, (keys, *views))
         joined = (z.swapaxes(0, 1).reshape(-1, z.shape[-1]) for z in embeddings)
         return tuple(joined), stats
 
-    def _both(self, params, stats, views):
-        model = nnx.merge(self._graph, params, stats)
+    def _both(self, params, stats, views, key):
+        model = self._merged(params, stats, key)
         # Two passes, so that batch norm uses the statistics of each view, as in the
         # paper.
         embeddings = tuple(model(view) for view in views)
@@ -229,7 +260,7 @@ class Programs:
         )(first, second)
 
     def _embed(self, state: State, images: Images, aspect: Aspect):
-        key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+        key = self._key(state)
         pair = self.config.views.pair(key, images, aspect)
         model = self.network(state)
         return jnp.stack([model(view) for view in pair])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import grain
 from absl import flags
 
+from vicreg_jax.pretrain.input import worker
 from vicreg_jax.pretrain.input.load import Batch, Load
 from vicreg_jax.pretrain.input.order import Order
 from vicreg_jax.pretrain.input.sources import has_files
@@ -68,7 +69,8 @@ class Batches(Iterator[Batch]):
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             processes = grain.MultiprocessingOptions(num_workers=self._workers)
-            read = read.mp_prefetch(processes)
+            worker.kill_at_exit()
+            read = read.mp_prefetch(processes, worker.start)
         return iter(read)
 
 

@@ -1,0 +1,73 @@
+"""An encoder from PyTorch, pretrained further, and taken back to PyTorch.
+
+    python examples/from_pytorch.py     # 40 s on two cores; needs torch, scikit-image
+
+To use it, replace `resnet18(WIDTH)` with your encoder, such as
+`torchvision.models.resnet18()`, whose width is 64, and the folder with yours.
+"""
+
+import argparse
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from textures import write_textures
+from torch_resnet import resnet18
+
+from vicreg_jax.encoder import Encoder, load_encoder
+from vicreg_jax.pretrain import pretrain, recipes
+
+WIDTH = 8
+
+
+def embed_in_torch(model, encoder: Encoder, images):
+    """Returns the features in PyTorch of what the encoder in JAX sees."""
+    aspect = jnp.ones(len(images))
+    plain = np.array(encoder.views.plain(jnp.asarray(images), aspect))
+    model.eval()
+    with torch.no_grad():
+        return model(torch.from_numpy(plain).permute(0, 3, 1, 2)).numpy()
+
+
+def compare(what, model, encoder, images):
+    """Prints how far the features in JAX and in PyTorch are apart."""
+    in_torch = embed_in_torch(model, encoder, images)
+    apart = np.abs(encoder.embed(images) - in_torch).max() / np.abs(in_torch).max()
+    print(f"{what}: features {in_torch.shape}, differ by {apart:.0e}")
+
+
+def main(epochs: int):
+    """Goes to JAX and back, and compares the features on both sides."""
+    out = Path(tempfile.mkdtemp())
+    write_textures(out / "photographs")
+    images = np.random.default_rng(0).integers(0, 256, (8, 256, 256, 3), np.uint8)
+
+    # 1. From PyTorch. A .pth file of a training script works as well as safetensors.
+    file = out / "resnet18.pth"
+    model = resnet18(WIDTH)
+    torch.save({"epoch": 3, "state_dict": model.state_dict()}, file)
+    compare("from PyTorch", model, load_encoder(file), images)
+
+    # 2. Further pretraining: `--init` on the command line.
+    config = recipes.images(
+        out / "photographs", size=32, channels=3, encoder="resnet18", init=str(file)
+    )
+    config = dataclasses.replace(config, width=WIDTH, expander=128, epochs=epochs)
+    run = pretrain(config, out=out / "run")
+
+    # 3. Back to PyTorch. The run's file has torchvision's names and layout.
+    before = embed_in_torch(model, run.encoder, images)
+    model.load_state_dict(load_file(run.folder / "encoder.safetensors"))
+    compare("back in PyTorch", model, run.encoder, images)
+    moved = np.abs(embed_in_torch(model, run.encoder, images) - before).max()
+    print(f"pretraining moved the features by {moved:.2f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=20)
+    main(parser.parse_args().epochs)

@@ -1,0 +1,78 @@
+"""Worker processes end with their parent, whatever ends it, and not before."""
+
+import signal
+import sys
+
+import pytest
+from processes import Process, descendants, end, running, started, wait_for
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="finds processes in /proc"
+)
+READS = """
+import multiprocessing, numpy as np, os, signal, sys, threading, _thread
+from vicreg_jax.pretrain.input import Arrays, batches
+
+pixels = np.zeros((8, 1, 1, 1), np.uint8)
+reading = batches(Arrays(pixels, np.zeros(8, np.int32)), batch=2, workers=1)
+"""
+READS_ON = READS + "while True: next(reading); print('read', flush=True)"
+SIGNALS_WORKERS = """
+next(reading)
+for worker in multiprocessing.active_children():
+    os.kill(worker.pid, signal.SIGTERM)
+    os.kill(worker.pid, signal.SIGINT)
+for _ in range(20):
+    next(reading)
+reading.close()
+"""
+STOPS_AT_ONCE = """
+def interrupt():
+    while not multiprocessing.active_children():
+        pass
+    _thread.interrupt_main()
+
+threading.Thread(target=interrupt).start()
+try:
+    while True:
+        next(reading)
+except KeyboardInterrupt:
+    reading.close()
+"""
+
+
+def workers(parent):
+    """Returns the workers, which Python's resource tracker is not one of."""
+    return descendants(parent.pid)[1:]
+
+
+@pytest.mark.parametrize(
+    "number, reads",
+    [
+        (signal.SIGKILL, False),
+        pytest.param(signal.SIGKILL, True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_all(number, reads):
+    """While they start, and while they read."""
+    with started(Process("-c", READS_ON)) as (parent,):
+        wait_for(lambda: workers(parent), parent)
+        if reads:
+            wait_for(lambda: "read" in parent.output(), parent)
+        left = descendants(parent.pid)
+        parent.send_signal(number)
+        assert parent.wait() == -number
+        wait_for(lambda: not any(map(running, left)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", [SIGNALS_WORKERS, STOPS_AT_ONCE])
+def test_workers_leave_signals_to_their_parent(ends):
+    """They read on, and the parent does not wait for one that it has left behind."""
+    with started(Process("-c", READS + ends)) as (parent,):
+        wait_for(lambda: workers(parent), parent)
+        left = descendants(parent.pid)
+        status, printed = end(parent)
+        assert status == 0, printed
+        wait_for(lambda: not any(map(running, left)))

@@ -1,0 +1,79 @@
+"""The part of a PyTorch checkpoint that is one network, and a network from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+from flax import nnx
+
+from vicreg_jax.convert.files import read
+from vicreg_jax.convert.names import listed, load_state_dict
+
+Source: TypeAlias = str | Path | Mapping[str, np.ndarray]
+Tensors: TypeAlias = dict[str, np.ndarray]
+_Network = TypeVar("_Network", bound=nnx.Module)
+
+
+def tensors_of(source: Source) -> Tensors:
+    """Returns the tensors of a file or of a mapping by name."""
+    tensors = dict(source) if isinstance(source, Mapping) else read(source)
+    return {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
+
+
+def part(
+    tensors: Tensors, prefix: str | None, is_it: Callable[[Tensors], bool], what: str
+) -> Tensors:
+    """Returns the tensors of one part of a checkpoint, with the prefix removed.
+
+    Args:
+        tensors: tensors of the whole checkpoint.
+        prefix: prefix of the part. None: the only one under which it is.
+        is_it: recognizes the part by its names.
+        what: the part in words, for errors.
+
+    Raises:
+        ValueError: if there is no such part, or more than one.
+    """
+    names = [name.split(".") for name in tensors]
+    starts = {
+        "".join(f"{part}." for part in name[:depth])
+        for name in names
+        for depth in range(len(name))
+    }
+    given = starts if prefix is None else {prefix}
+    parts = {start: _under(tensors, start) for start in given}
+    parts = {start: part for start, part in parts.items() if is_it(part)}
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    if parts:
+        raise ValueError(
+            f"`prefix` must be given, because there is {what} under each of "
+            f"{listed(parts)}"
+        )
+    where = "" if prefix is None else f" under `{prefix}`"
+    raise ValueError(
+        f"`source` must hold {what}{where} in PyTorch's names, got {listed(tensors)}"
+    )
+
+
+def _under(tensors: Tensors, prefix: str) -> Tensors:
+    return {
+        k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
+    }
+
+
+def filled(build: Callable[..., _Network], tensors: Tensors) -> _Network:
+    """Returns what `build` makes, in eval mode, with these parameters.
+
+    Raises:
+        ValueError: if they do not fit; see `load_state_dict`.
+    """
+    # Shapes suffice, because every parameter is overwritten.
+    model = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    load_state_dict(model, tensors)
+    # In training mode one call would overwrite the loaded running statistics.
+    model.eval()
+    return model
