@@ -1,19 +1,24 @@
-"""Decoding image files to uint8 arrays of one shape."""
+"""Decoding image files to uint8 arrays: whole images, or crops of them."""
 
 from __future__ import annotations
 
 import io
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from vicreg_jax._pixels import decoded, resized
+from vicreg_jax.augment.crops import Crops, PixelBox, fractions
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from jaxtyping import UInt8
 
+    from vicreg_jax.augment.crops import Cropping, Numbers
 
 ORIENTATION = 0x0112  # Exif's tag
 
@@ -34,6 +39,19 @@ class Decoded(NamedTuple):
     aspect: float
 
 
+class Cropped(NamedTuple):
+    """Crops of one image.
+
+    Attributes:
+        crops: for each size the pixels, uint8, shape ``(count, size, size, channels)``,
+            and the boxes, float32, shape ``(count, 4)``; see `Crops`.
+        aspect: width divided by height of the image.
+    """
+
+    crops: tuple[Crops, ...]
+    aspect: float
+
+
 def decode(
     image: Path | bytes | PIL.Image.Image, *, size: int, channels: int
 ) -> Decoded:
@@ -50,36 +68,99 @@ def decode(
     Raises:
         UnreadableError: If it is missing, damaged, or in a format that Pillow lacks.
     """
+    with _readable(image) as opened:
+        height, width = _upright_size(opened)
+        whole = PixelBox(0, 0, height, width)
+        (pixels,) = _cut(opened, [(whole, size)], channels)
+        return Decoded(pixels, width / height)
+
+
+def decode_crops(
+    image: Path | bytes | PIL.Image.Image,
+    croppings: tuple[Cropping, ...],
+    numbers: list[Numbers],
+    *,
+    channels: int,
+) -> Cropped:
+    """Decodes an image and cuts crops from it, bicubic and antialiased.
+
+    Equal to ``PIL.Image.Image.resize(box=...)`` of the image. For JPEGs whose crops are
+    all at least four times as large as needed, see `_shrunk`. Otherwise as `decode`.
+
+    Args:
+        image: a file, its content, or an image that Pillow opened.
+        croppings: where to crop.
+        numbers: for each cropping, what `RandomCrops.boxes` takes.
+        channels: 3 for RGB, 1 for grayscale.
+
+    Raises:
+        UnreadableError: If it is missing, damaged, or in a format that Pillow lacks.
+    """
+    with _readable(image) as opened:
+        height, width = _upright_size(opened)
+        boxes = [
+            [(box, cropping.size) for box in cropping.boxes(drawn, height, width)]
+            for cropping, drawn in zip(croppings, numbers, strict=True)
+        ]
+        cut = iter(_cut(opened, sum(boxes, []), channels))
+        crops = tuple(
+            Crops(
+                np.stack([next(cut) for _ in same]),
+                np.array([fractions(box, height, width) for box, _ in same], "f4"),
+            )
+            for same in boxes
+        )
+        return Cropped(crops, width / height)
+
+
+@contextmanager
+def _readable(image):
+    """Opens an image; every error inside is an `UnreadableError`."""
     try:
-        return _decoded(image, size, channels)
+        with _opened(image) as opened:
+            yield opened
     except Exception as error:
         # Pillow's decoders raise many types on damaged files: OSError, SyntaxError,
         # ValueError, struct.error, zlib.error, ...
         raise UnreadableError(f"{type(error).__name__}: {error}") from error
 
 
-def _decoded(image, size, channels) -> Decoded:
+def _upright_size(image) -> tuple[int, int]:
+    """Returns height and width after a turn by Exif's orientation."""
+    quarter_turn = image.getexif().get(ORIENTATION, 1) >= 5  # mirrored or not
+    return image.size if quarter_turn else image.size[::-1]
+
+
+def _cut(image, boxes: list[tuple[PixelBox, int]], channels: int):
+    """Returns boxes of the upright image, each resized to a square of some size."""
     mode = "RGB" if channels == 3 else "L"
-    with _opened(image) as it:
-        # Before `draft`, which rounds the sides.
-        aspect = it.width / it.height
-        if it.getexif().get(ORIENTATION, 1) >= 5:  # a quarter turn, mirrored or not
-            aspect = 1 / aspect
-        # Decodes a JPEG at 1/2, 1/4 or 1/8 of its size if that leaves at least twice
-        # the pixels needed, as `PIL.Image.thumbnail` does: 10 ms instead of 24 for
-        # 2000x1334 pixels.
-        it.draft(mode, (2 * size, 2 * size))
-        upright = PIL.ImageOps.exif_transpose(it)
-        square = _on_white(_eight_bits(upright)).convert(mode)
-        square = square.resize((size, size), PIL.Image.Resampling.BICUBIC)
-        return Decoded(np.asarray(square).reshape(size, size, channels), aspect)
+    height, width = _upright_size(image)
+    # Decodes a JPEG at 1/2, 1/4 or 1/8 of its size if that leaves at least twice the
+    # pixels needed, as `PIL.Image.thumbnail` does: 10 ms instead of 24 for 2000x1334
+    # pixels.
+    spare = min(min(box.height, box.width) // (2 * size) for box, size in boxes)
+    shrink = max(int(spare), 1)
+    image.draft(mode, (image.width // shrink, image.height // shrink))
+    if shrink == 1:
+        image = decoded(image, mode)
+    upright = PIL.ImageOps.exif_transpose(image)
+    upright = _on_white(_eight_bits(upright)).convert(mode)
+    y, x = upright.height / height, upright.width / width
+    for box, size in boxes:
+        top, left = box.top * y, box.left * x
+        # A sum of rounded numbers may lie outside of the image by a rounding.
+        bottom = min(top + box.height * y, upright.height)
+        right = min(left + box.width * x, upright.width)
+        pixels = resized(upright, (left, top, right, bottom), size)
+        yield pixels.reshape(size, size, channels)
 
 
 def _opened(image):
     if isinstance(image, PIL.Image.Image):
         # The caller's image stays open, and `draft` must not change it.
         return image.copy()
-    return PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+    content = image if isinstance(image, bytes) else image.read_bytes()
+    return PIL.Image.open(io.BytesIO(content))
 
 
 def _eight_bits(image):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,10 @@ import PIL.Image
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
-from vicreg_jax.augment import ImageViews, Views
+from vicreg_jax.augment import CenterCrop, Crops, ImageViews, Views
+from vicreg_jax.augment.crops import TRIES
 from vicreg_jax.augment.stored import views_from_json, views_to_json
+from vicreg_jax.augment.views import cropped_on
 from vicreg_jax.convert import (
     load_convnext,
     load_resnet,
@@ -33,13 +35,14 @@ from vicreg_jax.convert import (
     state_dict,
     write,
 )
-from vicreg_jax.decode import decode
+from vicreg_jax.decode import decode, decode_crops
 from vicreg_jax.nn import ENCODERS, build_encoder
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 Images: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray | Iterable[Any]"
+_NO_NUMBERS = [np.zeros((1, TRIES, 4))]  # a centered crop is not random
 FILE = "encoder.safetensors"
 _KEY = "vicreg_jax"
 
@@ -51,9 +54,11 @@ class Encoder:
     Attributes:
         model: the Flax module in eval mode: views in, features out.
         views: the views it was trained with. ``views.plain`` is its preprocessing.
-        size: side of the square that image files are decoded to.
+        size: side of the square that image files are decoded to, unless they are
+            cropped on the host.
         channels: 3 for RGB, 1 for grayscale.
         about: further facts from its file: architecture, data, step, package version.
+        crop: where ``views.plain`` crops image files, as in `Config`.
     """
 
     model: nnx.Module
@@ -61,6 +66,13 @@ class Encoder:
     size: int
     channels: int
     about: dict[str, Any] = field(default_factory=dict)
+    crop: Literal["host", "device"] = "host"
+
+    @property
+    def plain_crops(self) -> tuple[CenterCrop, ...]:
+        """What the host cuts from image files. Empty: whole squares are decoded."""
+        views = cropped_on(self.crop, self.views)
+        return views.plain_crops if views else ()
 
     def embed(
         self,
@@ -74,7 +86,8 @@ class Encoder:
         Args:
             images: a path, a PIL image, a uint8 array of shape ``(images, height,
                 width, channels)`` or ``(images, height, width)``, or an iterable of
-                paths and PIL images. Arrays are not resized before ``views.plain``.
+                paths and PIL images. Arrays are not resized before ``views.plain``. Or
+                a batch of what `plain_crops` cut: a tuple of `Crops`.
             aspect: for an array only, width over height of each image before it was
                 resized to the array's shape. None: that of the array.
             batch: how many images pass the network at once.
@@ -95,7 +108,7 @@ class Encoder:
 
     def _batches(
         self, images, aspect, batch
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ) -> Iterator[tuple[np.ndarray | tuple[Crops, ...], np.ndarray]]:
         if isinstance(images, np.ndarray | jax.Array):
             pixels = self._checked(np.asarray(images))
             if aspect is None:
@@ -106,6 +119,12 @@ class Encoder:
             return
         if aspect is not None:
             raise ValueError("`aspect` must be None if `images` is not an array")
+        if isinstance(images, tuple) and images and isinstance(images[0], Crops):
+            rows = len(images[0].pixels)
+            for at in range(0, rows, batch):
+                part = jax.tree.map(lambda array, at=at: array[at : at + batch], images)
+                yield part, np.ones(min(batch, rows - at), np.float32)
+            return
         items = [images] if isinstance(images, str | Path | PIL.Image.Image) else images
         decoded = []
         for item in items:
@@ -124,6 +143,8 @@ class Encoder:
                 "`images` must hold paths or PIL images, or be a uint8 array, got "
                 f"{type(item).__name__}"
             )
+        if crops := self.plain_crops:
+            return decode_crops(item, crops, _NO_NUMBERS, channels=self.channels)
         return decode(item, size=self.size, channels=self.channels)
 
     def _checked(self, pixels):
@@ -137,13 +158,16 @@ class Encoder:
             )
         return pixels
 
-    def _features(self, pixels, aspect):
+    def _features(self, images, aspect):
         # Padded to a power of two, so that few sizes are compiled.
-        rows = 1 << (len(pixels) - 1).bit_length()
-        padding = rows - len(pixels)
-        padded = np.pad(pixels, [(0, padding), (0, 0), (0, 0), (0, 0)])
+        rows = len(aspect)
+        padding = (1 << (rows - 1).bit_length()) - rows
+        padded = jax.tree.map(
+            lambda array: np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1)),
+            images,
+        )
         aspect = np.pad(aspect, (0, padding), constant_values=1)
-        return np.asarray(self._encode(padded, aspect))[: len(pixels)]
+        return np.asarray(self._encode(padded, aspect))[:rows]
 
     @cached_property
     def _encode(self):
@@ -165,6 +189,7 @@ def save_encoder(
     views: Views,
     size: int,
     channels: int,
+    crop: Literal["host", "device"] = "host",
     **about: Any,
 ) -> None:
     """Writes an encoder to a safetensors file that `load_encoder` reads.
@@ -180,6 +205,7 @@ def save_encoder(
         views: the views it was trained with.
         size: side of the square that image files are decoded to.
         channels: 3 for RGB, 1 for grayscale.
+        crop: where the views crop image files, as in `Config`.
         about: anything else worth knowing, as JSON has it.
 
     Raises:
@@ -190,6 +216,7 @@ def save_encoder(
         "views": views_to_json(views),
         "size": size,
         "channels": channels,
+        "crop": crop,
         "about": {"package": f"vicreg_jax {version('vicreg_jax')}"} | about,
     }
     write(path, state_dict(model), metadata={_KEY: json.dumps(description)})
@@ -222,9 +249,16 @@ def load_encoder(path: str | Path, model: nnx.Module | None = None) -> Encoder:
     model = _built(description["architecture"], path) if model is None else model
     load_state_dict(model, tensors)
     model.eval()
-    views = views_from_json(description["views"])
     about = description["about"] | {"architecture": description["architecture"]}
-    return Encoder(model, views, description["size"], description["channels"], about)
+    return Encoder(
+        model,
+        views_from_json(description["views"]),
+        description["size"],
+        description["channels"],
+        about,
+        # Before there was a choice, crops were cut on the devices.
+        description.get("crop", "device"),
+    )
 
 
 def _checked_aspect(aspect, images: int) -> np.ndarray:
@@ -234,9 +268,10 @@ def _checked_aspect(aspect, images: int) -> np.ndarray:
     return aspect
 
 
-def _stacked(decoded) -> tuple[np.ndarray, np.ndarray]:
-    aspect = np.array([one.aspect for one in decoded], np.float32)
-    return np.stack([one.pixels for one in decoded]), aspect
+def _stacked(decoded) -> tuple[np.ndarray | tuple[Crops, ...], np.ndarray]:
+    images, aspect = zip(*decoded, strict=True)
+    stacked = jax.tree.map(lambda *parts: np.stack(parts), *images)
+    return stacked, np.array(aspect, np.float32)
 
 
 def _file_of_run(run: Path) -> Path:

@@ -13,11 +13,14 @@ import jax.numpy as jnp
 
 from vicreg_jax.augment import _color, _settings, _space
 from vicreg_jax.augment._batch import prepare, shard_like
+from vicreg_jax.augment.crops import CenterCrop, Crops, RandomCrops
 
 if TYPE_CHECKING:
-    from jaxtyping import PRNGKeyArray
+    from jaxtyping import Array, Bool, PRNGKeyArray
 
     from vicreg_jax.augment._batch import Aspect, Images, View
+
+_OPERATIONS = 6  # crop, flip, jitter, gray, blur, solarize
 
 
 @dataclass(frozen=True)
@@ -125,21 +128,79 @@ class ImageViews:
         """
         pixels, aspect = prepare(images, aspect)
         keys = shard_like(pixels, jax.random.split(key, len(pixels)))
-        drawn = jax.vmap(partial(self._view, view=view))(keys, pixels, aspect)
+        drawn, _ = jax.vmap(partial(self._view, view=view))(keys, pixels, aspect)
         return self._normalize(drawn)
 
+    def finish(
+        self, key: PRNGKeyArray, crops: Images, *, view: int = 0
+    ) -> tuple[View, Bool[Array, " batch"]]:
+        """Returns one random view of each crop: all of `__call__` but the crop.
+
+        Args:
+            key: the only source of randomness.
+            crops: uint8, or float in [0, 1], of any size, with 1 or 3 channels.
+            view: 0 for the probabilities of the first view, 1 for those of the second.
+
+        Returns:
+            The views, float32, normalized by `mean` and `std`; and which of them are
+            mirrored, left and right exchanged.
+
+        Raises:
+            TypeError: `crops` is neither uint8 nor float.
+            ValueError: a shape is wrong.
+        """
+        pixels, _ = prepare(crops, None)
+        keys = shard_like(pixels, jax.random.split(key, len(pixels)))
+        drawn, mirrored = jax.vmap(partial(self._finish, view=view))(keys, pixels)
+        return self._normalize(drawn), mirrored
+
+    @property
+    def crops(self) -> tuple[RandomCrops, ...]:
+        """What to cut from the original images for `pair`."""
+        return (RandomCrops(2, self.size, self.scale, self.ratio),)
+
+    @property
+    def plain_crops(self) -> tuple[CenterCrop, ...]:
+        """What to cut from the original images for `plain`."""
+        return (CenterCrop(self.size, self.center),)
+
     def pair(
-        self, key: PRNGKeyArray, images: Images, aspect: Aspect | None = None
+        self,
+        key: PRNGKeyArray,
+        images: Images | tuple[Crops, ...],
+        aspect: Aspect | None = None,
     ) -> tuple[View, View]:
-        """Returns the first and the second view of each image; see `__call__`."""
+        """Returns the first and the second view of each image; see `__call__`.
+
+        Args:
+            key: the only source of randomness.
+            images: as for `__call__`; or what was cut from them by `crops`.
+            aspect: as for `__call__`.
+        """
         first, second = jax.random.split(key)
+        if isinstance(images, tuple):
+            (both,) = images
+            return (
+                self.finish(first, jnp.asarray(both.pixels[:, 0]), view=0)[0],
+                self.finish(second, jnp.asarray(both.pixels[:, 1]), view=1)[0],
+            )
         return (
             self(first, images, aspect, view=0),
             self(second, images, aspect, view=1),
         )
 
-    def plain(self, images: Images, aspect: Aspect | None = None) -> View:
-        """Returns the center of each image, normalized; see `center`."""
+    def plain(
+        self, images: Images | tuple[Crops, ...], aspect: Aspect | None = None
+    ) -> View:
+        """Returns the center of each image, normalized; see `center`.
+
+        Args:
+            images: as for `__call__`; or what was cut from them by `plain_crops`.
+            aspect: as for `__call__`.
+        """
+        if isinstance(images, tuple):
+            (middles,) = images
+            return self._normalize(prepare(jnp.asarray(middles.pixels[:, 0]), None)[0])
         pixels, aspect = prepare(images, aspect)
 
         def middle(image, aspect):
@@ -149,20 +210,25 @@ class ImageViews:
         return self._normalize(jax.vmap(middle)(pixels, aspect))
 
     def _view(self, key, image, aspect, view):
-        # Each operation has a key of its own, so that a change of one probability does
-        # not change what the other operations draw.
-        box_key, flip_key, jitter_key, gray_key, blur_key, solarize_key = (
-            jax.random.split(key, 6)
-        )
+        box_key = jax.random.split(key, _OPERATIONS)[0]
         box = _space.random_box(box_key, aspect, scale=self.scale, ratio=self.ratio)
-        image = _space.crop(image, box, self.size)
+        return self._finish(key, _space.crop(image, box, self.size), view)
+
+    def _finish(self, key, image, view):
+        # Each operation has a key of its own, so that a change of one probability does
+        # not change what the other operations draw. The first key is the crop's.
+        _, flip_key, jitter_key, gray_key, blur_key, solarize_key = jax.random.split(
+            key, _OPERATIONS
+        )
+        mirrored = jax.random.bernoulli(flip_key, self.flip)
         image = _maybe(flip_key, self.flip, _space.flip, image)
         change, draw = jax.random.split(jitter_key)
         image = _maybe(change, self.jitter, lambda x: self._jitter(draw, x), image)
         image = _maybe(gray_key, self.gray, _gray, image)
         change, draw = jax.random.split(blur_key)
         image = _maybe(change, self.blur[view], lambda x: self._blur(draw, x), image)
-        return _maybe(solarize_key, self.solarize[view], _color.solarize, image)
+        image = _maybe(solarize_key, self.solarize[view], _color.solarize, image)
+        return image, mirrored
 
     def _jitter(self, key, image):
         factor_key, turn_key, order_key = jax.random.split(key, 3)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from jaxtyping import PRNGKeyArray
 
     from vicreg_jax.augment._batch import Aspect, Images, View
+    from vicreg_jax.augment.crops import CenterCrop, Crops, RandomCrops
 
 
 @runtime_checkable
@@ -78,6 +79,42 @@ class Views(Protocol):
     def __subclasshook__(cls, other: type, /) -> bool:
         """Returns whether a class follows the protocol."""
         return follows_protocol(other) if cls is Views else NotImplemented
+
+
+@runtime_checkable
+class CroppedViews(Protocol):
+    """Views whose crops the host can cut from the original pixels of image files.
+
+    Such views also have `crops` and `plain_crops`. Their `pair` and `plain` take whole
+    images, or a tuple with one `Crops` for each item of `crops` or `plain_crops`, and
+    finish them on the device.
+    """
+
+    @property
+    def crops(self) -> tuple[RandomCrops, ...]:
+        """What to cut from the original images for `pair`."""
+        ...
+
+    @property
+    def plain_crops(self) -> tuple[CenterCrop, ...]:
+        """What to cut from the original images for `plain`."""
+        ...
+
+    def pair(
+        self, key: PRNGKeyArray, images: Images | tuple[Crops, ...], aspect: Aspect
+    ) -> tuple[View, View]:
+        """Returns two random views of each image; see `Views.pair`."""
+        ...
+
+    def plain(self, images: Images | tuple[Crops, ...], aspect: Aspect) -> View:
+        """Returns the view of each image that probes evaluate; see `Views.plain`."""
+        ...
+
+
+def cropped_on(crop: str, views: Views) -> CroppedViews | None:
+    """Returns the views if `crop` is "host" and they can be cropped there."""
+    found: object = views
+    return found if crop == "host" and isinstance(found, CroppedViews) else None
 
 
 def follows_protocol(views_class: type) -> bool:

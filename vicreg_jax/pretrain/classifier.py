@@ -181,9 +181,12 @@ class Classifier(Programs):
         )
         return State(state.step + 1, params, stats, momentum), metrics
 
-    def _view(self, key, images, aspect):
+    def _view(self, key, images: Any, aspect):
         if self.config.augmentation == "none":
             return self._views.plain(images, aspect)
+        if isinstance(self._views, ImageViews) and isinstance(images, tuple):
+            (crop,) = images
+            return self._views.finish(key, jnp.asarray(crop.pixels[:, 0]))[0]
         # The compiler removes the second view.
         return self._views.pair(key, images, aspect)[0]
 

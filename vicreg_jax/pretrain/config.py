@@ -7,13 +7,18 @@ import os
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
 import tyro
 
 from vicreg_jax.augment import DigitViews, Views
+from vicreg_jax.augment.views import cropped_on
 from vicreg_jax.optim import WARMUP_EPOCHS
 from vicreg_jax.pretrain.errors import UsageError, check_at_least, flag
+
+if TYPE_CHECKING:
+    from vicreg_jax.augment import CenterCrop
+    from vicreg_jax.augment.crops import Cropping
 
 EncoderName: TypeAlias = Literal[
     "small",
@@ -49,7 +54,8 @@ class Config:
     evaluate_on: Literal["test", "validation"] = "test"
     """Evaluate on the test images, or, for tuning, on a fifth of --data."""
     size: int = 28
-    """Side in pixels to which image files are decoded. Arrays must have this size."""
+    """Side in pixels of whole images. Image files are resized to such squares; arrays
+    must have this size. Views are cut from whole images with --crop device only."""
     channels: int = 1
     """Channels of the images: 1 for grayscale, 3 for RGB."""
     unreadable: Literal["skip", "fatal"] = "skip"
@@ -57,6 +63,10 @@ class Config:
     views: Views = field(default_factory=DigitViews)
     """Random augmentations, and their size. The argument views:images or views:digits
     selects another kind."""
+    crop: Literal["host", "device"] = "host"
+    """Where views:images of files are cropped: on the host from the original pixels, or
+    on the devices from squares of --size, which takes less of the host and blurs.
+    Arrays and other views are cropped on the devices."""
     encoder: EncoderName = "small"
     """Encoder. small is a ResNet of three stages with 1, 2 and 4 times --width. The
     ViTs have patches of 16 pixels."""
@@ -107,6 +117,18 @@ class Config:
     """Largest number of images that the final probes train on, and evaluate on."""
     evaluation: Literal["probes", "k-NN"] = "probes"
     """Final evaluation: linear probes and k-NN of --probe-images, or k-NN of all."""
+
+    @property
+    def crops(self) -> tuple[Cropping, ...]:
+        """What the host cuts from image files for the views. Empty: nothing."""
+        views = cropped_on(self.crop, self.views)
+        return views.crops if views else ()
+
+    @property
+    def plain_crops(self) -> tuple[CenterCrop, ...]:
+        """What the host cuts from image files for the probes. Empty: nothing."""
+        views = cropped_on(self.crop, self.views)
+        return views.plain_crops if views else ()
 
     def __post_init__(self):
         """Checks the settings."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from vicreg_jax.encoder import load_encoder
@@ -118,6 +119,7 @@ def features(
     rows = batches(
         source,
         batch=batch,
+        crops=encoder.plain_crops,
         shuffle=False,
         drop_remainder=False,
         epochs=1,
@@ -125,10 +127,13 @@ def features(
     )
     parts = []
     for one in rows:
-        images, ids, labels, where, aspect = map(np.asarray, one)
-        if where.any():
-            embedded = encoder.embed(images[where], aspect=aspect[where], batch=batch)
-            parts.append((embedded, labels[where], ids[where]))
+        if one.where.any():
+            readable = jax.tree.map(lambda rows, where=one.where: rows[where], one)
+            whole = not isinstance(readable.images, tuple)
+            embedded = encoder.embed(
+                readable.images, aspect=readable.aspect if whole else None, batch=batch
+            )
+            parts.append((embedded, readable.labels, readable.ids))
     if not parts:
         raise UsageError(
             f"--data must hold readable images; {unreadable_summary(rows.unreadable)}"

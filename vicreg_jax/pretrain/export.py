@@ -50,6 +50,7 @@ def write_encoder(run: Path, programs: Programs, state: State) -> Path:
             views=frozen.views,
             size=frozen.size,
             channels=frozen.channels,
+            crop=frozen.crop,
             **frozen.about,
         )
     return path
@@ -60,7 +61,9 @@ def as_encoder(programs: Programs, state: State) -> encoder.Encoder:
     config, model = programs.config, programs.network(state).encoder
     model.eval()
     about = {"data": config.data, "step": int(state.step), "epochs": config.epochs}
-    return encoder.Encoder(model, config.views, config.size, config.channels, about)
+    return encoder.Encoder(
+        model, config.views, config.size, config.channels, about, config.crop
+    )
 
 
 class Probed(NamedTuple):

@@ -81,6 +81,7 @@ def untrained(programs: Programs, source: Source, *, workers: int = 0) -> State:
         batch=min(programs.config.batch, len(source)),
         seed=programs.config.seed,
         shard=grain.sharding.ShardByJaxProcess(),
+        crops=programs.config.plain_crops,
         workers=workers,
         unreadable=programs.config.unreadable,
     )
@@ -101,6 +102,7 @@ def in_order(programs: Programs, source: Source, workers: int) -> Batches:
         source,
         batch=programs.config.batch,
         shard=grain.sharding.ShardByJaxProcess(),
+        crops=programs.config.plain_crops,
         shuffle=False,
         drop_remainder=False,
         epochs=1,

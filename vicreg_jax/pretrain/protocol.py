@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.input.labels import ALL
+
+if TYPE_CHECKING:
+    from vicreg_jax.augment.crops import Cropping
 
 LINEAR_LR = 0.02
 LINEAR_DECAY = 1e-6
@@ -66,6 +69,13 @@ class Supervised(Config):
     def finetunes(self) -> bool:
         """Whether the encoder is trained too."""
         return self.protocol == "finetune"
+
+    @property
+    def crops(self) -> tuple[Cropping, ...]:
+        """What the host cuts from image files for the one view of a step."""
+        if self.augmentation == "none":
+            return self.plain_crops
+        return tuple(replace(crop, count=1) for crop in super().crops)
 
     @property
     def name(self) -> str:

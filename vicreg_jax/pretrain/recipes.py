@@ -77,6 +77,7 @@ def cifar() -> Config:
     )
     return Config(
         data="cifar-10-batches-py",
+        crop="device",  # the images are in memory
         size=32,
         channels=3,
         views=views,
@@ -161,13 +162,12 @@ def images(
 ) -> Config:
     """Your own images, with settings that suit their number, size and colors.
 
-    Run it with `vicreg-pretrain --data FOLDER`. Files are decoded to squares, whose
-    side is the median of the files' shorter sides, from 32 to 256 pixels. They are RGB
-    if any of a sample has colors. The encoder is small up to 64 pixels, and a ResNet-18
-    above; the views are blurred and solarized above 64 pixels only. A batch has 256
-    images, or fewer so that an epoch has three steps. The epochs are those of 10,000
-    steps, from 50 to 1000. Look at views.png in the run's directory and adapt the
-    views.
+    Run it with `vicreg-pretrain --data FOLDER`. The side of the views is the median of
+    the files' shorter sides, from 32 to 256 pixels. Images are RGB if any of a sample
+    has colors. The encoder is small up to 64 pixels, and a ResNet-18 above; the views
+    are blurred and solarized above 64 pixels only. A batch has 256 images, or fewer so
+    that an epoch has three steps. The epochs are those of 10,000 steps, from 50 to
+    1000. Look at views.png in the run's directory and adapt the views.
 
     Args:
         data: a folder of images, or files of arrays or records.

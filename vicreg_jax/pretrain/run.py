@@ -74,6 +74,7 @@ def run(
             batch=config.batch,
             seed=config.seed,
             shard=grain.sharding.ShardByJaxProcess(),
+            crops=config.crops,
             workers=launch.workers,
             unreadable=config.unreadable,
         ),
@@ -117,8 +118,7 @@ def _pretrain(loop: Loop, out: Path, profiled: range) -> State:
 
     def begin(state):
         if jax.process_index() == 0:
-            config = programs.config
-            start.draw_views(loop.datasets.train, config.views, config.seed, out)
+            start.draw_views(loop.datasets.train, programs.config, out)
         return initialized(programs, state)
 
     began = time.monotonic()

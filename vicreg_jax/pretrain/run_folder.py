@@ -140,6 +140,8 @@ def read_config(folder: Path, kind: type[Config] = Config) -> Config:
     try:
         del plain["images"]
         views = views_from_json(plain.pop("views"))
+        # Before there was a choice, crops were cut on the devices.
+        plain.setdefault("crop", "device")
         return kind(**plain, views=views)
     except (KeyError, TypeError) as error:
         raise UsageError(

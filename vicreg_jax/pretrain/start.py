@@ -17,20 +17,20 @@ import jax
 import numpy as np
 import PIL.Image
 
-from vicreg_jax.pretrain.input import UnreadableError, sample
+from vicreg_jax.pretrain.input import batches, sample
 from vicreg_jax.pretrain.input.datasets import ARRAYS, NAMED
 from vicreg_jax.pretrain.run_folder import write_json, writing
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vicreg_jax.augment import Views
     from vicreg_jax.pretrain.config import Config
     from vicreg_jax.pretrain.input import Datasets, Source
     from vicreg_jax.pretrain.step import Programs, State
 
 _SHOWN = 8  # images
 _LEAST_SIDE = 96  # pixels of each in the picture
+_IN_ORDER: dict[str, Any] = {"shuffle": False, "drop_remainder": False}
 _PACKAGES = ("vicreg_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
@@ -87,22 +87,27 @@ def record(
     write_json(path, starts)
 
 
-def draw_views(source: Source, views: Views, seed: int, run: Path) -> None:
+def draw_views(source: Source, config: Config, run: Path) -> None:
     """Writes views.png: some images in the first row, and below them two views of each.
 
     Nothing is written for views that are no images.
     """
-    found = _images(source)
-    if not found:
+    few = sample(source, _SHOWN)
+    cropped, whole = (
+        next(batches(few, batch=len(few), seed=config.seed, crops=crops, **_IN_ORDER))
+        for crops in (config.crops, ())
+    )
+    if not whole.where.any():
         return
-    images = np.stack([image for image, _ in found])
-    aspect = np.array([aspect for _, aspect in found], np.float32)
+    images = np.asarray(whole.images)[whole.where]
+    inputs = jax.tree.map(lambda rows: rows[cropped.where], cropped.images)
     # It runs once, and compiles in half the time without optimization.
     options = {"xla_backend_optimization_level": 0}
     draw = jax.jit(
-        views.pair, compiler_options=options if jax.default_backend() == "cpu" else {}
+        config.views.pair,
+        compiler_options=options if jax.default_backend() == "cpu" else {},
     )
-    drawn = draw(jax.random.key(seed), images, aspect)
+    drawn = draw(jax.random.key(config.seed), inputs, whole.aspect[whole.where])
     pair = np.stack([np.asarray(view) for view in drawn])
     if pair.ndim != 5 or not {images.shape[-1], pair.shape[-1]} <= {1, 3}:
         return
@@ -115,19 +120,6 @@ def draw_views(source: Source, views: Views, seed: int, run: Path) -> None:
     ]
     with writing(run / "views.png"):
         PIL.Image.fromarray(np.vstack(rows)).save(run / "views.png")
-
-
-def _images(source: Source) -> list[tuple[np.ndarray, float]]:
-    """Returns a few images that can be read, with their aspect ratios."""
-    found = []
-    few = sample(source, _SHOWN)
-    for index in range(len(few)):
-        try:
-            image, _, aspect = few[index]
-        except UnreadableError:
-            continue
-        found.append((image, aspect))
-    return found
 
 
 def _cell(image: np.ndarray, side: int) -> np.ndarray:

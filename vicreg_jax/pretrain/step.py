@@ -21,11 +21,11 @@ from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.network import EncoderFactory, build, optimizer, schedule
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int32, UInt8
+    from jaxtyping import Array, Float, Int32
 
     from vicreg_jax.pretrain.input import Batch
 
-    Images = UInt8[Array, "batch height width channels"]
+    Images = Any  # what the views take: whole images, or crops from the host
     Aspect = Float[Array, " batch"]
 
 

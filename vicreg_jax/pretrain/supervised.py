@@ -73,6 +73,7 @@ def settings(
         size=encoder.size,
         channels=encoder.channels,
         views=encoder.views,
+        crop=encoder.crop,
         **others,
     )
     return settings, encoder.model
@@ -204,6 +205,7 @@ def _loop(config: Supervised, model: Any, launch: Launch, console: Console) -> _
         # Padding would change the statistics of batch norms in train mode.
         drop_remainder=config.finetunes,
         workers=launch.workers,
+        crops=config.crops,
         unreadable=config.unreadable,
     )
     return _Loop(

@@ -11,8 +11,10 @@ from absl import flags
 from vicreg_jax.pretrain.input import worker
 from vicreg_jax.pretrain.input.load import Batch, Load
 from vicreg_jax.pretrain.input.order import Order
+from vicreg_jax.pretrain.input.sources import has_files
 
 if TYPE_CHECKING:
+    from vicreg_jax.augment.crops import Cropping
     from vicreg_jax.pretrain.input.sources import Source
 
 
@@ -24,10 +26,10 @@ class Batches(Iterator[Batch]):
         unreadable: Names of the images so far that could not be read.
     """
 
-    def __init__(self, source: Source, order: Order, load: Load, workers: int):
-        self.order = order
+    def __init__(self, load: Load, workers: int):
+        self.order = load.order
         self.unreadable: set[str] = set()
-        self._source, self._load, self._workers = source, load, workers
+        self._load, self._workers = load, workers
         self._first = 0
         self._reading = None
 
@@ -38,7 +40,7 @@ class Batches(Iterator[Batch]):
         if self._reading is None:
             self._reading = self._read_ahead()
         batch, unreadable = next(self._reading)
-        self.unreadable |= {self._source.name(i) for i in unreadable.tolist()}
+        self.unreadable |= {self._load.source.name(i) for i in unreadable.tolist()}
         return batch
 
     def seek(self, step: int) -> None:
@@ -59,7 +61,7 @@ class Batches(Iterator[Batch]):
     def _read_ahead(self) -> grain.DatasetIterator:
         # Each step is one element. Grain deals the elements out to the workers, so
         # batches of elements would depend on the number of workers.
-        steps = grain.MapDataset.source(self.order)[self._first :].map(self._load)
+        steps = grain.MapDataset.range(self._first, len(self.order)).map(self._load)
         ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         read = steps.to_iter_dataset(ahead)
         if self._workers:
@@ -77,6 +79,7 @@ def batches(
     batch: int,
     seed: int = 0,
     shard: grain.sharding.ShardOptions | None = None,
+    crops: tuple[Cropping, ...] = (),
     shuffle: bool = True,
     drop_remainder: bool = True,
     epochs: int | None = None,
@@ -97,6 +100,9 @@ def batches(
         seed: Seed of the shuffles.
         shard: Part of every batch to return, by default all of it.
             ``grain.sharding.ShardByJaxProcess()`` gives each process its own.
+        crops: What to cut from the original pixels of image files, such as the `crops`
+            of `ImageViews`. Random crops are drawn by seed, step and row. Empty: whole
+            images. Images that are not files stay whole in any case.
         shuffle: Whether to shuffle the images.
         drop_remainder: Whether to drop the images at the end of an epoch that do not
             fill a batch. If not, their batch is padded.
@@ -125,5 +131,12 @@ def batches(
         epochs=epochs,
         shard=(shard.shard_index, shard.shard_count) if shard else (0, 1),
     )
-    load = Load(source, threads, replace=drop_remainder, fatal=unreadable == "fatal")
-    return Batches(source, order, load, workers)
+    load = Load(
+        source,
+        order,
+        crops if has_files(source) else (),
+        threads,
+        replace=drop_remainder,
+        fatal=unreadable == "fatal",
+    )
+    return Batches(load, workers)

@@ -126,6 +126,12 @@ def open_source(
     return folder(path, size=size, channels=channels)
 
 
+def in_memory_by_name(data: str) -> bool:
+    """Returns whether `open_source` of a name or path would hold images in memory."""
+    in_memory = data in NAMED or data.startswith(ARRAYS)
+    return in_memory or data.endswith((".npy", ".npz")) or bool(cifar_files(Path(data)))
+
+
 def _open(config: Config, field: str) -> Source:
     data = getattr(config, field)
     source = open_source(data, size=config.size, channels=config.channels, name=field)

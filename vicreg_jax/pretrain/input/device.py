@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 
 import jax
 
@@ -63,12 +64,8 @@ class DeviceBatches(Iterator[Batch]):
 
     def _put(self, batch: Batch) -> Batch:
         # The ids stay on the host. They are for logs, and JAX has no int64 by default.
-        on_device = {
-            name: jax.make_array_from_process_local_data(self._sharding, array)
-            for name, array in batch._asdict().items()
-            if name != "ids"
-        }
-        return batch._replace(**on_device)
+        put = partial(jax.make_array_from_process_local_data, self._sharding)
+        return jax.tree.map(put, batch._replace(ids=None))._replace(ids=batch.ids)
 
 
 def to_device(batches: Batches, sharding: jax.sharding.Sharding) -> DeviceBatches:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,11 @@ from vicreg_jax.decode import UnreadableError, decode
 from vicreg_jax.pretrain.input.sources import UNLABELED, Sample
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Int32
+
+    from vicreg_jax.pretrain.input.sources import T
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
 SUFFIXES |= {".webp"}
@@ -40,16 +45,17 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Sample:
+        decoder = partial(decode, size=self.size, channels=self.channels)
+        (pixels, aspect), label = self.read(index, decoder)
+        return Sample(pixels, label, aspect)
+
+    def read(self, index: int, decoder: Callable[[Path | bytes], T]) -> tuple[T, int]:
+        """Returns what a decoder makes of an image; see `FileSource`."""
         path = self.root / self.paths[index]
         try:
-            pixels, aspect = decode(path, size=self.size, channels=self.channels)
+            return decoder(path), int(self.labels[index])
         except UnreadableError as error:
             raise UnreadableError(f"cannot read {path}: {error}") from error
-        return Sample(pixels, int(self.labels[index]), aspect)
-
-    def open(self, index: int) -> Path:
-        """Returns the file of an image, which Pillow can open."""
-        return self.root / self.paths[index]
 
     def name(self, index: int) -> str:
         """Returns the path of the file."""

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 
-from vicreg_jax.decode import UnreadableError
+from vicreg_jax.augment.crops import Crops, uniform
+from vicreg_jax.decode import UnreadableError, decode_crops
 from vicreg_jax.pretrain.errors import UsageError
-from vicreg_jax.pretrain.input.order import NONE
-from vicreg_jax.pretrain.input.sources import UNLABELED, Rows, Sample, in_memory
+from vicreg_jax.pretrain.input.order import NONE, Order
+from vicreg_jax.pretrain.input.sources import (
+    UNLABELED,
+    Rows,
+    has_files,
+    in_memory,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
 
+    from vicreg_jax.augment.crops import Cropping, Numbers
     from vicreg_jax.pretrain.input.sources import Source
 
 TRIES = 100  # consecutive unreadable images: more likely the disk than the images
@@ -26,14 +34,15 @@ class Batch(NamedTuple):
     """One shard's rows of a step.
 
     Attributes:
-        images: uint8, shape ``(rows, height, width, channels)``.
+        images: uint8, shape ``(rows, height, width, channels)``; or, instead of whole
+            images, one `Crops` for each of the croppings that `batches` was given.
         ids: int64, index of each image in its source; -1 for none.
         labels: int32, class of each image; -1 for none.
         where: bool, False in rows to leave out: padding, or unreadable images.
         aspect: float32, width divided by height of each original image.
     """
 
-    images: np.ndarray | jax.Array
+    images: np.ndarray | jax.Array | tuple[Crops, ...]
     ids: np.ndarray
     labels: np.ndarray | jax.Array
     where: np.ndarray | jax.Array
@@ -42,10 +51,12 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """Reads the images of one step; called with their ids.
+    """Reads the images of one step.
 
     Attributes:
         source: the images.
+        order: the ids of each step.
+        crops: what to cut from image files. Empty: whole images are read.
         threads: images to decode at a time.
         replace: show the next readable image instead of an unreadable one, or leave
             its row out.
@@ -53,41 +64,53 @@ class Load:
     """
 
     source: Source
+    order: Order
+    crops: tuple[Cropping, ...]
     threads: int
     replace: bool
     fatal: bool
 
-    def __call__(
-        self, ids: Int64[np.ndarray, " rows"]
-    ) -> tuple[Batch, Int64[np.ndarray, " unreadable"]]:
-        """Returns the rows of `ids`, and the ids of unreadable images."""
+    def __call__(self, step: int) -> tuple[Batch, Int64[np.ndarray, " unreadable"]]:
+        """Returns the batch of a step, and the ids of unreadable images."""
+        ids = self.order[step]
         rows = in_memory(self.source, ids)
         if rows is not None:
             return _batch(rows, ids), np.array([], np.int64)
-        return self._read(ids)
+        return self._read(ids, self._numbers(step))
+
+    def _numbers(self, step: int) -> list[list[Numbers]]:
+        """Returns for each row and each cropping what decides its boxes."""
+        rows = self.order.rows
+        drawn = [
+            uniform(self.order.seed, step, rows, count=cropping.count, stream=stream)
+            for stream, cropping in enumerate(self.crops)
+        ]
+        return [[numbers[row] for numbers in drawn] for row in range(len(rows))]
 
     def _read(
-        self, ids: Int64[np.ndarray, " rows"]
+        self, ids: Int64[np.ndarray, " rows"], numbers: list[list[Numbers]]
     ) -> tuple[Batch, Int64[np.ndarray, " unreadable"]]:
         with ThreadPoolExecutor(self.threads) as pool:
-            rows = list(pool.map(self._row, ids.tolist()))
-        samples = [row.sample for row in rows]
+            rows = list(pool.map(self._row, ids.tolist(), numbers))
         shown = np.array([row.shown for row in rows], np.int64)
-        read = Rows(
-            images=np.stack([sample.image for sample in samples]),
-            labels=np.array([sample.label for sample in samples], np.int32),
-            aspect=np.array([sample.aspect for sample in samples], np.float32),
+        batch = Batch(
+            jax.tree.map(lambda *parts: np.stack(parts), *[row.image for row in rows]),
+            ids=shown,
+            labels=np.array([row.label for row in rows], np.int32),
+            where=shown != NONE,
+            aspect=np.array([row.aspect for row in rows], np.float32),
         )
         unreadable = np.array([i for row in rows for i in row.unreadable], np.int64)
-        return _batch(read, shown), unreadable
+        return batch, unreadable
 
-    def _row(self, asked: int) -> _Row:
+    def _row(self, asked: int, numbers: list[Numbers]) -> _Row:
         unreadable = []
         # Modulo, because the next image after the last one is the first.
         while asked != NONE:
             shown = (asked + len(unreadable)) % len(self.source)
             try:
-                return _Row(self.source[shown], shown, unreadable)
+                image = self._image(shown, numbers)
+                return _Row(*image, shown=shown, unreadable=unreadable)
             except UnreadableError as error:
                 if self.fatal:
                     raise
@@ -99,8 +122,32 @@ class Load:
                     ) from error
                 if not self.replace:
                     break
-        blank = np.zeros(self.source.shape, np.uint8)
-        return _Row(Sample(blank, UNLABELED, 1.0), NONE, unreadable)
+        return _Row(self._blank(), UNLABELED, 1.0, NONE, unreadable)
+
+    def _image(self, index: int, numbers: list[Numbers]):
+        """Returns the image or crops of it, its class, and its aspect ratio."""
+        if not (self.crops and has_files(self.source)):
+            return self.source[index]
+        decoder = partial(
+            decode_crops,
+            croppings=self.crops,
+            numbers=numbers,
+            channels=self.source.shape[2],
+        )
+        (crops, aspect), label = self.source.read(index, decoder)
+        return crops, label, aspect
+
+    def _blank(self) -> np.ndarray | tuple[Crops, ...]:
+        height, width, channels = self.source.shape
+        if not self.crops:
+            return np.zeros((height, width, channels), np.uint8)
+        return tuple(
+            Crops(
+                np.zeros((crop.count, crop.size, crop.size, channels), np.uint8),
+                np.tile(np.array([0, 0, 1, 1], np.float32), (crop.count, 1)),
+            )
+            for crop in self.crops
+        )
 
 
 def _batch(rows: Rows, shown: Int64[np.ndarray, " rows"]) -> Batch:
@@ -111,6 +158,8 @@ def _batch(rows: Rows, shown: Int64[np.ndarray, " rows"]) -> Batch:
 
 
 class _Row(NamedTuple):
-    sample: Sample
+    image: np.ndarray | tuple[Crops, ...]
+    label: int
+    aspect: float
     shown: int
     unreadable: list[int]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -11,10 +12,13 @@ from sklearn.model_selection import train_test_split
 from vicreg_jax.pretrain.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Float32, Int32, Integer, UInt8
 
     Labels = Int32[np.ndarray, " images"]
 
+T = TypeVar("T")
 UNLABELED = -1
 HELD_OUT = 0.2
 
@@ -68,6 +72,22 @@ class Source(Protocol):
 
     def name(self, index: int) -> str:
         """Returns the name of an image for messages, such as its path."""
+        ...
+
+
+class FileSource(Source, Protocol):
+    """Encoded images, which are decoded when they are read."""
+
+    def read(self, index: int, decoder: Callable[[Path | bytes], T]) -> tuple[T, int]:
+        """Returns what a decoder makes of an image, and its class (-1: none).
+
+        Args:
+            index: of the image.
+            decoder: called with the file or its content.
+
+        Raises:
+            UnreadableError: If it cannot be read.
+        """
         ...
 
 
@@ -131,6 +151,12 @@ class Subset:
     def __getitem__(self, index: int) -> Sample:
         return self.source[int(self.chosen[index])]
 
+    def read(self, index: int, decoder: Callable[[Path | bytes], T]) -> tuple[T, int]:
+        """Returns what a decoder makes of an image; see `FileSource`."""
+        if not has_files(self.source):
+            raise TypeError(f"`source` must hold files, got {self.source}")
+        return self.source.read(int(self.chosen[index]), decoder)
+
     def name(self, index: int) -> str:
         """Returns the name of the image in the whole source."""
         return self.source.name(int(self.chosen[index]))
@@ -145,6 +171,14 @@ def in_memory(source: Source, ids: Integer[np.ndarray, " rows"]) -> Rows | None:
     height, width, _ = source.shape
     aspect = np.full(len(ids), width / height, np.float32)
     return Rows(source.images[ids], source.labels[ids].astype(np.int32), aspect)
+
+
+def has_files(source: Source) -> TypeGuard[FileSource]:
+    """Returns whether the images are decoded when they are read."""
+    if isinstance(source, Subset):
+        return has_files(source.source)
+    # `isinstance` with a protocol would compute `labels`, for which records are read.
+    return hasattr(source, "read")
 
 
 def split(source: Source) -> tuple[Subset, Subset]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -66,12 +67,16 @@ def _training(images: int, label: int) -> int:
     return images if label == UNLABELED else images - math.ceil(HELD_OUT * images)
 
 
+def _shorter_side(image: Path | bytes) -> int:
+    with PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as it:
+        return min(it.size)
+
+
 def _look(source: Files | Records, index: int) -> tuple[int, bool, int] | None:
     """Returns an image's shorter side, whether it has colors, and its label."""
     try:
-        with PIL.Image.open(source.open(index)) as image:
-            side = min(image.size)
-        thumbnail, label, _ = dataclasses.replace(source, size=32, channels=3)[index]
+        side, label = source.read(index, _shorter_side)
+        thumbnail = dataclasses.replace(source, size=32, channels=3)[index].image
     except OSError:
         return None
     spread = np.ptp(thumbnail.astype(int), axis=-1).max()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,11 @@ from vicreg_jax.pretrain.input.files import Files
 from vicreg_jax.pretrain.input.sources import UNLABELED, Sample
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Int32
+
+    from vicreg_jax.pretrain.input.sources import T
 
 # The names in TensorFlow Datasets, and in TensorFlow's ImageNet scripts.
 IMAGE_KEYS = ("image", "image/encoded")
@@ -63,24 +66,16 @@ class Records:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Sample:
+        decoder = partial(decode, size=self.size, channels=self.channels)
+        (pixels, aspect), label = self.read(index, decoder)
+        return Sample(pixels, label, aspect)
+
+    def read(self, index: int, decoder: Callable[[Path | bytes], T]) -> tuple[T, int]:
+        """Returns what a decoder makes of an image; see `FileSource`."""
         try:
             example = self._example(index)
-            image = _image(example)
-            pixels, aspect = decode(image, size=self.size, channels=self.channels)
+            return decoder(_image(example)), _label(example)
         except (OSError, ValueError) as error:
-            name = self.name(index)
-            raise UnreadableError(f"cannot read {name}: {error}") from error
-        return Sample(pixels, _label(example), aspect)
-
-    def open(self, index: int) -> io.BytesIO:
-        """Returns an encoded image, which Pillow can open.
-
-        Raises:
-            UnreadableError: If the record holds none.
-        """
-        try:
-            return io.BytesIO(_image(self._example(index)))
-        except ValueError as error:
             name = self.name(index)
             raise UnreadableError(f"cannot read {name}: {error}") from error
 
