@@ -86,6 +86,12 @@ def _probe(options: Options, progress) -> Section:
     return probe.run(options, progress)
 
 
+def _input(options: Options, progress) -> Section:
+    from benchmarks import input
+
+    return input.run(options, progress)
+
+
 def _job(options: Options, progress) -> Section:
     from benchmarks import job
 
@@ -116,6 +122,7 @@ RUNS: dict[str, Callable[[Options, Callable[[str], None]], Section]] = {
     "memory": _memory,
     "step": _step,
     "probe": _probe,
+    "input": _input,
     "job": _job,
     "startup": _startup,
     "tpu": _tpu,

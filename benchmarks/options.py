@@ -18,7 +18,18 @@ from benchmarks.sizes import (
 )
 from benchmarks.timing import Budget
 
-SECTIONS = ("loss", "local", "memory", "step", "probe", "job", "startup", "tpu", "gpu")
+SECTIONS = (
+    "loss",
+    "local",
+    "memory",
+    "step",
+    "probe",
+    "input",
+    "job",
+    "startup",
+    "tpu",
+    "gpu",
+)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ html_theme = "sphinx_book_theme"
 html_title = "vicreg_jax"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = [("pictures.js", {"defer": "defer"})]
 html_favicon = "_static/favicon.svg"
 html_context = {"default_mode": "auto"}
 html_show_sourcelink = False

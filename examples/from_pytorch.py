@@ -3,11 +3,10 @@
     python examples/from_pytorch.py     # 40 s on two cores; needs torch, scikit-image
 
 To use it, replace `resnet18(WIDTH)` with your encoder, such as
-`torchvision.models.resnet18()`, whose width is 64, and the folder with yours.
+`torchvision.models.resnet18()`, whose width is 64, and the images with yours.
 """
 
 import argparse
-import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -15,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from textures import write_textures
+from skimage.data import astronaut
 from torch_resnet import resnet18
 
+from vicreg_jax.augment import ImageViews
 from vicreg_jax.encoder import Encoder, load_encoder
-from vicreg_jax.pretrain import pretrain, recipes
+from vicreg_jax.pretrain import pretrain
+from vicreg_jax.pretrain.config import Config
 
 WIDTH = 8
 
@@ -43,27 +44,32 @@ def compare(what, model, encoder, images):
 def main(epochs: int):
     """Goes to JAX and back, and compares the features on both sides."""
     out = Path(tempfile.mkdtemp())
-    write_textures(out / "photographs")
-    images = np.random.default_rng(0).integers(0, 256, (8, 256, 256, 3), np.uint8)
+    parts = astronaut().reshape(16, 32, 16, 32, 3).swapaxes(1, 2)
+    images = parts.reshape(256, 32, 32, 3)
 
     # 1. From PyTorch. A .pth file of a training script works as well as safetensors.
     file = out / "resnet18.pth"
     model = resnet18(WIDTH)
     torch.save({"epoch": 3, "state_dict": model.state_dict()}, file)
-    compare("from PyTorch", model, load_encoder(file), images)
+    compare("from PyTorch", model, load_encoder(file), images[:8])
 
     # 2. Further pretraining: `--init` on the command line.
-    config = recipes.images(
-        out / "photographs", size=32, channels=3, encoder="resnet18", init=str(file)
+    views = ImageViews(size=32, scale=(0.2, 1.0), blur=(0.0, 0.0))
+    config = Config(
+        views=views,
+        encoder="resnet18",
+        width=WIDTH,
+        init=str(file),
+        learning_rate=1e-3,
+        epochs=epochs,
     )
-    config = dataclasses.replace(config, width=WIDTH, expander=128, epochs=epochs)
-    run = pretrain(config, out=out / "run")
+    run = pretrain(config, data=images, out=out / "run", probe_every=0)
 
     # 3. Back to PyTorch. The run's file has torchvision's names and layout.
-    before = embed_in_torch(model, run.encoder, images)
+    before = embed_in_torch(model, run.encoder, images[:8])
     model.load_state_dict(load_file(run.folder / "encoder.safetensors"))
-    compare("back in PyTorch", model, run.encoder, images)
-    moved = np.abs(embed_in_torch(model, run.encoder, images) - before).max()
+    compare("back in PyTorch", model, run.encoder, images[:8])
+    moved = np.abs(embed_in_torch(model, run.encoder, images[:8]) - before).max()
     print(f"pretraining moved the features by {moved:.2f}")
 
 

@@ -16,16 +16,18 @@ from pathlib import Path
 
 from vicreg_jax.pretrain import Run, pretrain, recipes
 
-SETTINGS = {"width": 8, "expander": 64, "epochs": 20}
+SETTINGS = {"width": 16, "expander": 64, "epochs": 10, "probe_images": 500}
+LAUNCH = {"log_every": 5, "probe_every": 0, "tensorboard": False}
 
 
 def start_and_stop(out: Path, steps: int):
     """Starts `vicreg-pretrain digits`, and stops it when it has done some steps."""
-    flags = [f"--{name}={value}" for name, value in SETTINGS.items()]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    flags += ["--log-every=5", "--probe-every=0", "--no-tensorboard", f"--out={out}"]
     command = [sys.executable, "-m", "vicreg_jax.pretrain", "digits", *flags]
-    process = subprocess.Popen([*command, "--out", out], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None and done(out) < steps:
-        time.sleep(0.1)
+        time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     print("ended with status", process.wait())
 
@@ -52,16 +54,17 @@ def show(run: Run):
 def main():
     """Tells the story in a temporary directory."""
     out = Path(tempfile.mkdtemp()) / "run"
-    start_and_stop(out, steps=40)
+    start_and_stop(out, steps=20)
     show(Run.open(out))
 
     # The same settings resume it, from Python or by the same command.
     config = dataclasses.replace(recipes.digits(), **SETTINGS)
-    show(pretrain(config, out=out))
+    if not Run.open(out).finished:  # a fast machine may be done before it is stopped
+        show(pretrain(config, out=out, **LAUNCH))
 
     # More epochs extend it, also if it is finished. The learning rate rises again.
-    longer = dataclasses.replace(config, epochs=30)
-    show(pretrain(longer, out=out))
+    longer = dataclasses.replace(config, epochs=15)
+    show(pretrain(longer, out=out, **LAUNCH))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ _EVERY_FUNCTION = "tests/test_devices.py::test_every_public_function"
 _VALUES = (*_DOCTESTS, "tests/test_export.py", "tests/test_values.py")
 _HALF = "tests/test_values.py::test_gradients_are_added_before_they_are_rounded"
 _LARGE = "tests/test_values.py::test_sizes_whose_product_needs_more_than_32_bits"
-_REFERENCE = "tests/test_values.py::test_float64_equals_reference"
+_REFERENCE = "tests/test_values.py::test_float64_equals_both_references"
 _SETTINGS = "tests/test_transforms.py::test_settings_of_any_dtype"
 _COMPILED_ONCE = "tests/test_transforms.py::test_one_program_compiled_once"
 # Those that end sooner stand first. What they miss, the rest of the tests may see.

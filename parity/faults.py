@@ -3,7 +3,7 @@
 Each fault is one that implementations of VICReg have had, or one that a compiler or a
 careless change could introduce. Faults of the section "values" show on a single device,
 in the dtypes that they name. Those of "devices" show only where rows lie on several
-devices, and those of "pretraining" only in training.
+devices, and those of "pretraining" and "classifiers" only in training.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import optax
 
 import vicreg_jax
 from parity.cases import DTYPES
+from parity.classifier_faults import CLASSIFIER_FAULTS
 from parity.local_faults import LOCAL_FAULTS
 from parity.ours import PACKAGE, Ours
 
@@ -190,5 +191,9 @@ FAULTS = {
     **{
         name: Fault(PACKAGE._replace(local=loss), "local")
         for name, loss in LOCAL_FAULTS.items()
+    },
+    **{
+        name: Fault(PACKAGE._replace(classifier=programs), "classifiers", ("float64",))
+        for name, programs in CLASSIFIER_FAULTS.items()
     },
 }

@@ -29,6 +29,12 @@ FaultName = Literal[
     "pooled-slots",
     "one-direction",
     "ignored-flips",
+    "backbone-in-train-mode",
+    "backbone-in-eval-mode",
+    "undecayed-bias",
+    "cosine-by-step",
+    "mean-over-padding",
+    "one-rate",
 ]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import vicreg_jax
 from parity.cases import Case
 from parity.oracle import Result
+from vicreg_jax.pretrain.classifier import Classifier
 
 
 class Ours(NamedTuple):
@@ -23,12 +24,14 @@ class Ours(NamedTuple):
         terms: called like `vicreg_jax.vicreg_terms`.
         optimizer: called like `vicreg_jax.pretrain.network.optimizer`. None: that one.
         local: called like `vicreg_jax.local.local_loss`.
+        classifier: the programs of the evaluation protocols.
     """
 
     loss: Callable
     terms: Callable
     optimizer: Callable | None = None
     local: Callable = vicreg_jax.local.local_loss
+    classifier: type[Classifier] = Classifier
 
 
 PACKAGE = Ours(vicreg_jax.vicreg_loss, vicreg_jax.vicreg_terms)

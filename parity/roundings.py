@@ -48,6 +48,7 @@ class Roundings:
             hooks += [
                 p.register_hook(partial(self._of_gradient, layer))
                 for p in layer.parameters(recurse=False)
+                if p.requires_grad
             ]
         try:
             yield
@@ -69,10 +70,17 @@ class Roundings:
             z.register_hook(lambda g, size=size: g + size * self._draw(g))
         return bounds.total * self._draw(torch.zeros((), dtype=z1.dtype))
 
+    def of_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """Returns logits with the errors of a softmax, which sums over the classes."""
+        size = self._sum(logits.shape[1])
+        return _Disturbed.apply(logits, self, size, size) if self.unit else logits
+
     @torch.no_grad()
     def of_storing(self, model: nn.Module) -> None:
-        """Rounds each parameter once, as storing it after an update does."""
+        """Rounds each trained parameter once, as storing it after an update does."""
         for p in model.parameters() if self.unit else ():
+            if not p.requires_grad:
+                continue
             p.mul_(1 + self.unit * self._draw(p))
 
     def _before(self, layer, inputs):

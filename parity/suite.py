@@ -8,7 +8,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from parity import ddp, devices, experiments, local, reproducibility, values
+from parity import (
+    classifiers,
+    ddp,
+    devices,
+    experiments,
+    local,
+    reproducibility,
+    values,
+)
 from parity.cases import Level
 from parity.checks import NotRun, Outcome, Task
 from parity.ours import Ours
@@ -20,6 +28,7 @@ SECTIONS = {
     "ddp": ddp.tasks,
     "training": experiments.training_tasks,
     "pretraining": experiments.pretraining_tasks,
+    "classifiers": classifiers.tasks,
     "reproducibility": reproducibility.tasks,
 }
 

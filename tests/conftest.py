@@ -45,6 +45,12 @@ def pytest_configure(config):
         folder = tempfile.TemporaryDirectory(prefix="vicreg_jax-")
         config.add_cleanup(folder.cleanup)
         os.environ["VICREG_JAX_TEST_CACHE"] = folder.name
+    # Tests that build the same program anew find it here, also after `forget_programs`.
+    # Each worker has its own, because an entry can be read while another one writes it.
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    own = os.path.join(os.environ["VICREG_JAX_TEST_CACHE"], worker)
+    jax.config.update("jax_compilation_cache_dir", own)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if config.option.markexpr == "not slow":
         _compile_quickly()
 
@@ -72,16 +78,19 @@ def forget_programs():
 
 
 @pytest.fixture
-def x64():
-    """Runs a test with float64 switched on, compiled quickly.
-
-    What holds to 1e-12 does not depend on how well the program is optimized.
-    """
+def compiled_quickly():
+    """Compiles without optimization, for what a bound holds to in any program."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def x64(compiled_quickly):
+    """Runs a test with float64 switched on."""
     with jax.enable_x64(True):
         yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

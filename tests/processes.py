@@ -10,6 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO, cast
 
+import numpy as np
+
+from vicreg_jax.pretrain import recipes
+from vicreg_jax.pretrain.input import load_datasets
+
 TINY = [
     *("digits", "--width", "4", "--expander", "16", "--epochs", "3"),
     *("--log-every", "4", "--checkpoint-every", "4", "--probe-every", "0"),
@@ -66,6 +71,17 @@ def start(out, *flags, devices=1):
     )
 
 
+def without_labels(folder):
+    """Returns flags for as many digits without labels, which are not evaluated.
+
+    These runs need no probes, which would take longer than the training.
+    """
+    train = load_datasets(recipes.digits()).train
+    path = folder / "images.npy"
+    np.save(path, np.stack([train[i].image for i in range(len(train))]))
+    return "--data", str(path)
+
+
 @contextmanager
 def started(*processes):
     """Ends what is still running afterwards."""
@@ -83,14 +99,18 @@ def end(process):
     return process.wait(timeout=PATIENCE), process.output()
 
 
-def wait_for(found, *processes):
-    """Waits until something is found, such as a checkpoint, while processes run."""
+def wait_for(found, *processes, pause=0.02):
+    """Waits until something is found, such as a checkpoint, while processes run.
+
+    It looks again after `pause` seconds, and returns what was found.
+    """
     until = time.monotonic() + PATIENCE
-    while not found():
+    while not (value := found()):
         for process in processes:
             assert process.poll() is None, process.output()
         assert time.monotonic() < until, "nothing came"
-        time.sleep(0.02)
+        time.sleep(pause)
+    return value
 
 
 def descendants(pid):

@@ -3,13 +3,14 @@
 python tests/slurm_cluster.py FOLDER
 
 It starts munged, slurmctld and slurmd with all their files in FOLDER, and runs until
-its standard input ends, as it also does when the test is killed. Then it kills
-everything that it has started, jobs included.
+its standard input ends, as it also does when the test is killed, or until one of the
+three ends. Then it kills everything that it has started, jobs included.
 """
 
 import ctypes
 import getpass
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+MessageTimeout=100
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -51,9 +53,13 @@ def main():
     # Slurm's job steps leave their parent. Then they become this process's children.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
-        for command in daemons(folder):
+        running = [
             subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        sys.stdin.read()
+            for command in daemons(folder)
+        ]
+        while not any(select.select([sys.stdin], [], [], 0.1)):
+            if any(daemon.poll() is not None for daemon in running):
+                break
     finally:
         kill_all()
 
@@ -77,7 +83,8 @@ def daemons(folder):
     munge = {"socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "s"}
     options = [f"--{name}={folder}/munge.{file}" for name, file in munge.items()]
     return (
-        ["munged", "--foreground", f"--key-file={key}", *options],
+        # By force, because other users need not reach the socket.
+        ["munged", "--force", "--foreground", f"--key-file={key}", *options],
         ["slurmctld", "-D", "-i", "-f", configuration, "-L", folder / "slurmctld.log"],
         ["slurmd", "-D", "-f", configuration, "-L", folder / "slurmd.log"],
     )

@@ -1,11 +1,14 @@
 """Encoders in files: what is written is what is read, and features are the job's."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
 from flax import nnx
+from photographs import CHINA
 from runs import tiny
 from safetensors.numpy import save_file
 
@@ -44,6 +47,7 @@ def saved(tmp_path):
         views=ImageViews(size=32, mean=(0.1, 0.2, 0.3)),
         size=40,
         channels=3,
+        crop="device",
         recipe="photos",
         step=7,
     )
@@ -119,6 +123,23 @@ class TestEmbed:
         np.testing.assert_allclose(encoder.embed(str(paths[0])), wanted[:1], atol=1e-6)
         np.testing.assert_allclose(encoder.embed(pixels, batch=2), wanted, atol=1e-6)
 
+    def test_files_are_cropped_from_their_own_pixels(self, tmp_path):
+        image = PIL.Image.fromarray(CHINA)
+        image.save(tmp_path / "china.png")
+        model = ResNet(**RESNET, rngs=nnx.Rngs(3))
+        model.eval()
+        views = ImageViews(size=28, center=0.875)
+        encoder = Encoder(model, views, 40, 3)
+        # Resize(32) and CenterCrop(28) of torchvision.
+        middle = image.resize((int(32 * 640 / 427), 32), PIL.Image.Resampling.BICUBIC)
+        middle = middle.crop((10, 2, 38, 30))
+        pixels = (np.asarray(middle) / 255 - np.array(views.mean)) / views.std
+        wanted = model(jnp.asarray(pixels[None], jnp.float32))
+        found = encoder.embed(tmp_path / "china.png")
+        np.testing.assert_allclose(found, wanted, atol=0.02 * np.abs(wanted).max())
+        squeezed = dataclasses.replace(encoder, crop="device").embed(image)
+        assert np.abs(squeezed - found).max() > 0.1 * np.abs(found).max()
+
     def test_preprocessing_is_in_it(self, saved):
         pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8)
         encoder = load_encoder(saved)
@@ -132,7 +153,7 @@ class TestEmbed:
         wide = PIL.Image.fromarray(pixels)
         model = ResNet(**RESNET, rngs=nnx.Rngs(3))
         model.eval()
-        encoder = Encoder(model, ImageViews(size=32), 40, 3)
+        encoder = Encoder(model, ImageViews(size=32), 40, 3, crop="device")
         squeezed = decode(wide, size=40, channels=3).pixels[None]
         found = encoder.embed(squeezed, aspect=np.array([3.0]))
         np.testing.assert_allclose(found, encoder.embed(wide), atol=1e-6)

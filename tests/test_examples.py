@@ -6,14 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from matplotlib.image import imread
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def printed(name):
-    """Runs an example, optimized, since it computes for longer than it compiles."""
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+def printed(name, *arguments, optimized=True):
+    """Runs an example, optimized where it computes for longer than it compiles."""
+    quick = "0" if optimized else "1"
+    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": quick}
     done = subprocess.run(
-        [sys.executable, EXAMPLES / name],
+        [sys.executable, EXAMPLES / name, *map(str, arguments)],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -57,9 +61,44 @@ def test_equinox_learns_and_keeps_its_weights():
     assert set(weights) == {"25.0"}
 
 
-def accuracies(shown):
-    """Returns the accuracies that an example printed, in percent."""
-    return {
-        name: float(value)
-        for name, value in re.findall(r"^(.+): .*?([\d.]+)%$", shown, re.MULTILINE)
-    }
+def percent(shown):
+    """Returns the percentages in what an example printed, by the name before them."""
+    found = re.findall(r"^(.+?): .*?([\d.]+)%$", shown, re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
+@pytest.mark.slow
+def test_photographs_find_their_kind(tmp_path):
+    arguments = ("--epochs", 4, "--out", tmp_path)
+    shown = printed("own_photographs.py", *arguments, optimized=False)
+    shares = percent(shown)
+    assert shares["VICReg"] > shares["raw pixels"] + 20
+    (picture,) = tmp_path.glob("*/features.png")
+    assert imread(picture).std() > 0.05
+    assert "features of two images: (2, 128)" in shown
+
+
+@pytest.mark.slow
+def test_spectra_beat_their_numbers():
+    shares = percent(printed("spectra.py", optimized=False))
+    assert shares["VICReg"] > 95
+    assert max(shares["raw pixels"], shares["untrained"]) < 85
+
+
+@pytest.mark.slow
+def test_pytorch_gets_its_encoder_back():
+    shown = printed("from_pytorch.py", "--epochs", 2, optimized=False)
+    differences = re.findall(r"differ by (\S+)", shown)
+    assert len(differences) == 2 and max(map(float, differences)) < 1e-5
+    assert float(re.findall(r"moved the features by ([\d.]+)", shown)[0]) > 0
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_and_extended():
+    shown = printed("stop_resume_extend.py")
+    assert "ended with status 75" in shown
+    found = re.findall(r"finished: (\w+), (\d+) steps", shown)
+    assert [finished for finished, _ in found] == ["False", "True", "True"]
+    stopped, *finished = (int(steps) for _, steps in found)
+    assert 20 <= stopped < 110 and finished == [110, 165]
+    assert "Extending the run from 10 to 15 epochs" in shown

@@ -14,7 +14,7 @@ from parity import modes
 
 DIM = 64
 loss = partial(vj.vicreg_loss, lambd=25.0, mu=25.0)
-step = jax.value_and_grad(loss, argnums=(0, 1))
+step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
 
 
 def stored(program, z):
@@ -37,7 +37,7 @@ def assert_close(got, want):
 def test_a_batch_of_any_size():
     (batch,) = export.symbolic_shape("batch")
     z = jax.ShapeDtypeStruct((batch, DIM), np.float32)
-    loaded, text = stored(jax.jit(step), z)
+    loaded, text = stored(step, z)
     # Either form may be the smaller one: X^T X is right for both.
     assert f"tensor<{DIM}x{DIM}xf32>" in text
     for n in (4, 32, 100):
@@ -47,7 +47,7 @@ def test_a_batch_of_any_size():
 def test_a_batch_that_is_known_to_be_small():
     (batch,) = export.symbolic_shape("batch", constraints=[f"2*batch <= {DIM}"])
     z = jax.ShapeDtypeStruct((batch, DIM), np.float32)
-    loaded, text = stored(jax.jit(step), z)
+    loaded, text = stored(step, z)
     assert f"tensor<{DIM}x{DIM}xf32>" not in text
     for n in (4, 15, 32):
         assert_close(loaded.call(*views(n)), step(*views(n)))
@@ -68,6 +68,7 @@ def test_every_public_function():
     z = jax.ShapeDtypeStruct((batch, DIM), np.float32)
     where = jax.ShapeDtypeStruct((batch,), np.bool_)
 
+    @jax.jit
     def everything(z1, z2, where):
         return (
             *vj.VICRegLoss(25.0, 25.0).terms(z1, z2, where=where),
@@ -76,9 +77,7 @@ def test_every_public_function():
             vj.covariance(z2, where=where),
         )
 
-    loaded = export.deserialize(
-        export.export(jax.jit(everything))(z, z, where).serialize()
-    )
+    loaded = export.deserialize(export.export(everything)(z, z, where).serialize())
     for n in (3, 20, 70):
         arguments = (*views(n), np.arange(n) != 1)
         assert_close(loaded.call(*arguments), everything(*arguments))
@@ -93,7 +92,7 @@ def test_a_sharded_batch_of_any_size():
     rows = NamedSharding(modes.mesh(axis_type=AxisType.Auto), P("data"))
     (batch,) = export.symbolic_shape("8*each")
     z = jax.ShapeDtypeStruct((batch, DIM), np.float32, sharding=rows)
-    loaded, _ = stored(jax.jit(step), z)
+    loaded, _ = stored(step, z)
     for n in (16, 32, 96):
         got = loaded.call(*(jax.device_put(v, rows) for v in views(n)))
         assert_close(got, step(*views(n)))

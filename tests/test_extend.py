@@ -24,7 +24,7 @@ def extended(out, epochs, labels):
     config = dataclasses.replace(OWN, epochs=epochs)
     data = spectra(96) if labels else spectra(80)[0]
     run = pretrain(config, out=out, data=data, encoder=Spectra, **options)
-    return run, shown.getvalue()
+    return run, " ".join(shown.getvalue().split())
 
 
 def rates(epochs):

@@ -10,15 +10,15 @@ pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="finds processes in /proc"
 )
 READS = """
-import multiprocessing, numpy as np, os, signal, sys, threading, _thread
+import multiprocessing, numpy as np, os, signal, sys, threading, time, _thread
 from vicreg_jax.pretrain.input import Arrays, batches
 
 pixels = np.zeros((8, 1, 1, 1), np.uint8)
-reading = batches(Arrays(pixels, np.zeros(8, np.int32)), batch=2, workers=2)
+reading = batches(Arrays(pixels, np.zeros(8, np.int32)), batch=2, workers=1)
 """
 READS_ON = READS + "while True: next(reading); print('read', flush=True)"
 SIGNALS_WORKERS = """
-next(reading), next(reading)  # one of each
+next(reading)
 for worker in multiprocessing.active_children():
     os.kill(worker.pid, signal.SIGTERM)
     os.kill(worker.pid, signal.SIGINT)
@@ -28,8 +28,8 @@ reading.close()
 """
 STOPS_AT_ONCE = """
 def interrupt():
-    while len(multiprocessing.active_children()) < 2:
-        pass
+    while not multiprocessing.active_children():
+        time.sleep(0.01)
     _thread.interrupt_main()
 
 threading.Thread(target=interrupt).start()
@@ -61,7 +61,6 @@ def test_a_signal_ends_all(number, reads):
         if reads:
             wait_for(lambda: "read" in parent.output(), parent)
         left = descendants(parent.pid)
-        assert len(left) > 1 + reads
         parent.send_signal(number)
         assert parent.wait() == -number
         wait_for(lambda: not any(map(running, left)))
@@ -70,9 +69,9 @@ def test_a_signal_ends_all(number, reads):
 @pytest.mark.slow
 @pytest.mark.parametrize("ends", [SIGNALS_WORKERS, STOPS_AT_ONCE])
 def test_workers_leave_signals_to_their_parent(ends):
-    """They read on, and the parent does not wait for one that it has left behind."""
+    """They read on, and do not hold up a parent that stops while they start."""
     with started(Process("-c", READS + ends)) as (parent,):
-        wait_for(lambda: len(workers(parent)) == 2, parent)
+        wait_for(lambda: workers(parent), parent)
         left = descendants(parent.pid)
         status, printed = end(parent)
         assert status == 0, printed

@@ -21,6 +21,7 @@ pytest.importorskip("torch")
 import torch
 
 from parity import (
+    classifiers,
     ddp,
     devices,
     experiments,
@@ -37,7 +38,8 @@ from parity import (
 from parity.__main__ import BROKEN, FAILED, PASSED, verdict
 from parity.cases import DISTRIBUTIONS, UPSTREAMS, Case, Level, catalogue
 from parity.checks import Check, NotRun, Outcome, Task
-from parity.comparison import distances
+from parity.classifier_faults import CLASSIFIER_FAULTS
+from parity.comparison import compared, distances
 from parity.faults import FAULTS
 from parity.local_faults import LOCAL_FAULTS
 from parity.options import FaultName, Options
@@ -47,6 +49,8 @@ from parity.roundings import Roundings
 ON_ONE = [name for name, fault in FAULTS.items() if fault.section == "values"]
 ON_MANY = [name for name, fault in FAULTS.items() if fault.section == "devices"]
 IN_STEP = [name for name, fault in FAULTS.items() if fault.section == "pretraining"]
+OF_LINEAR = {"backbone-in-train-mode", "undecayed-bias", "mean-over-padding"}
+OF_FINETUNING = {"backbone-in-eval-mode", "one-rate"}
 MAPPED = ("shard_map", "shard_map, inside, no vma", "pmap", "vmap")
 PASSES = Check("values/a", "total", 1.0, 1.0, 1.0, 1e-7, 0.0, 0.0, 1e-6, size=6)
 FAILS = replace(PASSES, ours=2.0, distance=1.0, dtype="float32")
@@ -131,10 +135,29 @@ class TestFaults:
         for name in IN_STEP:
             assert not all(passed(experiment.checks(FAULTS[name].ours))), name
 
+    @pytest.mark.slow
+    @pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures", "x64")
+    @pytest.mark.parametrize("name", classifiers.PROTOCOLS)
+    def test_in_classifiers(self, name):
+        experiment = classifiers.Experiment(classifiers.PROTOCOLS[name])
+
+        def checks(ours):
+            return compared(
+                "a/b", experiment.ours(ours), experiment.reference, "float64"
+            )
+
+        found = checks(PACKAGE)
+        assert all(passed(found))
+        quantities = {check.quantity for check in found}
+        assert {"head.bias", "backbone.bn1.running_var", "losses"} < quantities
+        elsewhere = OF_FINETUNING if name == "linear" else OF_LINEAR
+        for fault in CLASSIFIER_FAULTS.keys() - elsewhere:
+            assert not all(passed(checks(FAULTS[fault].ours))), fault
+
     def test_can_be_chosen_by_name(self):
         assert set(get_args(FaultName)) == set(FAULTS)
-        sections = [ON_ONE, ON_MANY, IN_STEP, LOCAL_FAULTS]
-        assert sum(map(len, sections)) == len(FAULTS) == 19
+        sections = [ON_ONE, ON_MANY, IN_STEP, LOCAL_FAULTS, CLASSIFIER_FAULTS]
+        assert sum(map(len, sections)) == len(FAULTS) == 25
 
 
 class TestRoundings:

@@ -44,8 +44,9 @@ LEARNED = 0.93
     "changes",
     [{"lambd": 0.0}, {"mu": 0.0}, {"nu": 0.0}, {"learning_rate": 1e-7}],
 )
-def test_a_run_without_a_term_or_a_step_does_not_learn(tmp_path, changes):
+def test_a_run_without_a_term_or_a_step_does_not_learn(tmp_path, monkeypatch, changes):
     """What the next test asks is out of its reach."""
+    monkeypatch.setattr(report, "TSNE", FirstTwoColumns)
     config = dataclasses.replace(recipes.digits(), epochs=8, **changes)
     launch = Launch(out=tmp_path, probe_every=0, tensorboard=False)
     assert run(config, launch, QUIET)["VICReg"]["linear 100%"] < LEARNED
@@ -492,6 +493,7 @@ class TestCommandLine:
             (["--data=elpv"], recipes.elpv),
             (["cifar", "--data", "cifar-10-batches-py"], recipes.cifar),
             (["imagenet"], recipes.imagenet),
+            (["convnext"], recipes.convnext),
         ],
     )
     def test_recipes_by_name(self, arguments, recipe):

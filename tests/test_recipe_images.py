@@ -62,6 +62,7 @@ class TestRecipe:
         changed = recipes.images(photographs, size=48, epochs=100, batch=4)
         assert (changed.size, changed.views.size, changed.encoder) == (48, 48, "small")
         assert (changed.epochs, changed.batch) == (100, 4)
+        assert (config.views.blur, changed.views.blur) == ((0.5, 0.5), (0.0, 0.0))
 
     def test_arrays_keep_their_size(self, tmp_path):
         np.save(tmp_path / "a.npy", np.zeros((40, 80, 80), np.uint8))

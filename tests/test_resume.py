@@ -6,22 +6,36 @@ import resource
 import signal
 import time
 
-import numpy as np
 import pytest
+import reference_run
 from grids import thinned
-from processes import NO_ROOM, checkpoints, end, start, started, wait_for
+from processes import (
+    NO_ROOM,
+    checkpoints,
+    end,
+    start,
+    started,
+    wait_for,
+    without_labels,
+)
+from reference_run import STEPS
 from runs import checksum, seen
 
 # All of them read the uninterrupted run, so one process of the tests makes it.
 pytestmark = pytest.mark.xdist_group("resume")
-STEPS = 3 * (1437 // 128)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def data(tmp_path_factory):
+    """Flags for the images of the runs."""
+    return without_labels(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data):
     """An uninterrupted run."""
     out = tmp_path_factory.mktemp("whole")
-    with started(start(out)) as (process,):
+    with started(start(out, *data)) as (process,):
         status, said = end(process)
     assert status == 0, said
     assert [line["step"] for line in seen(out)] == list(range(STEPS))
@@ -29,13 +43,15 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kills", thinned([1, 2], keep=[1]))
-def test_killed_at_any_moment_it_goes_on(whole, tmp_path, unchecked_signatures, kills):
+def test_killed_at_any_moment_it_goes_on(
+    whole, data, tmp_path, unchecked_signatures, kills
+):
     """Killed soon after a checkpoint, and once more in the second half."""
     seed = random.randrange(1000)
     print("seed", seed)  # shown where the test fails
     moments, status = random.Random(seed), None
     for step in (0, STEPS // 2)[:kills]:
-        with started(start(tmp_path)) as (process,):
+        with started(start(tmp_path, *data)) as (process,):
             wait_for(lambda step=step: max(checkpoints(tmp_path), default=0) > step)
             # It may now be in a step, in a save or in the middle of a line.
             time.sleep(moments.uniform(0, 0.3))
@@ -45,7 +61,7 @@ def test_killed_at_any_moment_it_goes_on(whole, tmp_path, unchecked_signatures, 
             break  # it was faster than the signal, and is finished
         assert status == -signal.SIGKILL, said
     if status != 0:
-        with started(start(tmp_path)) as (process,):
+        with started(start(tmp_path, *data)) as (process,):
             status, said = end(process)
         assert status == 0, said
         assert "Going on after step" in said
@@ -54,14 +70,14 @@ def test_killed_at_any_moment_it_goes_on(whole, tmp_path, unchecked_signatures, 
 
 
 @pytest.mark.slow
-def test_no_room_ends_it_until_there_is(whole, tmp_path, unchecked_signatures):
-    with started(start(tmp_path, "--tensorboard")) as (process,):
+def test_no_room_ends_it_until_there_is(whole, data, tmp_path, unchecked_signatures):
+    with started(start(tmp_path, *data, "--tensorboard")) as (process,):
         wait_for(lambda: checkpoints(tmp_path), process)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, 0))
         status, said = end(process)
     assert status == 2, said
     assert re.search(NO_ROOM, said, re.M), said
-    with started(start(tmp_path)) as (process,):
+    with started(start(tmp_path, *data)) as (process,):
         status, said = end(process)
     assert status == 0 and "Going on after step" in said, said
     assert seen(tmp_path) == seen(whole)
@@ -69,27 +85,25 @@ def test_no_room_ends_it_until_there_is(whole, tmp_path, unchecked_signatures):
 
 
 @pytest.mark.slow
-def test_goes_on_with_other_devices(whole, tmp_path):
+@pytest.mark.usefixtures(
+    "relaxed_promotion", "unchecked_signatures", "compiled_quickly"
+)
+def test_goes_on_with_other_devices(tmp_path):
     """Each step sees the same images, so only rounding differs."""
-    with started(start(tmp_path, devices=4)) as (process,):
+    with started(start(tmp_path, *reference_run.FLAGS, devices=4)) as (process,):
         wait_for(lambda: checkpoints(tmp_path), process)
         process.send_signal(signal.SIGTERM)
         status, said = end(process)
     assert status == 75, said
-    with started(start(tmp_path, devices=2)) as (process,):
+    with started(start(tmp_path, *reference_run.FLAGS, devices=2)) as (process,):
         status, said = end(process)
     assert status == 0 and "Going on after step" in said, said
-    ours, theirs = seen(tmp_path), seen(whole)
-    assert [line["order"] for line in ours] == [line["order"] for line in theirs]
-    for name in ("loss", "invariance", "variance", "covariance", "std"):
-        np.testing.assert_allclose(
-            [line[name] for line in ours], [line[name] for line in theirs], rtol=2e-3
-        )
+    reference_run.assert_agrees(seen(tmp_path))
 
 
 @pytest.mark.slow
-def test_told_to_stop_it_saves_first(whole, tmp_path, unchecked_signatures):
-    with started(start(tmp_path)) as (process,):
+def test_told_to_stop_it_saves_first(whole, data, tmp_path, unchecked_signatures):
+    with started(start(tmp_path, *data)) as (process,):
         wait_for(lambda: checkpoints(tmp_path), process)
         process.send_signal(signal.SIGTERM)
         status, said = end(process)
@@ -97,10 +111,10 @@ def test_told_to_stop_it_saves_first(whole, tmp_path, unchecked_signatures):
     stopped = checkpoints(tmp_path)[-1]
     assert f"saved after step {stopped}; the same command resumes the run" in said
     assert len(seen(tmp_path)) == stopped < STEPS
-    with started(start(tmp_path, "--epochs", "2")) as (process,):
+    with started(start(tmp_path, *data, "--epochs", "2")) as (process,):
         status, said = end(process)
     assert status == 2 and "--epochs must be at least 3 as in the run" in said
-    with started(start(tmp_path)) as (process,):
+    with started(start(tmp_path, *data)) as (process,):
         status, said = end(process)
     assert status == 0 and f"Going on after step {stopped}" in said
     assert seen(tmp_path) == seen(whole)

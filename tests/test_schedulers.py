@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,8 +54,15 @@ def environment(**more):
 
 
 @contextmanager
-def slurm(folder):
+def slurm():
     """Runs Slurm, and yields a function that runs a command of it."""
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:  # a short path
+        with _slurm(Path(folder)) as command:
+            yield command
+
+
+@contextmanager
+def _slurm(folder):
     use = environment(SLURM_CONF=str(folder / "slurm.conf"))
     # It ends when its standard input does, which is also when this process is killed.
     program = [sys.executable, ROOT / "tests" / "slurm_cluster.py", folder]
@@ -66,35 +74,31 @@ def slurm(folder):
     ):
 
         def command(*words):
-            done = subprocess.run(
-                [str(word) for word in words],
-                env=use,
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
+            """Returns what it prints, or "" if it does not reach a busy slurmctld."""
+            assert cluster.poll() is None, (folder / "log").read_text()
+            words = [str(word) for word in words]
+            output = {"stdout": subprocess.PIPE, "stderr": log, "text": True}
+            done = subprocess.run(words, env=use, check=False, **output)
             return done.stdout.strip()
 
-        def idle():
-            assert cluster.poll() is None, (folder / "log").read_text()
-            ready = (folder / "slurm.conf").exists()
-            return ready and command("sinfo", "-h", "-o", "%T") == "idle"
-
-        wait_for(idle)
+        wait_for((folder / "slurm.conf").exists)
+        wait_for(lambda: command("sinfo", "-h", "-o%T") == "idle", pause=0.5)
         yield command
 
 
 @pytest.mark.usefixtures("unchecked_signatures")
 @needs("slurm-wlm munge", "munged", "slurmctld", "slurmd", "sbatch")
 def test_slurm_requeues_a_job_that_goes_on_to_the_same_bits(whole, tmp_path):
-    folder, out, log = tmp_path / "slurm", tmp_path / "run", tmp_path / "log"
-    folder.mkdir()
+    out, log = tmp_path / "run", tmp_path / "log"
     log.touch()
-    with slurm(folder) as command:
+    with slurm() as command:
 
-        def state():
+        def ended():
+            """Returns the number of requeues and the state, once it has ended."""
             shown = command("scontrol", "--oneliner", "show", "job", job)
-            return dict(word.split("=", 1) for word in shown.split() if "=" in word)
+            words = dict(word.split("=", 1) for word in shown.split() if "=" in word)
+            state = words.get("JobState", "PENDING")
+            return None if state in WAITING else (words["Restarts"], state)
 
         script = ROOT / "examples" / "slurm.sbatch"
         asked = ["--parsable", "--ntasks=2", "--time=60", f"--output={log}"]
@@ -103,9 +107,8 @@ def test_slurm_requeues_a_job_that_goes_on_to_the_same_bits(whole, tmp_path):
         # the same one to the same processes, while both compile.
         wait_for(lambda: "Compiling the first step" in log.read_text())
         command("scancel", "--signal=TERM", job)
-        wait_for(lambda: state()["JobState"] not in WAITING)
-        assert state()["JobState"] == "COMPLETED", log.read_text()
-        assert state()["Restarts"] == "1"
+        found = wait_for(ended, pause=0.5)
+        assert found == ("1", "COMPLETED"), log.read_text()
     printed = log.read_text()
     assert "; the same command resumes the run" in printed
     assert "Going on after step" in printed

@@ -11,6 +11,8 @@ from grids import thinned
 
 from vicreg_jax import convert, load_encoder
 from vicreg_jax.augment import ImageViews
+from vicreg_jax.encoder import save_encoder
+from vicreg_jax.nn import ConvNeXt
 
 torch = pytest.importorskip("torch")
 
@@ -188,6 +190,18 @@ def test_a_file_of_weights_is_an_encoder(tmp_path, kind):
     size = 32 if kind == "vit" else 224
     assert (encoder.views, encoder.channels) == (ImageViews(size=size), 3)
     assert encoder.model.out_features == 64
+
+
+def test_a_file_of_save_encoder(tmp_path):
+    sizes = dict(depths=[1, 1, 1, 1], width=4, drop_path=0.5)
+    model, path = ConvNeXt(**sizes, rngs=nnx.Rngs(0)), tmp_path / "encoder.safetensors"
+    options = {"views": ImageViews(size=32), "size": 32, "channels": 3}
+    save_encoder(path, model, architecture={"name": "ConvNeXt", **sizes}, **options)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    encoder = load_encoder(path)
+    assert not jax.tree.leaves(nnx.state(encoder.model, nnx.RngState))
+    features = encoder.embed(pixels)
+    assert features.shape == (2, 32) and np.isfinite(features).all()
 
 
 class TestErrors:

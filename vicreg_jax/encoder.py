@@ -318,5 +318,7 @@ def _built(architecture: dict[str, Any], path: Path) -> nnx.Module:
             f"`model` must be given for an encoder that is not one of "
             f"{', '.join(ENCODERS)}, got None for {path}, which holds a {name}"
         )
-    # Shapes suffice, because every parameter is overwritten.
-    return nnx.eval_shape(lambda: build_encoder(architecture, rngs=nnx.Rngs(0)))
+    # Shapes suffice, because every parameter is overwritten. The random streams of drop
+    # path would not be.
+    arguments = {k: v for k, v in architecture.items() if k != "drop_path"}
+    return nnx.eval_shape(lambda: build_encoder(arguments, rngs=nnx.Rngs(0)))

@@ -4,6 +4,7 @@ python docs/images/layout.py    # writes layout.png
 """
 
 import ast
+from itertools import accumulate
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -73,6 +74,13 @@ def _middle(part, imports, spots):
     return (sum(below) / len(below) if below else not part.startswith("_")), part
 
 
+def _spread(row):
+    """Yields where the labels of a row stand: each takes room by its length."""
+    ends = list(accumulate(len(part) + 3 for part in row))
+    for part, end in zip(row, ends, strict=True):
+        yield (end - (len(part) + 3) / 2) / ends[-1]
+
+
 def figure():
     """Returns the picture: an arrow goes from a part to each part it imports."""
     imports = reduced(parts())
@@ -83,8 +91,8 @@ def figure():
     spots = {}
     for height in sorted(rows):
         row = sorted(rows[height], key=lambda part: _middle(part, imports, spots))
-        for i, part in enumerate(row):
-            spots[part] = (i + 0.5) / len(row) + 0.05 * (height % 3 - 1), height
+        for part, x in zip(row, _spread(row), strict=True):
+            spots[part] = x + 0.05 * (height % 3 - 1), height
     for part, below in imports.items():
         for other in below:
             axes.annotate(

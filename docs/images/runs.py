@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 CURVES = Path(__file__).parents[1] / "curves"
 RUNS = {
@@ -22,7 +23,7 @@ RUNS = {
 }
 KEPT = {
     "metrics": ("step", "loss", "invariance", "variance", "covariance", "std"),
-    "evaluations": ("step", "k-NN", "effective_rank", "covariance_floor", "collapsed"),
+    "evaluations": ("step", "k-NN", "effective_rank", "collapsed"),
 }
 
 
@@ -47,6 +48,9 @@ def figure(*names):
         accuracy.plot(checks["step"], [100 * a for a in checks["k-NN"]], "o-", ms=3)
         accuracy.set_xlabel("step")
     first = axes.T.reshape(-1, 3)[0]
+    # Between whole powers of ten, the ticks need no labels that touch each other.
+    low, high = np.log10(first[0].get_ylim())
+    first[0].set_ylim(10 ** np.floor(low), 10 ** np.ceil(high))
     for panel, label in zip(
         first, ("terms, unweighted", "effective rank", "k-NN, %"), strict=True
     ):

@@ -112,12 +112,12 @@ def float32_at_least(
     Flax's default casts all of them to `dtype` first, including the running statistics,
     which in bfloat16 keep 8 bits. Flax casts the result to `dtype` in both cases.
     """
-    target = wide(*(a for a in args if a is not None))
+    target = wide_dtype(*(a for a in args if a is not None))
     arrays: Any = tuple(a if a is None else jnp.asarray(a, target) for a in args)
     return arrays
 
 
-def wide(*arrays: jax.Array) -> DTypeLike:
+def wide_dtype(*arrays: jax.Array) -> DTypeLike:
     """Returns float64 if one of the arrays has it, otherwise float32."""
     return jnp.float64 if any(a.dtype == jnp.float64 for a in arrays) else jnp.float32
 
@@ -126,7 +126,7 @@ def mean_of_positions(
     x: Float[Array, "batch height width features"],
 ) -> Float[Array, "batch features"]:
     """Returns the mean of each feature map, in at least float32."""
-    return jnp.mean(x, axis=(1, 2), dtype=wide(x))
+    return jnp.mean(x, axis=(1, 2), dtype=wide_dtype(x))
 
 
 def check_images(images: jax.Array, channels: int, *, side: int | None = None) -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vicreg_jax.nn.layers import check_images, wide
+from vicreg_jax.nn.layers import check_images, wide_dtype
 from vicreg_jax.nn.timm_layers import NORMAL, Mlp, TimmLayers, drop_rates
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class ViT(nnx.Module):
     ) -> Float[Array, "batch features"]:
         """Returns the class token of each image, in at least float32."""
         x = self.tokens(images)[:, 0]
-        return x.astype(wide(x))
+        return x.astype(wide_dtype(x))
 
 
 def _check_multiple(name: str, value: int, of: str, unit: int) -> None:

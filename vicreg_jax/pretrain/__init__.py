@@ -13,6 +13,8 @@ features: frozen features of a run's images, and its untrained baseline.
 evaluation: probes of frozen features, and the health of embeddings.
 checkpoints, run_folder: stopping and resuming.
 run: from datasets to report.
+protocol, classifier, supervised: the official evaluations, their settings, programs
+    and runs.
 api: `pretrain`, which does all of it, and `Run`, which reads what it left.
 report, export: the picture; the encoder in files, and probes on other images.
 embed, contact_sheet: features of any images, and a picture of nearest neighbors.

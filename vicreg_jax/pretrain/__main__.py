@@ -6,6 +6,9 @@
                                          pretrain on your own images
     vicreg-pretrain export RUN           write the encoder of a run to files
     vicreg-pretrain probe RUN            evaluate the features of a run with probes
+    vicreg-pretrain linear RUN           train a linear classifier on the frozen encoder
+    vicreg-pretrain finetune RUN --labels 1%
+                                         train encoder and classifier on few labels
     vicreg-pretrain embed ENCODER --data DATA
                                          write features; ENCODER: a run or a file
     vicreg-pretrain report RUN           draw the picture of a run again

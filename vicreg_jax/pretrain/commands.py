@@ -24,6 +24,8 @@ from rich.console import Console
 from vicreg_jax.augment import DigitViews, ImageViews
 from vicreg_jax.pretrain import recipes
 from vicreg_jax.pretrain.config import Config, Launch
+from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.protocol import LINEAR_DECAY, LINEAR_LR
 from vicreg_jax.pretrain.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -147,7 +149,127 @@ class Report:
         _print(accuracies, "held-out", console)
 
 
-_COMMANDS = {"export": Export, "probe": Probe, "embed": Embed, "report": Report}
+def _launch() -> Launch:
+    return Launch(probe_every=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Classify:
+    """What both protocols of a classifier share."""
+
+    run_folder: Annotated[
+        tyro.conf.Positional[Path | None], tyro.conf.arg(name="run")
+    ] = None
+    """Directory of the run whose newest encoder is used. None: --init has one."""
+    init: Path | None = None
+    """File with the encoder: of `export`, or a ResNet in torchvision's names."""
+    data: str | None = None
+    """Labeled training images. None: those of the run."""
+    test_data: str | None = None
+    """Labeled test images. None: those of the run, or a fifth of --data."""
+    views: Literal["crops", "pretraining", "none"] = "crops"
+    """Augmentation: the crops and flips of pretraining, all of pretraining, or none."""
+    classes: int = 0
+    """Number of classes. 0: counted, which reads all records if --data has records."""
+    batch: int = 256
+    """Images in a step, on all devices together."""
+    seed: int = 0
+    """Seed of the head, the views, the order of images and the labels drawn."""
+    unreadable: Literal["skip", "fatal"] = "skip"
+    """Skip images that cannot be read, or stop at the first."""
+
+    def _run(self, launch: Launch, **settings: Any) -> None:
+        from vicreg_jax.pretrain import compile_only, processes, supervised
+        from vicreg_jax.pretrain.report import table
+
+        processes.connect(launch)
+        config, model = supervised.settings(
+            self.run_folder or self.init,
+            launch.mesh,
+            data=self.data,
+            test_data=self.test_data,
+            augmentation=self.views,
+            classes=self.classes,
+            batch=self.batch,
+            seed=self.seed,
+            unreadable=self.unreadable,
+            **settings,
+        )
+        console = Console(quiet=jax.process_index() != 0)
+        if topology := launch.compile_only:
+            report = compile_only.compile_only(
+                config, topology, launch.mesh, model=model
+            )
+            console.print(compile_only.table(report, topology))
+            return
+        accuracies = supervised.run(config, model, launch, console)
+        console.print(table(accuracies, "Accuracy on held-out images, %"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(_Classify):
+    """Train a linear classifier on the frozen encoder, as the paper evaluates it."""
+
+    lr: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--learning-rate"])] = (
+        LINEAR_LR,
+    )
+    """Learning rates, all trained at once; the official code's is 0.02."""
+    weight_decay: float = LINEAR_DECAY
+    """Weight decay of the head, its bias included."""
+    epochs: int = 100
+    """Passes over the training images."""
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=_launch)
+
+    def run(self) -> None:
+        """Trains and tests the classifier."""
+        self._run(
+            self.launch,
+            protocol="linear",
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            epochs=self.epochs,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(_Classify):
+    """Train encoder and classifier on 1% or 10% of the labels, as in the paper."""
+
+    labels: str
+    """Labels to use: a share of each class such as 1%, or a list of image files."""
+    lr: Annotated[float | None, tyro.conf.arg(aliases=["--learning-rate"])] = None
+    """Learning rate of the head. None: the official one for 1% or 10%."""
+    lr_backbone: float | None = None
+    """Learning rate of the encoder. None: the official one for 1% or 10%."""
+    weight_decay: float = 0.0
+    """Weight decay of all parameters."""
+    epochs: int = 20
+    """Passes over the images with labels."""
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=_launch)
+
+    def run(self) -> None:
+        """Trains and tests encoder and classifier."""
+        if (self.lr is None) != (self.lr_backbone is None):
+            raise UsageError("--lr and --lr-backbone must be given together")
+        self._run(
+            self.launch,
+            protocol="finetune",
+            lr=() if self.lr is None else (self.lr,),
+            lr_backbone=self.lr_backbone or 0.0,
+            labels=self.labels,
+            weight_decay=self.weight_decay,
+            epochs=self.epochs,
+        )
+
+
+_COMMANDS = {
+    "export": Export,
+    "probe": Probe,
+    "linear": Linear,
+    "finetune": Finetune,
+    "embed": Embed,
+    "report": Report,
+}
 IMAGES = "images"
 # The help of the recipe `images`, whose settings depend on the images.
 _SHOWN = Config(data="FOLDER", size=64, channels=3, views=ImageViews(size=64))

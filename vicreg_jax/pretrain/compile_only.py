@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,15 @@ from rich.table import Table
 from vicreg_jax import aot
 from vicreg_jax.augment import Crops
 from vicreg_jax.pretrain import mesh as meshes
+from vicreg_jax.pretrain.classifier import Classifier
 from vicreg_jax.pretrain.errors import MissingPackageError, UsageError
+from vicreg_jax.pretrain.input import Batch
 from vicreg_jax.pretrain.input.datasets import in_memory_by_name
+from vicreg_jax.pretrain.protocol import Supervised
 from vicreg_jax.pretrain.step import Programs
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
     from jax.stages import Lowered
     from jaxtyping import Array
 
@@ -27,15 +31,19 @@ if TYPE_CHECKING:
 # device here.
 MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 _EPOCH = 1000  # steps; any number gives the same program sizes
+_CLASSES = 1000  # of a classifier, if --classes does not say
 
 
-def compile_only(config: Config, topology: str, mesh: str | None) -> aot.Report:
+def compile_only(
+    config: Config, topology: str, mesh: str | None, *, model: Any = None
+) -> aot.Report:
     """Compiles one training step for TPUs.
 
     Args:
         config: configuration of the run. Its images are not opened.
         topology: TPU generation and shape, such as "v5e:8x8".
         mesh: devices by axis; see `vicreg_jax.pretrain.mesh.axes`.
+        model: the encoder of a classifier, whose settings `config` then has.
 
     Raises:
         UsageError: If there is no such topology, or the step does not fit its chips.
@@ -56,27 +64,42 @@ def compile_only(config: Config, topology: str, mesh: str | None) -> aot.Report:
             f"--compile-only {topology}, --mesh {mesh}: {error}"
         ) from error
     try:
-        return aot.report_of(lowered(Programs(config, grid, _EPOCH)))
+        return aot.report_of(lowered(_programs(config, grid, model)))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UsageError(_advice(config, topology, str(error))) from error
 
 
+def _programs(config: Config, grid: Mesh, model: Any) -> Programs:
+    if not isinstance(config, Supervised):
+        return Programs(config, grid, _EPOCH)
+    config = config.resolved(classes=_CLASSES, share=1.0)
+    return Classifier(config, grid, _EPOCH, model=model)
+
+
 def lowered(programs: Programs) -> Lowered:
     """Returns one training step, lowered from the shapes of its arguments."""
     config, rows = programs.config, meshes.by_rows(programs.mesh)
     whole = meshes.whole(programs.mesh)
+
+    def struct(dtype, *shape):
+        shape = (config.batch, *shape)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+
     state = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole),
         jax.eval_shape(programs.start),
     )
-    images = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows),
-        jax.eval_shape(lambda: _images(config)),
-    )
-    aspect = jax.ShapeDtypeStruct((config.batch,), jnp.float32, sharding=rows)
-    return programs.train.lower(state, images, aspect)
+    images = jax.eval_shape(lambda: _images(config))
+    shapes: Any = {
+        "images": jax.tree.map(lambda a: struct(a.dtype, *a.shape[1:]), images),
+        "ids": None,
+        "labels": struct(jnp.int32),
+        "where": struct(jnp.bool_),
+        "aspect": struct(jnp.float32),
+    }
+    return programs.train.lower(state, *programs.inputs(Batch(**shapes)))
 
 
 def _images(config: Config) -> Array | tuple[Crops, ...]:
@@ -122,9 +145,14 @@ def memory(topology: str) -> float | None:
 def _advice(config: Config, topology: str, error: str) -> str:
     """Returns the compiler's figures and which settings need less memory."""
     reason = error.partition("\n")[0].rpartition("CompileTimeHbmOom: ")[2]
-    return (
+    refused = (
         f"--compile-only must name chips that hold the step, {topology} does not: "
-        f"{reason} Use more chips, --accumulate {2 * config.accumulate} "
+        f"{reason}"
+    )
+    if isinstance(config, Supervised):
+        return f"{refused} Use more chips, or a --batch below {config.batch}"
+    return (
+        f"{refused} Use more chips, --accumulate {2 * config.accumulate} "
         "(more parts need less memory and more time), a "
         f"--batch below {config.batch}, or an --expander below {config.expander}"
     )

@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
 import tyro
 
@@ -17,7 +17,8 @@ from vicreg_jax.optim import WARMUP_EPOCHS
 from vicreg_jax.pretrain.errors import UsageError, check_at_least, flag
 
 if TYPE_CHECKING:
-    from vicreg_jax.augment import CenterCrop, RandomCrops
+    from vicreg_jax.augment import CenterCrop
+    from vicreg_jax.augment.crops import Cropping
 
 EncoderName: TypeAlias = Literal[
     "small",
@@ -43,6 +44,8 @@ class Config:
     Raises:
         UsageError: If a setting is out of range, or two do not fit together.
     """
+
+    UNUSED: ClassVar[tuple[str, ...]] = ()  # fields that config.json leaves out
 
     data: str = "mnist"
     """Training images: mnist, digits, elpv, canvas, a folder, or files of arrays or
@@ -119,9 +122,11 @@ class Config:
     """Seed of the parameters, the views, the order of images and the probes' labels."""
     probe_images: int = 5000
     """Largest number of images that the final probes train on, and evaluate on."""
+    evaluation: Literal["probes", "k-NN"] = "probes"
+    """Final evaluation: linear probes and k-NN of --probe-images, or k-NN of all."""
 
     @property
-    def crops(self) -> tuple[RandomCrops, ...]:
+    def crops(self) -> tuple[Cropping, ...]:
         """What the host cuts from image files for the views. Empty: nothing."""
         views = cropped_on(self.crop, self.views)
         return views.crops if views else ()
@@ -174,6 +179,11 @@ class Config:
             )
         _check_encoder(self)
 
+    @property
+    def name(self) -> str:
+        """Beginning of the name of the run folder in runs/."""
+        return Path(self.data).stem
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -200,7 +210,8 @@ class Launch:
     checkpoint_every: int | None = None
     """Steps between checkpoints. None: one epoch, or as many as have 300 steps."""
     probe_every: int = 5
-    """Epochs between quick checks of the features and for collapse. 0: never."""
+    """Epochs between evaluations: quick checks of the features and for collapse, or of
+    a classifier on all test images. 0: never."""
     tensorboard: bool = True
     """Also write the metrics for TensorBoard, into the run's directory."""
     profile: str | None = None

@@ -66,7 +66,7 @@ def embed(
     """
     if out.suffix != ".npz":
         raise UsageError(f"--out must end in .npz, got {out}")
-    encoder = _encoder(path)
+    encoder = open_encoder(path)
     source = open_source(data, size=encoder.size, channels=encoder.channels)
     if not 0 <= neighbors < len(source):
         raise UsageError(
@@ -142,10 +142,19 @@ def features(
     return Embedded(*joined, unreadable=tuple(sorted(rows.unreadable)))
 
 
-def _encoder(path: Path) -> Encoder:
+def open_encoder(path: Path, mesh: str | None = "data=1") -> Encoder:
+    """Returns the encoder of a run's newest checkpoint, or of a file.
+
+    Args:
+        path: the run or the file.
+        mesh: devices for the parameters of a run; see `mesh.axes`.
+
+    Raises:
+        UsageError: If there is none.
+    """
     if (path / "config.json").is_file():
         # Not the file in the run's directory, which may be of an older checkpoint.
-        return as_encoder(*newest(path))
+        return as_encoder(*newest(path, mesh=mesh))
     if not path.exists():
         raise UsageError(f"ENCODER must be a run or a file, got {path}")
     try:

@@ -85,6 +85,10 @@ def evaluate(
     the raw pixels, which are left out for large datasets. The batch norms of the
     untrained encoder have the statistics of training images.
 
+    With ``evaluation="k-NN"`` there is only k-NN of the trained encoder, in which all
+    training images vote. Each host keeps the features of all images, 10.5 GB of
+    ImageNet by a ResNet-50, and each device has its share of them.
+
     Args:
         programs: the programs of the run.
         state: the trained state.
@@ -102,26 +106,37 @@ def evaluate(
     # All processes fit the same probes. If one did and the others waited, JAX would
     # take them for lost.
     config = programs.config
-    train, held_out = (sample(part, config.probe_images) for part in datasets if part)
+    parts = [part for part in datasets if part]
+    if config.evaluation == "probes":
+        parts = [sample(part, config.probe_images) for part in parts]
     both, unreadable = [], []
-    for source in (train, held_out):
+    for source in parts:
         found, readable = readable_features(programs, state, source, workers=workers)
         both.append(found)
         unreadable += [source.name(int(i)) for i in np.flatnonzero(~readable)]
-    pairs = {}
-    if (len(train) + len(held_out)) * np.prod(train.shape) <= _MOST_PIXELS:
-        pairs["raw pixels"] = _pixels(train), _pixels(held_out)
-    start = untrained(programs, datasets.train, workers=workers)
-    pairs["untrained"] = (
-        features(programs, start, train, workers=workers),
-        features(programs, start, held_out, workers=workers),
-    )
-    pairs["VICReg"] = tuple(both)
-    accuracies = {
-        name: probes(*pair, available=len(datasets.train), seed=config.seed)
-        for name, pair in pairs.items()
-    }
+    if config.evaluation == "probes":
+        pairs = _baselines(programs, datasets.train, *parts, workers=workers)
+        accuracies = {
+            name: probes(*pair, available=len(datasets.train), seed=config.seed)
+            for name, pair in (pairs | {"VICReg": tuple(both)}).items()
+        }
+    else:
+        accuracies = {"VICReg": {"k-NN": knn_probe(*both, mesh=programs.mesh)}}
     return Evaluation(accuracies, both[1], len(both[0].labels), tuple(unreadable))
+
+
+def _baselines(
+    programs: Programs, source: Source, *parts: Source, workers: int
+) -> dict[str, tuple[Labeled, ...]]:
+    """Returns the raw pixels of both parts, and their features before training."""
+    pairs = {}
+    if sum(map(len, parts)) * np.prod(source.shape) <= _MOST_PIXELS:
+        pairs["raw pixels"] = tuple(map(_pixels, parts))
+    start = untrained(programs, source, workers=workers)
+    pairs["untrained"] = tuple(
+        features(programs, start, part, workers=workers) for part in parts
+    )
+    return pairs
 
 
 def quick_check(

@@ -119,20 +119,24 @@ def _file_name(data: str) -> str:
 
 
 def newest(
-    run: Path, own_encoder: EncoderFactory | None = None
+    run: Path,
+    own_encoder: EncoderFactory | None = None,
+    *,
+    mesh: str | None = "data=1",
 ) -> tuple[Programs, State]:
-    """Returns the programs of a run and its newest state, on one device.
+    """Returns the programs of a run and its newest state.
 
     Args:
         run: the directory of the run.
         own_encoder: makes the encoder, if it was given in Python.
+        mesh: devices, by default one; see `vicreg_jax.pretrain.mesh.axes`.
 
     Raises:
         UsageError: If `run` is not a run, or has no checkpoint yet.
     """
     config = run_folder.read_config(run)
     programs = Programs(
-        config, meshes.make_mesh("data=1"), steps_per_epoch=1, own_encoder=own_encoder
+        config, meshes.make_mesh(mesh), steps_per_epoch=1, own_encoder=own_encoder
     )
     restored = restore(run / "checkpoints", programs.start())
     if restored is None:

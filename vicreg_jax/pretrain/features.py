@@ -51,7 +51,7 @@ def readable_features(
 
     Arguments and errors are those of `features`.
     """
-    rows = _in_order(programs, source, workers)
+    rows = in_order(programs, source, workers)
     parts = []
     for batch in to_device(rows, meshes.by_rows(programs.mesh)):
         part = programs.encode(
@@ -93,8 +93,11 @@ def untrained(programs: Programs, source: Source, *, workers: int = 0) -> State:
     return state
 
 
-def _in_order(programs: Programs, source: Source, workers: int) -> Batches:
-    """Returns the batches of this process with every image once."""
+def in_order(programs: Programs, source: Source, workers: int) -> Batches:
+    """Returns the batches of this process with every image once.
+
+    The rows that pad the last batch are masked.
+    """
     return batches(
         source,
         batch=programs.config.batch,

@@ -89,7 +89,7 @@ class Loop:
                 if step == first:
                     train = self._compile(state, batch, checkpoints, log)
                 with profile(step, state):
-                    state, metrics = train(state, batch.images, batch.aspect)
+                    state, metrics = train(state, *self.programs.inputs(batch))
                 # The host waits for the devices only in what is done every few steps.
                 log.add(step, metrics, order_hash(batch.ids, first_row=hash_row))
                 done = step + 1
@@ -114,12 +114,12 @@ class Loop:
         devices it would not wait long enough.
         """
         began = time.monotonic()
-        arguments = state, batch.images, batch.aspect
+        arguments = state, *self.programs.inputs(batch)
         # The first checkpoint and the first quick check would otherwise stop the
         # training to compile. `jit` finds what is compiled here.
         beside: list[Callable] = [partial(checkpoints.compile_for, state)]
         if self.launch.probe_every:
-            beside.append(self.programs.embed.lower(*arguments).compile)
+            beside.append(self._check_program.lower(*arguments).compile)
         with ThreadPoolExecutor(len(beside)) as pool:
             compiling = [pool.submit(compile) for compile in beside]
             train = self.programs.train.lower(*arguments).compile()
@@ -134,6 +134,11 @@ class Loop:
         )
         wait_for_all("compiled")
         return train
+
+    @property
+    def _check_program(self):
+        """The program of a quick check that takes what the training step takes."""
+        return self.programs.embed
 
     def _check_is_due(self, done: int) -> bool:
         every = self.launch.probe_every * self.programs.steps_per_epoch

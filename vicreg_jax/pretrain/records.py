@@ -23,6 +23,7 @@ from vicreg_jax.pretrain.run_folder import write_whole, writing
 from vicreg_jax.pretrain.speed import Speed
 
 if TYPE_CHECKING:
+    from vicreg_jax.pretrain.classifier import Metrics as ClassifierMetrics
     from vicreg_jax.pretrain.step import Metrics
 
 Line = dict[str, Any]
@@ -32,7 +33,7 @@ _MUST_BE_FINITE = (*_TERMS, "loss", "gradient_norm")
 
 class _Pending(NamedTuple):
     step: int
-    metrics: Metrics
+    metrics: Metrics | ClassifierMetrics
     order: int
 
 
@@ -86,7 +87,7 @@ class Log:
                 if line["step"] == first:
                     self._board.add(line, "check")
 
-    def add(self, step: int, metrics: Metrics, order: int) -> None:
+    def add(self, step: int, metrics: Metrics | ClassifierMetrics, order: int) -> None:
         """Adds the metrics of a step that the devices may still be computing.
 
         Args:
@@ -222,7 +223,9 @@ def read(path: Path) -> list[Line]:
 
 
 def summary(line: Line) -> str:
-    """Returns the loss and its terms, to print."""
+    """Returns the loss and its terms or, of a classifier, the accuracy, to print."""
+    if "accuracy" in line:
+        return f"loss {line['loss']:.3f} accuracy {100 * line['accuracy']:.1f}%"
     parts = [f"loss {line['loss']:.2f}"]
     for prefix in ("", "local_"):
         if prefix + "invariance" in line:
@@ -238,7 +241,8 @@ def _keep(path: Path, wanted: Callable[[Line], bool]) -> None:
 
 
 def _check_finite(line: Line) -> None:
-    broken = [name for name in _MUST_BE_FINITE if not math.isfinite(line[name])]
+    found = [name for name in _MUST_BE_FINITE if name in line]
+    broken = [name for name in found if not math.isfinite(line[name])]
     if broken:
         raise FloatingPointError(
             f"the {broken[0].replace('_', ' ')} is no longer finite at step "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +23,14 @@ from vicreg_jax.pretrain.records import Log
 from vicreg_jax.pretrain.step import Programs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
     from vicreg_jax.pretrain.config import Config, Launch
     from vicreg_jax.pretrain.input import Source
     from vicreg_jax.pretrain.network import EncoderFactory
+    from vicreg_jax.pretrain.step import State
     from vicreg_jax.probe import Accuracies
 
 
@@ -82,12 +84,8 @@ def run(
     programs = Programs(config, mesh, steps_per_epoch, own_encoder=own_encoder)
     profiled = launch.profiled(config.epochs * steps_per_epoch)
     loop = Loop(programs, launch, datasets, train_iterator, console, started)
-    claim = run_folder.claim(
-        config,
-        launch,
-        images=len(datasets.train),
-        notify=partial(console.print, soft_wrap=True),
-    )
+    images, notify = len(datasets.train), console.print
+    claim = run_folder.claim(config, launch, images=images, notify=notify)
     with claim as out, compilation.kept_in(out / "compiled"):
         with closing(train_iterator):
             state = _pretrain(loop, out, profiled)
@@ -100,16 +98,53 @@ def run(
     if unreadable:
         console.print(evaluation.unreadable_summary(unreadable))
     console.print(f"Everything is in {out}", soft_wrap=True)
+    if result and config.evaluation == "k-NN":
+        console.print(
+            "The paper's other evaluations are two more commands:\n"
+            f"  vicreg-pretrain linear {out}\n"
+            f"  vicreg-pretrain finetune {out} --labels 1%",
+            soft_wrap=True,
+        )
     return result.accuracies if result else {}
 
 
-def _pretrain(loop: Loop, out: Path, profiled: range):
+def _pretrain(loop: Loop, out: Path, profiled: range) -> State:
     """Returns the state after the last step."""
     programs, console = loop.programs, loop.console
-    state, first = programs.start(), 0
+    state = programs.start()
     start.describe(programs, state, loop.datasets, out, console, loop.launch.recipe)
     if jax.process_index() == 0:
         start.record(programs.config, programs.mesh, out, loop.launch.recipe)
+
+    def begin(state):
+        if jax.process_index() == 0:
+            start.draw_views(loop.datasets.train, programs.config, out)
+        return initialized(programs, state)
+
+    began = time.monotonic()
+    state = trained(loop, out, state, profiled, begin)
+    console.print(f"Pretrained in {time.monotonic() - began:.0f} s")
+    return state
+
+
+def trained(
+    loop: Loop,
+    out: Path,
+    state: State,
+    profiled: range,
+    begin: Callable[[State], State],
+) -> State:
+    """Returns the state after the last step of a new or a resumed run.
+
+    Args:
+        loop: The training loop.
+        out: The run folder.
+        state: The state to start from.
+        profiled: The steps to trace.
+        begin: Called with this state if there is no checkpoint. It returns the state
+            of step 0.
+    """
+    programs, console, first = loop.programs, loop.console, 0
     with Checkpoints(out / "checkpoints", warn=console.print) as checkpoints:
         restored = checkpoints.restore(state)
         if restored is not None:
@@ -121,9 +156,7 @@ def _pretrain(loop: Loop, out: Path, profiled: range):
                 soft_wrap=True,
             )
         else:
-            state = initialized(programs, state)
-            if jax.process_index() == 0:
-                start.draw_views(loop.datasets.train, programs.config, out)
+            state = begin(state)
         log = Log(
             out,
             first=first,
@@ -132,11 +165,8 @@ def _pretrain(loop: Loop, out: Path, profiled: range):
             waited=lambda: loop.train_iterator.waited,
             tensorboard=loop.launch.tensorboard,
         )
-        began = time.monotonic()
         with closing(log), Profile(profiled, out / "profile") as profile:
-            state = loop.run(state, first, checkpoints, log, profile)
-    console.print(f"Pretrained in {time.monotonic() - began:.0f} s")
-    return state
+            return loop.run(state, first, checkpoints, log, profile)
 
 
 def _conclude(

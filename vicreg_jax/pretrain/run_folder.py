@@ -72,7 +72,7 @@ def claim(
     processes.check_same("the configuration and the number of images", checksum)
     epochs = config.epochs
     if (folder / "config.json").exists():
-        epochs = _refuse_another(ours, folder)
+        epochs = _refuse_another(ours, folder, type(config))
     else:
         _refuse_other_files(folder)
     # After config.json is read: the first process writes them in the opposite order.
@@ -113,6 +113,8 @@ def contents(config: Config, images: int) -> dict[str, Any]:
         UsageError: If its views cannot be stored.
     """
     plain = dataclasses.asdict(config)
+    for name in config.UNUSED:
+        del plain[name]
     try:
         plain["views"] = views_to_json(config.views)
     except ValueError as error:
@@ -120,13 +122,21 @@ def contents(config: Config, images: int) -> dict[str, Any]:
     return json.loads(json.dumps(plain | {"images": images}))
 
 
-def read_config(folder: Path) -> Config:
+def read_config(folder: Path, kind: type[Config] = Config) -> Config:
     """Returns the configuration of the run in a folder.
 
+    Args:
+        folder: The run folder.
+        kind: Class of the configuration.
+
     Raises:
-        UsageError: If the folder holds no run, or one of another version.
+        UsageError: If the folder holds no run, or one of another kind or version.
     """
     plain = _read(folder)
+    if kind is Config and "protocol" in plain:
+        raise UsageError(
+            f"RUN must be a pretraining run, got {folder}, which holds a classifier"
+        )
     try:
         del plain["images"]
         views = views_from_json(plain.pop("views"))
@@ -134,7 +144,7 @@ def read_config(folder: Path) -> Config:
         plain.setdefault("crop", "device")
         # JSON has no tuples.
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
-        return Config(**settings, views=views)
+        return kind(**settings, views=views)
     except (KeyError, TypeError) as error:
         raise UsageError(
             f"RUN must be a run of this version of vicreg_jax, got {folder}"
@@ -177,9 +187,9 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(f"{path} could not be written: {reason}") from error
 
 
-def _refuse_another(ours: dict[str, Any], folder: Path) -> int:
+def _refuse_another(ours: dict[str, Any], folder: Path, kind: type[Config]) -> int:
     """Returns the epochs of the run in a folder, which may be fewer than ours."""
-    theirs = contents(read_config(folder), _read(folder)["images"])
+    theirs = contents(read_config(folder, kind), _read(folder)["images"])
     for name in ours:
         extends = name == "epochs" and ours[name] > theirs[name]
         if ours[name] == theirs[name] or extends:
@@ -241,12 +251,14 @@ def _refuse_other_files(folder: Path) -> None:
 
 def _unfinished(config: Config) -> Path | None:
     wanted = contents(config, 0)  # a changed data set is refused, not run anew
-    runs = sorted(Path("runs").glob(f"{_stem(config)}-*"), reverse=True)
+    runs = sorted(Path("runs").glob(f"{config.name}-*"), reverse=True)
     for run in runs:
         if finished(run):
             continue
         try:
-            if contents(read_config(run), 0) == wanted and not _in_use(run):
+            if contents(read_config(run, type(config)), 0) == wanted and not _in_use(
+                run
+            ):
                 return run
         except ValueError:
             continue
@@ -263,8 +275,4 @@ def _in_use(folder: Path) -> bool:
 
 
 def _new(config: Config) -> Path:
-    return Path("runs", f"{_stem(config)}-{time.strftime('%Y%m%d-%H%M%S')}")
-
-
-def _stem(config: Config) -> str:
-    return Path(config.data).stem
+    return Path("runs", f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")

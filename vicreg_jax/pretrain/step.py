@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +29,8 @@ from vicreg_jax.pretrain.objective import (
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int32
+
+    from vicreg_jax.pretrain.input import Batch
 
     Images = Any  # what the views take: whole images, or crops from the host
     Aspect = Float[Array, " batch"]
@@ -98,6 +101,10 @@ class Programs:
         """Returns the state before the first step."""
         return jax.jit(self._start, out_shardings=meshes.whole(self.mesh))()
 
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """Returns what `train` takes of a batch, after the state."""
+        return batch.images, batch.aspect
+
     @cached_property
     def train(self):
         """``(state, images, aspect) -> (state, metrics)``, one training step.
@@ -105,12 +112,7 @@ class Programs:
         The old state is donated, so it cannot be used afterwards. `metrics` is a
         `Metrics`.
         """
-        return jax.jit(
-            self._train,
-            donate_argnums=0,
-            out_shardings=meshes.whole(self.mesh),
-            compiler_options=compiler_options(self.mesh),
-        )
+        return self._updating(self._train)
 
     @cached_property
     def embed(self):
@@ -143,6 +145,15 @@ class Programs:
         """The learning rate as a function of the step."""
         return schedule(self.config, self.steps_per_epoch)
 
+    def _updating(self, step: Callable):
+        """Returns a compiled step, which donates the old state."""
+        return jax.jit(
+            step,
+            donate_argnums=0,
+            out_shardings=meshes.whole(self.mesh),
+            compiler_options=compiler_options(self.mesh),
+        )
+
     def network(self, state: State):
         """Returns the network with the parameters of `state`."""
         return self._merged(state.params, state.stats, self._key(state))
@@ -152,10 +163,9 @@ class Programs:
 
         Nothing random is kept between steps, so that a resumed run draws the same.
         """
-        graph, streams = self._graph
         # The views take the keys that are folded with small numbers.
         key = jax.random.fold_in(key, 2**32 - 1)
-        leaves, tree = jax.tree.flatten(streams)
+        leaves, tree = jax.tree.flatten(self._streams)
         # A stream is a key and a count of the keys drawn from it.
         fresh = [
             jax.random.split(jax.random.fold_in(key, at), leaf.shape)
@@ -163,19 +173,25 @@ class Programs:
             else jnp.zeros(leaf.shape, leaf.dtype)
             for at, leaf in enumerate(leaves)
         ]
-        return nnx.merge(graph, params, stats, tree.unflatten(fresh))
+        return nnx.merge(self._graph, params, stats, tree.unflatten(fresh))
 
     def _key(self, state: State):
         """Returns the random key of a step, which the views are drawn from."""
         return jax.random.fold_in(jax.random.key(self.config.seed), state.step)
 
     @cached_property
-    def _graph(self):
-        """The structure of the network, and the shapes of its random streams."""
+    def _shapes(self):
         model = nnx.eval_shape(lambda: build(self.config, self.own_encoder))
         model.train()
-        graph, _, streams = nnx.split(model, nnx.Any(nnx.Param, nnx.BatchStat), ...)
-        return graph, nnx.to_pure_dict(streams)
+        return model
+
+    @cached_property
+    def _graph(self):
+        return nnx.graphdef(self._shapes)
+
+    @cached_property
+    def _streams(self):
+        return nnx.to_pure_dict(nnx.state(self._shapes, nnx.RngState))
 
     @cached_property
     def _optimizer(self):

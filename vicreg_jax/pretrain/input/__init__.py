@@ -1,19 +1,21 @@
 """The input of a run: reading images, their order, and batches on the devices.
 
     train, held_out = split(open_source("photographs/", size=256))
-    rows = batches(train, batch=2048, seed=0, shard=grain.sharding.ShardByJaxProcess())
+    rows = batches(
+        train, batch=2048, seed=0, crops=views.crops, shard=ShardByJaxProcess()
+    )
     for batch in to_device(rows, sharding): ...
 
-The host decodes every image, whole, to one fixed size. Random crops are taken on the
-device. So all batches have one shape, both views share one decoding and one transfer of
-``size * size * channels`` bytes an image, and the margins of wide images are kept.
+With `crops`, the host cuts the random crops of image files from their original pixels
+and resizes them. `Batch.images` holds the crops and their boxes; `ImageViews` flips
+them and changes their colors on the device. The boxes are drawn by seed, step and row,
+so they are the same for any number of hosts and worker processes.
 
-The cost is detail finer than `size`. The smallest crop of the paper's recipe, 8% of the
-area, has 72 pixels a side at size 256, but 122 in a photograph of 500x375. Size 384
-gives 108 pixels for 2.25 times the bytes.
-
-Images are resized to a square. `Batch.aspect` is the aspect ratio of the original, and
-`ImageViews` crops as if the image still had it.
+Without `crops`, and for arrays in memory, whole images are read. Files become squares
+of `size` pixels a side, and `ImageViews` crops on the device. `Batch.aspect` is the
+aspect ratio of the original, and `ImageViews` crops as if the image still had it. The
+cost is detail finer than `size`. The smallest crop of the paper's recipe, 8% of the
+area, has 72 pixels a side at size 256, but 122 in a photograph of 500x375.
 """
 
 from vicreg_jax.decode import UnreadableError

@@ -69,7 +69,6 @@ class Batches(Iterator[Batch]):
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             processes = grain.MultiprocessingOptions(num_workers=self._workers)
-            worker.kill_at_exit()
             read = read.mp_prefetch(processes, worker.start)
         return iter(read)
 

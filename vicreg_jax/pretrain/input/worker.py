@@ -10,8 +10,6 @@ import multiprocessing
 import os
 import signal
 import threading
-from functools import cache
-from multiprocessing.util import Finalize
 
 
 def start(index: int, count: int) -> None:
@@ -23,27 +21,11 @@ def start(index: int, count: int) -> None:
     """
     del index, count
     # Terminals and some schedulers send signals to all processes of a job. The parent
-    # decides whether to stop, and needs images until it has saved its state.
+    # decides whether to stop, and needs images until it has saved its state. Grain
+    # stops workers by an event, and by SIGKILL if they do not react.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-@cache
-def kill_at_exit() -> None:
-    """Lets this process kill the workers that are left at its end.
-
-    A Grain iterator that is closed while its workers start forgets some of them. After
-    that, `multiprocessing` sends SIGTERM, which they ignore, and waits.
-    """
-    # 0 comes after Grain's own finalizers, which have 1.
-    Finalize(None, _kill_daemons, exitpriority=0)
-
-
-def _kill_daemons() -> None:
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
 
 
 def _end_with_parent() -> None:

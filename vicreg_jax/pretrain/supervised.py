@@ -1,0 +1,258 @@
+"""A classifier on a pretrained encoder, from its images to its accuracies."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grain
+import jax
+import numpy as np
+
+from vicreg_jax.pretrain import compilation, records, run_folder, start
+from vicreg_jax.pretrain import mesh as meshes
+from vicreg_jax.pretrain.classifier import TOP, Classifier
+from vicreg_jax.pretrain.embed import open_encoder
+from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.evaluation import unreadable_summary
+from vicreg_jax.pretrain.features import in_order
+from vicreg_jax.pretrain.input import Datasets, batches, load_datasets, to_device
+from vicreg_jax.pretrain.input.labels import labeled
+from vicreg_jax.pretrain.loop import Loop
+from vicreg_jax.pretrain.protocol import Supervised
+from vicreg_jax.pretrain.run import trained
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vicreg_jax.pretrain.config import Launch
+    from vicreg_jax.pretrain.input import Batch, Source
+    from vicreg_jax.pretrain.records import Log
+    from vicreg_jax.pretrain.step import State
+    from vicreg_jax.probe import Accuracies
+
+
+def settings(
+    path: Path | None,
+    mesh: str | None = None,
+    *,
+    data: str | None = None,
+    test_data: str | None = None,
+    **others: Any,
+) -> tuple[Supervised, Any]:
+    """Returns the settings of a classifier, and its pretrained encoder.
+
+    Args:
+        path: A run, whose newest checkpoint is used, or a file of an encoder.
+        mesh: Devices to restore the checkpoint on; see `mesh.axes`.
+        data: Training images. None: the images of the run.
+        test_data: Test images. None: those of the run, or a part of `data`.
+        others: Other fields of `Supervised`.
+
+    Raises:
+        UsageError: If a setting is out of range, or the encoder cannot be read.
+    """
+    if path is None:
+        raise UsageError("RUN or --init must be given, got neither")
+    encoder = open_encoder(path, mesh)
+    evaluate_on = "test"
+    if data is None:
+        if not (path / "config.json").is_file():
+            raise UsageError(f"--data must be given with the file {path}, got none")
+        run = run_folder.read_config(path)
+        data, evaluate_on = run.data, run.evaluate_on
+        test_data = test_data or run.test_data
+    settings = Supervised(
+        init=str(path),
+        data=data,
+        test_data=test_data,
+        evaluate_on=evaluate_on,
+        size=encoder.size,
+        channels=encoder.channels,
+        views=encoder.views,
+        crop=encoder.crop,
+        **others,
+    )
+    return settings, encoder.model
+
+
+def run(config: Supervised, model: Any, launch: Launch, console: Console) -> Accuracies:
+    """Trains and tests a classifier, or continues where an earlier process stopped.
+
+    Args:
+        config: The settings.
+        model: The pretrained encoder, a Flax module.
+        launch: Where and how to carry it out.
+        console: Where to print.
+
+    Returns:
+        By learning rate, "top-1" and "top-5" of the last epoch, and "best top-1" of all
+        epochs that were tested, from 0 to 1. There is no top-5 of five classes or less.
+
+    Raises:
+        UsageError: If a flag does not fit the images, or the run folder holds another
+            run.
+        FileExistsError: If the run folder holds a finished run.
+        FloatingPointError: If a loss, a gradient or a parameter is not finite.
+        Interrupted: If it was asked to stop. The same call continues.
+    """
+    loop = _loop(config, model, launch, console)
+    config, images = loop.programs.config, len(loop.datasets.train)
+    profiled = launch.profiled(config.epochs * loop.programs.steps_per_epoch)
+    claim = run_folder.claim(config, launch, images=images, notify=console.print)
+    with claim as out, compilation.kept_in(out / "compiled"):
+        with closing(loop.train_iterator):
+            state = loop.programs.start()
+            _describe(loop, out)
+            if jax.process_index() == 0:
+                start.record(config, loop.programs.mesh, out, config.protocol)
+            trained(loop, out, state, profiled, lambda state: state)
+        result = _result(config, records.read(out / "evaluations.jsonl"))
+        if jax.process_index() == 0:
+            run_folder.write_json(out / "probes.json", result)
+    if loop.train_iterator.unreadable:
+        console.print(unreadable_summary(loop.train_iterator.unreadable))
+    console.print(
+        "The results are those of the last epoch. The best top-1 is chosen among the "
+        "tested epochs by the test images, as the official code does.\n"
+        f"Everything is in {out}",
+        soft_wrap=True,
+    )
+    return result
+
+
+def accuracies(
+    programs: Classifier, state: State, source: Source, *, workers: int = 0
+) -> dict[str, float]:
+    """Returns the accuracies of each head on all readable images, from 0 to 1.
+
+    The images are spread over the devices, and each is tested once.
+
+    Args:
+        programs: The programs of the run.
+        state: The state to test.
+        source: The test images.
+        workers: Processes that read and decode images. 0: this process does.
+
+    Returns:
+        "top-1" and, of more than five classes, "top-5", followed by the learning rate.
+
+    Raises:
+        UsageError: If no image has a label.
+        UnreadableError: If an image is unreadable, and the run asks to stop at one.
+    """
+    rows = in_order(programs, source, workers)
+    with closing(rows):
+        parts = [
+            programs.count(state, *programs.inputs(batch))
+            for batch in to_device(rows, meshes.by_rows(programs.mesh))
+        ]
+    total = jax.tree.map(lambda *part: np.sum(part, axis=0), *jax.device_get(parts))
+    if total.images == 0:
+        raise UsageError(f"--test-data must have labels, got {source.name(0)} without")
+    found = {}
+    for at, rate in enumerate(programs.config.lr):
+        found[f"top-1 at {rate:g}"] = float(total.top1[at] / total.images)
+        if programs.config.classes > TOP:
+            found[f"top-5 at {rate:g}"] = float(total.top5[at] / total.images)
+    return found
+
+
+@dataclass(frozen=True)
+class _Loop(Loop):
+    """The training loop of a classifier, which is tested every few epochs."""
+
+    programs: Classifier
+    test: Source
+
+    @property
+    def _check_program(self):
+        return self.programs.count
+
+    def _check_is_due(self, done: int) -> bool:
+        steps = self.programs.config.epochs * self.programs.steps_per_epoch
+        return done == steps or super()._check_is_due(done)
+
+    def _quick_check(self, state: State, batch: Batch, done: int, log: Log) -> None:
+        del batch
+        found = accuracies(self.programs, state, self.test, workers=self.launch.workers)
+        epoch = done // self.programs.steps_per_epoch
+        log.quick_check({"step": done, "epoch": epoch} | found)
+        shown = ", ".join(f"{name} {100 * value:.1f}%" for name, value in found.items())
+        self.console.print(f"Epoch {epoch}: {shown}", highlight=False)
+
+
+def _loop(config: Supervised, model: Any, launch: Launch, console: Console) -> _Loop:
+    """Opens the images, and returns the loop with the settings that depend on them."""
+    started = time.monotonic()
+    mesh = meshes.make_mesh(launch.mesh)
+    meshes.check_batch(config.batch, 1, mesh.size)
+    whole = load_datasets(config)
+    if whole.held_out is None:
+        raise UsageError(f"--data must have labels, got {config.data}")
+    train = labeled(whole.train, config.labels, seed=config.seed)
+    config = config.resolved(
+        classes=config.classes or _classes(whole), share=len(train) / len(whole.train)
+    )
+    rows = batches(
+        train,
+        batch=config.batch,
+        seed=config.seed,
+        shard=grain.sharding.ShardByJaxProcess(),
+        # Padding would change the statistics of batch norms in train mode.
+        drop_remainder=config.finetunes,
+        workers=launch.workers,
+        crops=config.crops,
+        unreadable=config.unreadable,
+    )
+    return _Loop(
+        Classifier(config, mesh, rows.order.steps_per_epoch, model=model),
+        launch,
+        whole._replace(train=train),
+        to_device(rows, meshes.by_rows(mesh)),
+        console,
+        started,
+        whole.held_out,
+    )
+
+
+def _classes(datasets: Datasets) -> int:
+    """Returns the number of classes. Records have none, so all of them are read."""
+    parts = [part for part in datasets if part is not None]
+    return max(len(p.classes) or int(p.labels.max()) + 1 for p in parts)
+
+
+def _describe(loop: _Loop, out: Path) -> None:
+    programs = loop.programs
+    config = programs.config
+    rates = ", ".join(f"{rate:g}" for rate in config.lr)
+    if config.finetunes:
+        rates += f" of the head, {config.lr_backbone:g} of the encoder"
+    encoder = "trained" if config.finetunes else "frozen"
+    for line in (
+        f"Classifier: {config.classes} classes, on the {encoder} encoder of "
+        f"{config.init}",
+        f"Images: {len(loop.datasets.train)} to train on, {len(loop.test)} to test "
+        f"on, of {config.data}",
+        f"Training: {config.epochs} epochs of {programs.steps_per_epoch} steps, "
+        f"{config.batch} images in a step, learning rate {rates}",
+        f"Directory: {out}",
+    ):
+        loop.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _result(config: Supervised, lines: list[records.Line]) -> Accuracies:
+    """Returns the accuracies of the last epoch, and of the best."""
+    result: Accuracies = {}
+    for rate in (f"{rate:g}" for rate in config.lr):
+        last = {
+            name: lines[-1][f"{name} at {rate}"]
+            for name in ("top-1", f"top-{TOP}")
+            if f"{name} at {rate}" in lines[-1]
+        }
+        best = max(line[f"top-1 at {rate}"] for line in lines)
+        result[f"lr {rate}"] = last | {"best top-1": best}
+    return result
