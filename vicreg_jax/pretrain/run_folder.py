@@ -143,8 +143,9 @@ def read_config(folder: Path, kind: type[Config] = Config) -> Config:
         # Before there was a choice, crops were cut on the devices.
         plain.setdefault("crop", "device")
         # JSON has no tuples.
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
-        return kind(**settings, views=views)
+        for name, value in plain.items():
+            plain[name] = tuple(value) if isinstance(value, list) else value
+        return kind(**plain, views=views)
     except (KeyError, TypeError) as error:
         raise UsageError(
             f"RUN must be a run of this version of vicreg_jax, got {folder}"

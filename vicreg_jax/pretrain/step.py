@@ -210,7 +210,7 @@ class Programs:
 
     def _train(self, state: State, images: Images, aspect: Aspect):
         key = self._key(state)
-        views, places = self._views(key, images, aspect)
+        views, places = self._drawn(key, images, aspect)
 
         def loss(params):
             outputs, stats = self._embeddings(params, state.stats, views, key)
@@ -236,7 +236,7 @@ class Programs:
         params: Any = optax.apply_updates(state.params, updates)
         return State(state.step + 1, params, stats, moments), metrics
 
-    def _views(self, key, images: Images, aspect: Aspect):
+    def _drawn(self, key, images: Images, aspect: Aspect):
         """Returns all views of each image, and their places where they are known."""
         views = self.config.views
         if isinstance(views, LocatedViews):
