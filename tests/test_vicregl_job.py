@@ -107,16 +107,15 @@ def test_a_step_is_the_loss_of_all_views(changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [VICREGL, VICREG])
-def test_a_step_follows_the_gradient_of_the_loss(changes):
-    found = programs("data=1", **changes)
+def test_a_step_follows_the_gradient_of_the_loss():
+    found = programs("data=1")
     start = found.start()
 
     def loss(params):
         return in_plain_words(found, start._replace(params=params))[0]
 
     norm = optax.tree.norm(jax.jit(jax.grad(loss))(start.params))
-    _, metrics = stepped(**changes)
+    _, metrics = stepped()
     np.testing.assert_allclose(metrics.gradient_norm, norm, rtol=1e-4)
 
 
