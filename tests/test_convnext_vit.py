@@ -244,7 +244,7 @@ class TestStep:
         assert not np.array_equal(drawn[0][0], drawn[0][1])
         pair = programs.config.views.pair(None, *map(jnp.asarray, batch))
         key = jax.random.key(0)
-        embeddings = jax.jit(programs._outputs)
+        embeddings = jax.jit(programs._embeddings)
         (first, _), _ = embeddings(state.params, state.stats, pair, key)
         assert not np.array_equal(first[::2], first[1::2])
 
