@@ -75,7 +75,7 @@ class Supervised(Config):
         """What the host cuts from image files for the one view of a step."""
         if self.augmentation == "none":
             return self.plain_crops
-        return tuple(replace(crop, count=1) for crop in super().crops)
+        return tuple(replace(crop, count=1) for crop in super().crops[:1])
 
     @property
     def name(self) -> str:
