@@ -32,6 +32,10 @@ def core(folder):
     # Invariance 3/4; hinges 1 - sqrt(.2501) and .99; covariance 12 / (4 * 12**2).
     np.testing.assert_allclose(loss(z1, z2), 56.01833, atol=1e-4)
     assert np.all(np.isfinite(jax.grad(loss)(z1, z2)))
+    job = subprocess.run(
+        [BIN / "vicreg-pretrain"], capture_output=True, text=True, check=False
+    )
+    assert "pip install 'vicreg_jax[pretrain]'" in job.stderr, job.stderr
 
 
 def pretrain(folder):
@@ -75,11 +79,20 @@ def tpu(folder):
 
 def test(folder):
     """The tests of the errors, on this package."""
+    _pytest("test_errors.py")
+
+
+def fast_input(folder):
+    """The tests of the faster packages, on this package."""
+    _pytest("test_host_crops.py", "-k", "TestFastPackages")
+
+
+def _pytest(file, *options):
     import pytest
 
     tests = Path(__file__).parent
-    options = ["-q", "-n0", "-p", "no:cacheprovider", "--rootdir", str(tests.parent)]
-    assert pytest.main([*options, str(tests / "test_errors.py")]) == 0
+    common = ["-q", "-n0", "-p", "no:cacheprovider", "--rootdir", str(tests.parent)]
+    assert pytest.main([*common, str(tests / file), *options]) == 0
 
 
 def docs(folder):
@@ -102,7 +115,7 @@ def dev(folder):
 
 
 if __name__ == "__main__":
-    extra = globals()[sys.argv[1]]
+    extra = globals()[sys.argv[1].replace("-", "_")]
     assert Path(vicreg_jax.__file__).is_relative_to(sys.prefix), vicreg_jax.__file__
     with tempfile.TemporaryDirectory() as folder:
         extra(Path(folder))

@@ -24,12 +24,18 @@ compile_only: the step compiled for TPUs that are not attached.
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.api import Run, pretrain
 
 __all__ = ["Run", "pretrain"]
+
+if importlib.util.find_spec("tyro") is None:
+    raise ModuleNotFoundError(
+        "the pretraining job needs more packages: pip install 'vicreg_jax[pretrain]'"
+    )
 
 
 def __getattr__(name: str):
