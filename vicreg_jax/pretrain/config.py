@@ -206,7 +206,8 @@ class Launch:
     force_workers: bool = False
     """Allow more --workers than this machine has cores."""
     log_every: int = 10
-    """Steps between updates of the progress bar and of metrics.jsonl."""
+    """Steps between updates of the progress bar, and writes of metrics.jsonl, which
+    has a line for every step."""
     checkpoint_every: int | None = None
     """Steps between checkpoints. None: one epoch, or as many as have 300 steps."""
     probe_every: int = 5
