@@ -143,7 +143,7 @@ class TestPretrain:
         steps = [line for line in lines if line.startswith("step ")]
         assert len(steps) == 4
         assert re.fullmatch(
-            r"step 4 of 4, epoch 1, loss \S+ inv .* cov \S+, 0:00 left", steps[-1]
+            r"step 4 of 4, epoch 2, loss \S+ inv .* cov \S+, 0:00 left", steps[-1]
         )
         assert lines[-1] == f"Everything is in {tmp_path}"
         start = json.loads((tmp_path / "run.json").read_text())[0]

@@ -62,6 +62,17 @@ def updated(made, steps=2, where=None):
     return jax.device_get((state, metrics))
 
 
+def test_a_classifier_keeps_the_encoder_that_it_began_with(tmp_path):
+    launch = Launch(out=tmp_path)
+    with run_folder.claim(settings(init_weights="a"), launch, images=3):
+        pass
+    with (
+        pytest.raises(UsageError, match="must hold the encoder that .* got another"),
+        run_folder.claim(settings(init_weights="b"), launch, images=3),
+    ):
+        pass
+
+
 class TestStep:
     def test_heads_do_not_meet(self):
         """Two learning rates at once are two runs with one each."""
@@ -174,7 +185,7 @@ class TestCommands:
         "arguments, said",
         [
             (["linear"], "RUN or --init must be given, got neither"),
-            (["linear", "nowhere"], "must be a run or a file, got nowhere"),
+            (["linear", "nowhere"], "must be a run or a file that exists, got nowhere"),
             (
                 ["finetune", "a", "--labels", "1%", "--lr", "0.1"],
                 "--lr and --lr-backbone must be given together",
@@ -255,6 +266,7 @@ class TestRuns:
         assert found["lr 1"]["best top-1"] == best
         stored = json.loads((tmp_path / "a" / "config.json").read_text())
         assert stored["classes"] == 10 and "expander" not in stored
+        assert len(stored["init_weights"]) == 16 and stored["init_step"] > 0
         with pytest.raises(UsageError, match="RUN must be a pretraining run, got"):
             run_folder.read_config(tmp_path / "a")
         with pytest.raises(FileExistsError, match="must not hold a finished run"):

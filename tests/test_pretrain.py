@@ -415,7 +415,7 @@ class TestCommandLine:
             ("export {}", "RUN must be the directory of a run, got"),
             ("probe {}/notes.txt", "RUN must be the directory of a run, got"),
             ("report {}", "RUN must be the directory of a run, got"),
-            ("embed {}/absent --data digits", "ENCODER must be a run or a file, got"),
+            ("embed {}/absent --data digits", "ENCODER must be a run or a file that"),
             ("embed {} --data digits", "ENCODER: `path` must be a run with an enc"),
             ("embed {}/notes.txt --data digits", "ENCODER: `path` must "),
             ("embed {} --data digits --out a.csv", "--out must end in .npz, got a.csv"),

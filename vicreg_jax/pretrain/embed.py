@@ -156,7 +156,7 @@ def open_encoder(path: Path, mesh: str | None = "data=1") -> Encoder:
         # Not the file in the run's directory, which may be of an older checkpoint.
         return as_encoder(*newest(path, mesh=mesh))
     if not path.exists():
-        raise UsageError(f"ENCODER must be a run or a file, got {path}")
+        raise UsageError(f"ENCODER must be a run or a file that exists, got {path}")
     try:
         return load_encoder(path)
     except ValueError as error:

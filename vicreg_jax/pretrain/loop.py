@@ -204,8 +204,9 @@ class _Lines:
         each = (time.monotonic() - self._began) / (done - self._first)
         left = round(each * (self._steps - done))
         # rich flushes after each call.
+        # The devices may still compute the newest step, so the line is of an older one.
         self._console.print(
-            f"step {done} of {self._steps}, epoch {line['epoch']}, "
+            f"step {line['step'] + 1} of {self._steps}, epoch {line['epoch'] + 1}, "
             f"{summary(line)}, {left // 60}:{left % 60:02d} left",
             soft_wrap=True,
             highlight=False,

@@ -153,7 +153,8 @@ def _check_local(config: Config, encoder: Any) -> None:
     """Refuses views without positions, and encoders without what VICRegL needs."""
     if not isinstance(config.views, LocatedViews):
         raise UsageError(
-            "`views` must be vicreg_jax.augment.LocatedViews with --alpha, got "
+            "`views` must be vicreg_jax.augment.LocatedViews with --alpha, such as "
+            "views:images, got "
             f"{config.views}"
         )
     if not hasattr(encoder, "feature_map"):

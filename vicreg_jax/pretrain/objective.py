@@ -104,7 +104,7 @@ def _vicregl_terms(location_matches, *arguments, axis_name=None):
         return loss.terms(*arguments)
     except ValueError as error:
         # For example, a map may have fewer positions than there are matches to keep.
-        raise UsageError(str(error)) from error
+        raise UsageError(f"--location-matches: {error}") from error
 
 
 def _on_mesh(terms: Callable, mesh: Mesh, *arguments):

@@ -43,6 +43,10 @@ class Supervised(Config):
 
     protocol: Literal["linear", "finetune"]
     """A linear classifier on the frozen encoder, or both trained together."""
+    init_step: int | None = None
+    """Step of the run that `init` names. None: unknown, of a file."""
+    init_weights: str = ""
+    """Checksum of the encoder's weights, so that a resumed classifier keeps them."""
     lr: tuple[float, ...] = ()
     """Learning rates of the heads, which are trained side by side."""
     lr_backbone: float = 0.0

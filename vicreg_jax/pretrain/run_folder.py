@@ -200,6 +200,11 @@ def _refuse_another(ours: dict[str, Any], folder: Path, kind: type[Config]) -> i
                 f"--data must have {theirs[name]} training images as in the run in "
                 f"{folder}, got {ours[name]}; for another run give another --out"
             )
+        if name in ("init_step", "init_weights"):
+            raise UsageError(
+                f"RUN or --init must hold the encoder that the classifier in {folder} "
+                "began with, got another; for another classifier give another --out"
+            )
         least = "at least " if name == "epochs" else ""
         raise UsageError(
             f"{flag(name)} must be {least}{theirs[name]!r} as in the run in {folder}, "

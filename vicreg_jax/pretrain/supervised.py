@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import grain
 import jax
 import numpy as np
+from flax import nnx
 
 from vicreg_jax.pretrain import compilation, records, run_folder, start
 from vicreg_jax.pretrain import mesh as meshes
@@ -67,6 +69,8 @@ def settings(
         test_data = test_data or run.test_data
     settings = Supervised(
         init=str(path),
+        init_step=encoder.about.get("step"),
+        init_weights=_checksum(encoder.model),
         data=data,
         test_data=test_data,
         evaluate_on=evaluate_on,
@@ -77,6 +81,13 @@ def settings(
         **others,
     )
     return settings, encoder.model
+
+
+def _checksum(model: Any) -> str:
+    checksum, kept = hashlib.sha256(), nnx.Any(nnx.Param, nnx.BatchStat)
+    for name, tensor in nnx.to_flat_state(nnx.state(model, kept)):
+        checksum.update(repr(name).encode() + np.asarray(tensor[...]).tobytes())
+    return checksum.hexdigest()[:16]
 
 
 def run(config: Supervised, model: Any, launch: Launch, console: Console) -> Accuracies:
@@ -232,13 +243,15 @@ def _describe(loop: _Loop, out: Path) -> None:
     if config.finetunes:
         rates += f" of the head, {config.lr_backbone:g} of the encoder"
     encoder = "trained" if config.finetunes else "frozen"
+    at = "" if config.init_step is None else f" at step {config.init_step}"
+    batch = min(config.batch, len(loop.datasets.train))
     for line in (
         f"Classifier: {config.classes} classes, on the {encoder} encoder of "
-        f"{config.init}",
+        f"{config.init}{at}",
         f"Images: {len(loop.datasets.train)} to train on, {len(loop.test)} to test "
         f"on, of {config.data}",
         f"Training: {config.epochs} epochs of {programs.steps_per_epoch} steps, "
-        f"{config.batch} images in a step, learning rate {rates}",
+        f"{batch} images in a step, learning rate {rates}",
         f"Directory: {out}",
     ):
         loop.console.print(line, soft_wrap=True, markup=False, highlight=False)

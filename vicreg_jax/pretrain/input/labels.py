@@ -73,8 +73,9 @@ def _listed(source: Source, path: Path) -> Int64[np.ndarray, " images"]:
         found = [i for i in same if f"/{source.name(i)}".endswith(f"/{line}")]
         if len(found) != 1:
             raise UsageError(
-                "--labels must list files that --data has exactly once, got "
-                f"{line!r} in {path}, which it has {len(found)} times"
+                "--labels must list files that the training images of --data have "
+                f"exactly once, got {line!r} in {path}, which they have {len(found)} "
+                "times; give --test-data to train on all of --data"
             )
         chosen += found
     return np.array(sorted(chosen), np.int64)
