@@ -18,7 +18,8 @@ from vicreg_jax.pretrain.step import Metrics, Programs
 # the gradient a tenth, since magnified errors move more activations across zero.
 RATE = 1e-5
 FLAGS = ("--learning-rate", str(RATE))
-_NAMES = [name for name in Metrics._fields if name != "learning_rate"]
+_UNUSED = {"learning_rate", *Metrics._field_defaults}  # the latter are VICRegL's
+_NAMES = [name for name in Metrics._fields if name not in _UNUSED]
 STEPS = 3 * (1437 // 128)
 _CONFIG = tiny(epochs=3, learning_rate=RATE)
 _ENTRIES = _CONFIG.batch * 8 * 8  # of a channel, which a batch norm adds

@@ -56,7 +56,7 @@ def test_bounds_see_faults(fault, monkeypatch):
 
     metrics, _, bounds = reference_run.expected()
     faulty = {"missing-gather": by_device, "world-size": summed}[fault]
-    monkeypatch.setattr(step, "vicreg_terms", faulty)
+    monkeypatch.setattr(step, "view_terms", lambda mesh, *views: faulty(*views))
     found, _ = reference_run.trained(reference_run.programs(), steps=1)
     parts = {
         name: np.abs(found[name][0] - metrics[name][0]) / bounds[name] for name in found
