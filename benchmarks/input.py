@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import io
 import itertools
 import multiprocessing
@@ -111,8 +110,8 @@ def _cases(root: Path, content: list[bytes], timed: int):
     cases[BARE] = lambda: _each(content, Crop())
     for workers in (0, 1, 2):
         cases[_OURS.format(workers)] = functools.partial(_host, root, workers, timed)
-    if importlib.util.find_spec("torchvision"):
-        cases[TORCHVISION] = functools.partial(_each, content, _torchvision())
+    if transforms := _transforms():
+        cases[TORCHVISION] = functools.partial(_each, content, _torchvision(transforms))
     return cases
 
 
@@ -209,9 +208,19 @@ def _settled() -> float:
     return time.process_time() + used
 
 
-def _torchvision() -> Callable[[bytes], Any]:
+def _transforms() -> Any:
+    """Returns torchvision's transforms, or None where they do not load.
+
+    The compiled part of torchvision does not load with a PyTorch it was not built for.
+    """
+    try:
+        return importlib.import_module("torchvision.transforms")
+    except (ImportError, RuntimeError):
+        return None
+
+
+def _torchvision(transforms: Any) -> Callable[[bytes], Any]:
     """Returns the two views of the official code's augmentations.py, in our words."""
-    transforms = importlib.import_module("torchvision.transforms")
     bicubic = transforms.InterpolationMode.BICUBIC
 
     def view(blur: float, solarize: float):
@@ -283,7 +292,7 @@ def _notes(records: dict[str, dict]) -> list[str]:
     if not (_pixels.cykooz_resizer and _pixels.simplejpeg):
         notes.append("fast-input: not installed: `pip install vicreg_jax[fast-input]`")
     if TORCHVISION not in records:
-        notes.append("torchvision: not installed")
+        notes.append("torchvision: not installed for this PyTorch")
     ours = [records[_OURS.format(workers)] for workers in range(3)]
     overhead = max(record["ratio"]["median"] for record in ours) - 1
     gain = ours[1]["wall"]["median"] / ours[2]["wall"]["median"]
