@@ -61,7 +61,7 @@ class Encoder:
         crop: where ``views.plain`` crops image files, as in `Config`.
     """
 
-    model: nnx.Module
+    model: nnx.Module = field(repr=False)
     views: Views
     size: int
     channels: int
