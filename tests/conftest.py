@@ -45,14 +45,21 @@ def pytest_configure(config):
         folder = tempfile.TemporaryDirectory(prefix="vicreg_jax-")
         config.add_cleanup(folder.cleanup)
         os.environ["VICREG_JAX_TEST_CACHE"] = folder.name
-    # Tests that build the same program anew find it here, also after `forget_programs`.
-    # Each worker has its own, because an entry can be read while another one writes it.
+    if config.option.markexpr == "not slow":
+        _compile_quickly()
+        _keep_programs()
+
+
+def _keep_programs():
+    """Lets tests that build the same program anew find it, after `forget_programs` too.
+
+    Each worker has its own cache, because an entry can be read while another one writes
+    it. The slow tests have none, as JAX cannot read programs for TPUs back.
+    """
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
     own = os.path.join(os.environ["VICREG_JAX_TEST_CACHE"], worker)
     jax.config.update("jax_compilation_cache_dir", own)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    if config.option.markexpr == "not slow":
-        _compile_quickly()
 
 
 def _compile_quickly():
