@@ -14,6 +14,7 @@ from vicreg_jax.nn import Expander, SmallResNet, VICReg
 
 torch = pytest.importorskip("torch")
 
+from torch_features import images, seen_by, seen_by_torch  # noqa: E402
 
 torch_networks = pytest.importorskip("parity.torch_networks")
 TorchResNet, torch_expander = torch_networks.resnet, torch_networks.expander
@@ -32,27 +33,6 @@ def pair(depth, *, seed=0, dtype=None, **options):
 
 def arrays(module):
     return {name: value.numpy() for name, value in module.state_dict().items()}
-
-
-def images(side=64, batch=2):
-    """Float32 exactly, in float64."""
-    x = np.random.default_rng(0).standard_normal((batch, 3, side, side))
-    return x.astype(np.float32).astype(np.float64)
-
-
-@jax.jit
-def forward(graph, state, x):
-    return nnx.merge(graph, state)(x)
-
-
-def seen_by(ours, x, dtype):
-    x = jnp.asarray(x.transpose(0, 2, 3, 1), dtype)
-    return np.asarray(forward(*nnx.split(ours), x), np.float64)
-
-
-def seen_by_torch(theirs, x, dtype):
-    with torch.no_grad():
-        return theirs.to(dtype)(torch.tensor(x, dtype=dtype)).double().numpy()
 
 
 @pytest.mark.parametrize(

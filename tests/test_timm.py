@@ -3,7 +3,6 @@
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -17,6 +16,7 @@ from vicreg_jax.nn import ConvNeXt
 torch = pytest.importorskip("torch")
 
 import torch_timm  # noqa: E402
+from torch_features import images, seen_by, seen_by_torch  # noqa: E402
 
 torch_networks = pytest.importorskip("parity.torch_networks")
 
@@ -69,27 +69,6 @@ def arrays(module):
 
 def randomized(module):
     return torch_networks.randomized(module).eval()
-
-
-def images(side, batch=2):
-    """Float32 exactly, in float64."""
-    x = np.random.default_rng(0).standard_normal((batch, 3, side, side))
-    return x.astype(np.float32).astype(np.float64)
-
-
-@jax.jit
-def forward(graph, state, x):
-    return nnx.merge(graph, state)(x)
-
-
-def seen_by(ours, x, dtype):
-    x = jnp.asarray(x.transpose(0, 2, 3, 1), dtype)
-    return np.asarray(forward(*nnx.split(ours), x), np.float64)
-
-
-def seen_by_torch(theirs, x, dtype):
-    with torch.no_grad():
-        return theirs.to(dtype)(torch.tensor(x, dtype=dtype)).double().numpy()
 
 
 def assert_same_features(theirs, load, x, exactness=1e-13):

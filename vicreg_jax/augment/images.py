@@ -120,7 +120,7 @@ class ImageViews:
     def __call__(
         self,
         key: PRNGKeyArray,
-        images: Images,
+        images: Images | tuple[Crops, ...],
         aspect: Aspect | None = None,
         *,
         view: int = 0,
@@ -129,7 +129,8 @@ class ImageViews:
 
         Args:
             key: the only source of randomness.
-            images: uint8, or float in [0, 1], with 1 or 3 channels.
+            images: uint8, or float in [0, 1], with 1 or 3 channels; or what was cut
+                from them by `crops`.
             aspect: width over height of each original image, if `images` were resized
                 to another aspect ratio. None: that of `images`.
             view: 0 for the first view, 1 for the second, more for a local view.
@@ -190,13 +191,13 @@ class ImageViews:
 
         Args:
             key: the only source of randomness.
-            images: as for `__call__`; or what was cut from them by `crops`.
+            images: as for `__call__`.
             aspect: as for `__call__`.
         """
         first, second = self._keys(key)[:2]
         return (
-            self._drawn(first, images, aspect, view=0)[0],
-            self._drawn(second, images, aspect, view=1)[0],
+            self(first, images, aspect, view=0),
+            self(second, images, aspect, view=1),
         )
 
     def located(

@@ -185,8 +185,7 @@ class Classifier(Programs):
         if self.config.augmentation == "none":
             return self._views.plain(images, aspect)
         if isinstance(self._views, ImageViews) and isinstance(images, tuple):
-            (crop,) = images
-            return self._views.finish(key, jnp.asarray(crop.pixels[:, 0]))[0]
+            return self._views(key, images, aspect)
         # The compiler removes the second view.
         return self._views.pair(key, images, aspect)[0]
 

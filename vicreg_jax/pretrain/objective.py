@@ -103,7 +103,9 @@ def _vicregl_terms(location_matches, *arguments, axis_name=None):
     try:
         return loss.terms(*arguments)
     except ValueError as error:
-        # For example, a map may have fewer positions than there are matches to keep.
+        # A map has fewer positions than there are matches to keep. The rest is bugs.
+        if "`location_matches`" not in str(error):
+            raise
         raise UsageError(f"--location-matches: {error}") from error
 
 
