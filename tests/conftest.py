@@ -45,6 +45,8 @@ def pytest_configure(config):
         folder = tempfile.TemporaryDirectory(prefix="vicreg_jax-")
         config.add_cleanup(folder.cleanup)
         os.environ["VICREG_JAX_TEST_CACHE"] = folder.name
+    # Compiling takes most of the tests' time.
+    jax.config.update("jax_disable_most_optimizations", True)
     if config.option.markexpr == "not slow":
         _compile_quickly()
         _keep_programs()
@@ -63,13 +65,8 @@ def _keep_programs():
 
 
 def _compile_quickly():
-    """Compiles without optimization, since compiling takes most of these tests' time.
-
-    The slow tests run the programs that users run.
-    """
-    # Processes that the tests start inherit both.
+    """Compiles quickly in the processes that the tests start, too."""
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    jax.config.update("jax_disable_most_optimizations", True)
     if importlib.metadata.version("jaxlib").startswith("0.10."):
         flags = os.environ["XLA_FLAGS"].split()
         flags += [flag for flag in _QUICK_FLAGS if flag not in flags]
@@ -84,20 +81,23 @@ def forget_programs():
     peak.release()  # what the C library has, and would keep, of their memory
 
 
-@pytest.fixture
-def compiled_quickly():
-    """Compiles without optimization, for what a bound holds to in any program."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+@pytest.fixture(scope="module")
+def optimized(pytestconfig):
+    """Compiles as users do, in the slow tests of a file."""
+    quick = pytestconfig.option.markexpr == "not slow"
+    jax.config.update("jax_disable_most_optimizations", quick)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture
-def x64(compiled_quickly):
-    """Runs a test with float64 switched on."""
+def x64():
+    """Runs a test with float64 switched on, which holds in any program."""
+    optimized = not jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
     with jax.enable_x64(True):
         yield
+    jax.config.update("jax_disable_most_optimizations", not optimized)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from vicreg_jax.pretrain import recipes
 from vicreg_jax.pretrain.compile_only import compile_only, memory, table
 
 pytestmark = [
-    pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures"),
+    pytest.mark.usefixtures("optimized", "relaxed_promotion", "unchecked_signatures"),
     pytest.mark.slow,
     pytest.mark.skipif(not aot.available(), reason="libtpu is not installed"),
 ]

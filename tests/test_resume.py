@@ -85,9 +85,7 @@ def test_no_room_ends_it_until_there_is(whole, data, tmp_path, unchecked_signatu
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures(
-    "relaxed_promotion", "unchecked_signatures", "compiled_quickly"
-)
+@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
 def test_goes_on_with_other_devices(tmp_path):
     """Each step sees the same images, so only rounding differs."""
     with started(start(tmp_path, *reference_run.FLAGS, devices=4)) as (process,):

@@ -19,6 +19,7 @@ from reference import jax_loss
 
 import vicreg_jax as vj
 
+pytestmark = pytest.mark.usefixtures("optimized")
 both_forms = pytest.mark.parametrize(
     "n, d", thinned([(12, 5), (5, 5), (5, 12)], keep=[(12, 5), (5, 12)])
 )

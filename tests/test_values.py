@@ -16,6 +16,7 @@ BATCHES = (2, 3, 5, 8, 64, 257)
 DIMS = (1, 2, 3, 7, 64, 257)
 # The smallest, one of each form of the products, and the border between them.
 EVERY_RUN = [(2, 1), (2, 64), (3, 7), (5, 2), (64, 64), (64, 257), (257, 64)]
+pytestmark = pytest.mark.usefixtures("optimized")
 shapes = pytest.mark.parametrize(
     "n, d", thinned([(n, d) for n in BATCHES for d in DIMS], keep=EVERY_RUN)
 )
