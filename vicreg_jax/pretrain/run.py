@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grain
 import jax
 import numpy as np
 
@@ -16,7 +15,8 @@ from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.checkpoints import Checkpoints
 from vicreg_jax.pretrain.export import write_encoder
 from vicreg_jax.pretrain.init import initialized
-from vicreg_jax.pretrain.input import batches, load_datasets, to_device
+from vicreg_jax.pretrain.input import load_datasets
+from vicreg_jax.pretrain.input.device import on_mesh
 from vicreg_jax.pretrain.loop import Loop
 from vicreg_jax.pretrain.profile import Profile
 from vicreg_jax.pretrain.records import Log
@@ -68,18 +68,7 @@ def run(
     mesh = meshes.make_mesh(launch.mesh)
     meshes.check_batch(config.batch, config.accumulate, mesh.size)
     datasets = load_datasets(config, source)
-    train_iterator = to_device(
-        batches(
-            datasets.train,
-            batch=config.batch,
-            seed=config.seed,
-            shard=grain.sharding.ShardByJaxProcess(),
-            crops=config.crops,
-            workers=launch.workers,
-            unreadable=config.unreadable,
-        ),
-        meshes.by_rows(mesh),
-    )
+    train_iterator = on_mesh(config, datasets.train, mesh, workers=launch.workers)
     steps_per_epoch = train_iterator.order.steps_per_epoch
     programs = Programs(config, mesh, steps_per_epoch, own_encoder=own_encoder)
     profiled = launch.profiled(config.epochs * steps_per_epoch)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grain
 import jax
 import numpy as np
 from flax import nnx
@@ -21,7 +20,8 @@ from vicreg_jax.pretrain.embed import open_encoder
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.evaluation import unreadable_summary
 from vicreg_jax.pretrain.features import in_order
-from vicreg_jax.pretrain.input import Datasets, batches, load_datasets, to_device
+from vicreg_jax.pretrain.input import Datasets, load_datasets
+from vicreg_jax.pretrain.input.device import on_mesh
 from vicreg_jax.pretrain.input.labels import labeled
 from vicreg_jax.pretrain.loop import Loop
 from vicreg_jax.pretrain.protocol import Supervised
@@ -157,10 +157,7 @@ def accuracies(
     """
     rows = in_order(programs, source, workers)
     with closing(rows):
-        parts = [
-            programs.count(state, *programs.inputs(batch))
-            for batch in to_device(rows, meshes.by_rows(programs.mesh))
-        ]
+        parts = [programs.count(state, *programs.inputs(batch)) for batch in rows]
     total = jax.tree.map(lambda *part: np.sum(part, axis=0), *jax.device_get(parts))
     if total.images == 0:
         raise UsageError(f"--test-data must have labels, got {source.name(0)} without")
@@ -208,22 +205,19 @@ def _loop(config: Supervised, model: Any, launch: Launch, console: Console) -> _
     config = config.resolved(
         classes=config.classes or _classes(whole), share=len(train) / len(whole.train)
     )
-    rows = batches(
+    train_iterator = on_mesh(
+        config,
         train,
-        batch=config.batch,
-        seed=config.seed,
-        shard=grain.sharding.ShardByJaxProcess(),
+        mesh,
         # Padding would change the statistics of batch norms in train mode.
         drop_remainder=config.finetunes,
         workers=launch.workers,
-        crops=config.crops,
-        unreadable=config.unreadable,
     )
     return _Loop(
-        Classifier(config, mesh, rows.order.steps_per_epoch, model=model),
+        Classifier(config, mesh, train_iterator.order.steps_per_epoch, model=model),
         launch,
         whole._replace(train=train),
-        to_device(rows, meshes.by_rows(mesh)),
+        train_iterator,
         console,
         started,
         whole.held_out,
