@@ -41,7 +41,7 @@ def compile_only(
     """Compiles one training step for TPUs.
 
     Args:
-        config: configuration of the run. Its images are not opened.
+        config: configuration of the run, whose images are not opened.
         topology: TPU generation and shape, such as "v5e:8x8".
         mesh: devices by axis; see `vicreg_jax.pretrain.mesh.axes`.
         model: the encoder of a classifier, whose settings `config` then has.

@@ -26,11 +26,8 @@ def contact_sheet(
 ) -> Figure:
     """Returns a picture of images, drawn at random, and their nearest neighbors.
 
-    Args:
-        features: one row for each image.
-        ids: the index of each image in `source`.
-        source: the images.
-        neighbors: number of neighbors of each image; fewer if there are too few images.
+    Each row of the features is of the image in `source` whose index is in `ids`. There
+    are fewer neighbors if there are too few images.
     """
     rng = np.random.default_rng(0)
     count = min(_QUERIES, len(ids))
@@ -61,10 +58,7 @@ def nearest_neighbors(
 ]:
     """Returns the rows nearest to each query by cosine, and these cosines.
 
-    Args:
-        features: one row for each image.
-        queries: rows of `features`. A row is not its own neighbor.
-        neighbors: number of neighbors; fewer if there are too few rows.
+    Queries are indices of rows. A row is not its own neighbor.
     """
     neighbors = min(neighbors, len(features) - 1)
     search = NearestNeighbors(n_neighbors=neighbors + 1, metric="cosine").fit(features)

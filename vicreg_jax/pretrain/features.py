@@ -24,7 +24,14 @@ _STATISTICS_BATCHES = 50
 def features(
     programs: Programs, state: State, source: Source, *, workers: int = 0
 ) -> Labeled:
-    """Returns the frozen features of all readable images.
+    """Returns the features of the readable images; see `readable_features`."""
+    return readable_features(programs, state, source, workers=workers)[0]
+
+
+def readable_features(
+    programs: Programs, state: State, source: Source, *, workers: int = 0
+) -> tuple[Labeled, Bool[np.ndarray, " images"]]:
+    """Returns the frozen features of the readable images, and which images these are.
 
     Each process encodes its share of the images and returns the features of all.
 
@@ -35,20 +42,11 @@ def features(
         workers: processes that read and decode images. 0: this process does.
 
     Returns:
-        Features of shape ``(images, width of the encoder)``, float32, with labels.
+        Features of shape ``(images, width of the encoder)``, float32, with labels; and
+        a mask of the images.
 
     Raises:
         UnreadableError: If an image is unreadable, and the run asks to stop at one.
-    """
-    return readable_features(programs, state, source, workers=workers)[0]
-
-
-def readable_features(
-    programs: Programs, state: State, source: Source, *, workers: int = 0
-) -> tuple[Labeled, Bool[np.ndarray, " images"]]:
-    """Returns the features of the readable images, and which images these are.
-
-    Arguments and errors are those of `features`.
     """
     parts = []
     with closing(in_order(programs, source, workers)) as rows:
@@ -67,11 +65,6 @@ def untrained(programs: Programs, source: Source, *, workers: int = 0) -> State:
 
     New batch norms have mean 0 and variance 1, which fit no image. With them an
     untrained encoder would be a weaker baseline than its weights are.
-
-    Args:
-        programs: the programs of the run.
-        source: the training images.
-        workers: processes that read and decode images. 0: this process does.
     """
     state, config = programs.start(), programs.config
     rows = on_mesh(

@@ -49,6 +49,7 @@ class Loop:
         train_iterator: Training batches on the devices.
         console: Where to print.
         started: When the run started, by `time.monotonic`.
+        profiled: The steps to trace.
     """
 
     programs: Programs
@@ -57,6 +58,12 @@ class Loop:
     train_iterator: DeviceBatches
     console: Console
     started: float
+    profiled: range
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the whole run."""
+        return self.programs.config.epochs * self.programs.steps_per_epoch
 
     def run(
         self,
@@ -68,18 +75,14 @@ class Loop:
     ) -> State:
         """Returns the state after the last step.
 
-        Args:
-            state: The state to start from. Its arrays are donated.
-            first: The next step, which `train_iterator` also stands at.
-            checkpoints: Where to save states.
-            log: Where to write metrics.
-            profile: Traces some steps.
+        The arrays of `state` are donated. `first` is the next step, which
+        `train_iterator` also stands at.
 
         Raises:
             FloatingPointError: If the loss, a gradient or a parameter is not finite.
             Interrupted: If it was asked to stop. The state has been saved.
         """
-        steps = self.programs.config.epochs * self.programs.steps_per_epoch
+        steps = self.steps
         save_every = self.launch.checkpoint_every or _whole_epochs(
             self.programs.steps_per_epoch
         )

@@ -43,12 +43,7 @@ class Objective(NamedTuple):
 
 
 def view_terms(mesh: Mesh, *embeddings: Array) -> VICRegTerms:
-    """Returns VICReg's terms of two or more views of the whole batch.
-
-    Args:
-        mesh: the devices that the batch is spread over.
-        embeddings: of each view, shape ``(batch, dim)``.
-    """
+    """Returns VICReg's terms of two or more views, each of shape (batch, dim)."""
     terms = partial(multiview_terms, global_views=GLOBAL_VIEWS)
     return _on_mesh(terms, mesh, embeddings)
 
@@ -82,13 +77,9 @@ def objective(
     of_views: VICRegTerms,
     of_maps: VICRegTerms | None,
 ) -> Objective:
-    """Returns the loss with its terms.
+    """Returns the loss with its terms; see `Objective`.
 
-    Args:
-        config: the configuration of the run.
-        embeddings: of each view, shape ``(batch, dim)``.
-        of_views: the terms of the embeddings.
-        of_maps: the terms of the feature maps; None for VICReg.
+    The embeddings of each view have shape ``(batch, dim)``.
     """
     weights = config.lambd, config.mu, config.nu
     loss = of_views.weighted_sum(*weights)
