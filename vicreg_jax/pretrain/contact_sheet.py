@@ -74,17 +74,12 @@ def nearest_neighbors(
 def _show(axes: Axes, source: Source, index: int, title: str) -> None:
     """Draws an image in its original aspect ratio, with its class or file name."""
     image, label, aspect = source[index]
-    axes.imshow(
-        image, cmap="gray", vmin=0, vmax=255, aspect=_pixel_ratio(image, aspect)
-    )
+    height, width = image.shape[:2]
+    # Of a pixel, where the image was resized.
+    ratio = width / (height * aspect)
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, aspect=ratio)
     axes.set(xticks=[], yticks=[])
     named = 0 <= label < len(source.classes)
     name = source.classes[label] if named else Path(source.name(index)).name
     axes.set_title(title, fontsize=7, pad=2)
     axes.set_xlabel(name[-20:], fontsize=7, labelpad=2)
-
-
-def _pixel_ratio(image: np.ndarray, aspect: float) -> float:
-    """Returns height over width of a pixel, where the image was resized."""
-    height, width = image.shape[:2]
-    return width / (height * aspect)

@@ -86,7 +86,8 @@ def objective(
     if config.alpha is not None and of_maps is not None:
         local = of_maps.weighted_sum(*weights)
         loss = config.alpha * loss + (1 - config.alpha) * local
-    return Objective(loss, of_views, of_maps, _std(embeddings))
+    stds = [jnp.std(z, axis=0, dtype=jnp.float32, ddof=1).mean() for z in embeddings]
+    return Objective(loss, of_views, of_maps, jnp.stack(stds).mean())
 
 
 def _vicregl_terms(location_matches, *arguments, axis_name=None):
@@ -116,9 +117,3 @@ def _on_mesh(terms: Callable, mesh: Mesh, *arguments):
         in_specs=P(names),
         out_specs=P(),
     )(*arguments)
-
-
-def _std(embeddings):
-    """Returns the standard deviation, averaged over columns and views."""
-    stds = [jnp.std(z, axis=0, dtype=jnp.float32, ddof=1).mean() for z in embeddings]
-    return jnp.stack(stds).mean()

@@ -165,7 +165,8 @@ class Programs:
         """
         # The views take the keys that are folded with small numbers.
         key = jax.random.fold_in(key, 2**32 - 1)
-        leaves, tree = jax.tree.flatten(self._streams)
+        streams = nnx.to_pure_dict(nnx.state(self._shapes, nnx.RngState))
+        leaves, tree = jax.tree.flatten(streams)
         # A stream is a key and a count of the keys drawn from it.
         fresh = [
             jax.random.split(jax.random.fold_in(key, at), leaf.shape)
@@ -188,10 +189,6 @@ class Programs:
     @cached_property
     def _graph(self):
         return nnx.graphdef(self._shapes)
-
-    @cached_property
-    def _streams(self):
-        return nnx.to_pure_dict(nnx.state(self._shapes, nnx.RngState))
 
     @cached_property
     def _optimizer(self):
