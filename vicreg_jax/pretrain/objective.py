@@ -53,11 +53,7 @@ def vicregl_terms(
 ) -> VICRegLTerms:
     """Returns VICRegL's terms of two or more views of the whole batch.
 
-    Args:
-        location_matches: see `vicregl_loss`.
-        mesh: the devices that the batch is spread over.
-        outputs: embeddings and maps of each view.
-        places: of each view; see `Place`.
+    Each view has an embedding and a map in `outputs`, and a `Place` in `places`.
 
     Raises:
         UsageError: A map has fewer positions than there are matches to keep.
