@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
-import operator
+import pkgutil
 from typing import Any
 
 from vicreg_jax.augment.views import Views, follows_protocol
@@ -63,9 +62,8 @@ def views_from_json(stored: dict[str, Any]) -> Views:
 
 
 def _imported(kind: str) -> object:
-    module, _, name = kind.partition(":")
     try:
-        return operator.attrgetter(name)(importlib.import_module(module))
+        return pkgutil.resolve_name(kind)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             "`kind` of `views` must name a class as module:Class, in a module that can "

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray
 
     from vicreg_jax.augment._batch import Aspect, Images, View
-    from vicreg_jax.augment.crops import CenterCrop, Crops, RandomCrops
+    from vicreg_jax.augment.crops import CenterCrop, RandomCrops
 
 
 @runtime_checkable
@@ -112,9 +112,9 @@ class LocatedViews(Protocol):
 class CroppedViews(Protocol):
     """Views whose crops the host can cut from the original pixels of image files.
 
-    Such views also have `crops` and `plain_crops`. Their `pair` and `plain` take whole
-    images, or a tuple with one `Crops` for each item of `crops` or `plain_crops`, and
-    finish them on the device. So does `LocatedViews.located` where they have it.
+    These are `Views` with two more members. Their `pair` and `plain` take whole images,
+    or a tuple with one `Crops` for each item of `crops` or `plain_crops`, and finish
+    them on the device. So does `LocatedViews.located` where they have it.
     """
 
     @property
@@ -125,16 +125,6 @@ class CroppedViews(Protocol):
     @property
     def plain_crops(self) -> tuple[CenterCrop, ...]:
         """What to cut from the original images for `plain`."""
-        ...
-
-    def pair(
-        self, key: PRNGKeyArray, images: Images | tuple[Crops, ...], aspect: Aspect
-    ) -> tuple[View, View]:
-        """Returns two random views of each image; see `Views.pair`."""
-        ...
-
-    def plain(self, images: Images | tuple[Crops, ...], aspect: Aspect) -> View:
-        """Returns the view of each image that probes evaluate; see `Views.plain`."""
         ...
 
 

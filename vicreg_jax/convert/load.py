@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vicreg_jax.convert.parts import Source, Tensors, filled, part, tensors_of
+from vicreg_jax.convert.parts import Source, Tensors, filled, part
 from vicreg_jax.nn import Expander, ResNet
 from vicreg_jax.nn.resnet import DEPTHS, Bottleneck
 
@@ -49,8 +49,7 @@ def load_resnet(
         ValueError: if there is no ResNet, more than one, or one of an unknown depth; or
             if keys are missing, unexpected or of another shape. The error names them.
     """
-    tensors = tensors_of(source)
-    found = part(tensors, prefix, _is_resnet, "a ResNet")
+    found = part(source, prefix, _is_resnet, "a ResNet")
     if _FIRST not in found:
         found = {_named_child(name): value for name, value in found.items()}
     found = {k: v for k, v in found.items() if not k.startswith("fc.")}
@@ -82,7 +81,7 @@ def load_expander(
         ValueError: if there is no expander or more than one, or if keys are missing,
             unexpected or of another shape. The error names them.
     """
-    found = part(tensors_of(source), prefix, _is_expander, "an expander")
+    found = part(source, prefix, _is_expander, "an expander")
     width, inputs = found["0.weight"].shape
     found.pop("6.bias", None)
     for bias in ("0.bias", "3.bias"):

@@ -17,19 +17,13 @@ Tensors: TypeAlias = dict[str, np.ndarray]
 _Network = TypeVar("_Network", bound=nnx.Module)
 
 
-def tensors_of(source: Source) -> Tensors:
-    """Returns the tensors of a file or of a mapping by name."""
-    tensors = dict(source) if isinstance(source, Mapping) else read(source)
-    return {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
-
-
 def part(
-    tensors: Tensors, prefix: str | None, is_it: Callable[[Tensors], bool], what: str
+    source: Source, prefix: str | None, is_it: Callable[[Tensors], bool], what: str
 ) -> Tensors:
     """Returns the tensors of one part of a checkpoint, with the prefix removed.
 
     Args:
-        tensors: tensors of the whole checkpoint.
+        source: the whole checkpoint, a file or tensors by name.
         prefix: prefix of the part. None: the only one under which it is.
         is_it: recognizes the part by its names.
         what: the part in words, for errors.
@@ -37,6 +31,10 @@ def part(
     Raises:
         ValueError: if there is no such part, or more than one.
     """
+    tensors = dict(source) if isinstance(source, Mapping) else read(source)
+    tensors = {
+        k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")
+    }
     names = [name.split(".") for name in tensors]
     starts = {
         "".join(f"{part}." for part in name[:depth])

@@ -6,7 +6,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vicreg_jax.convert.parts import Source, Tensors, filled, part, tensors_of
+from vicreg_jax.convert.parts import Source, Tensors, filled, part
 from vicreg_jax.nn import ConvNeXt, ViT
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def load_convnext(
         ValueError: if there is no ConvNeXt or more than one, or if keys are missing,
             unexpected or of another shape. The error names them.
     """
-    found = part(tensors_of(source), prefix, _is_convnext, "a ConvNeXt")
+    found = part(source, prefix, _is_convnext, "a ConvNeXt")
     if "stem.0.weight" not in found:
         found = _in_timms_names(found)
     found = {k: v for k, v in found.items() if not re.match(r"head\.(?!norm)", k)}
@@ -79,7 +79,7 @@ def load_vit(
     Raises:
         ValueError: see `load_convnext`.
     """
-    found = part(tensors_of(source), prefix, _is_vit, "a ViT")
+    found = part(source, prefix, _is_vit, "a ViT")
     found = {k: v for k, v in found.items() if not k.startswith("head.")}
     width, channels, patch_size, _ = found["patch_embed.proj.weight"].shape
     side = round((found["pos_embed"].shape[1] - 1) ** 0.5)

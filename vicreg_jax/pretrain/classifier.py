@@ -18,7 +18,7 @@ from flax import nnx
 from vicreg_jax.augment import ImageViews
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.protocol import Supervised
-from vicreg_jax.pretrain.step import Programs, State
+from vicreg_jax.pretrain.step import Programs, State, compiled
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int32
@@ -111,10 +111,13 @@ class Classifier(Programs):
         """The learning rate of the first head as a function of the step."""
         return lambda step: self.config.lr[0] * self._cosine(step)
 
-    @cached_property
-    def count(self):
-        """``(state, images, aspect, labels, where) -> Counts`` without augmentation."""
-        return jax.jit(self._count, out_shardings=meshes.whole(self.mesh))
+    @compiled
+    def count(self, state: State, images, aspect, labels, where) -> Counts:
+        """Returns the test of a batch, without augmentation."""
+        model = self._merged(state.params["encoder"], state.stats, self._key(state))
+        model.eval()
+        features = model(self.config.views.plain(images, aspect))
+        return _counts(_logits(state.params["heads"], features), labels, where)
 
     @cached_property
     def _shapes(self):
@@ -218,12 +221,6 @@ class Classifier(Programs):
             rate = self.config.lr_backbone * cosine
             result["encoder"] = _moved(rate, trained["encoder"], updates["encoder"])
         return result
-
-    def _count(self, state: State, images, aspect, labels, where) -> Counts:
-        model = self._merged(state.params["encoder"], state.stats, self._key(state))
-        model.eval()
-        features = model(self.config.views.plain(images, aspect))
-        return _counts(_logits(state.params["heads"], features), labels, where)
 
 
 def _logits(

@@ -21,9 +21,10 @@ from vicreg_jax.pretrain.protocol import Supervised
 from vicreg_jax.pretrain.step import Programs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jax.sharding import Mesh
     from jax.stages import Lowered
-    from jaxtyping import Array
 
     from vicreg_jax.pretrain.config import Config
 
@@ -40,7 +41,7 @@ def compile_only(
     """Compiles one training step for TPUs.
 
     Args:
-        config: configuration of the run. Its images are not opened.
+        config: configuration of the run, whose images are not opened.
         topology: TPU generation and shape, such as "v5e:8x8".
         mesh: devices by axis; see `vicreg_jax.pretrain.mesh.axes`.
         model: the encoder of a classifier, whose settings `config` then has.
@@ -84,16 +85,14 @@ def lowered(programs: Programs) -> Lowered:
     whole = meshes.whole(programs.mesh)
 
     def struct(dtype, *shape):
-        shape = (config.batch, *shape)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+        return jax.ShapeDtypeStruct((config.batch, *shape), dtype, sharding=rows)
 
     state = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole),
         jax.eval_shape(programs.start),
     )
-    images = jax.eval_shape(lambda: _images(config))
     shapes: Any = {
-        "images": jax.tree.map(lambda a: struct(a.dtype, *a.shape[1:]), images),
+        "images": _images(config, struct),
         "ids": None,
         "labels": struct(jnp.int32),
         "where": struct(jnp.bool_),
@@ -102,18 +101,14 @@ def lowered(programs: Programs) -> Lowered:
     return programs.train.lower(state, *programs.inputs(Batch(**shapes)))
 
 
-def _images(config: Config) -> Array | tuple[Crops, ...]:
-    """Returns a batch as the host sends it; see `Batch.images`."""
+def _images(config: Config, struct: Callable[..., Any]) -> Any:
+    """Returns the shapes of a batch as the host sends it; see `Batch.images`."""
     if in_memory_by_name(config.data) or not config.crops:
-        shape = config.batch, config.size, config.size, config.channels
-        return jnp.zeros(shape, jnp.uint8)
+        return struct(jnp.uint8, config.size, config.size, config.channels)
     return tuple(
         Crops(
-            jnp.zeros(
-                (config.batch, crop.count, crop.size, crop.size, config.channels),
-                jnp.uint8,
-            ),
-            jnp.zeros((config.batch, crop.count, 4)),
+            struct(jnp.uint8, crop.count, crop.size, crop.size, config.channels),
+            struct(jnp.float32, crop.count, 4),
         )
         for crop in config.crops
     )
@@ -125,7 +120,7 @@ def table(report: aot.Report, topology: str) -> Table:
     needed, has = report.arguments + report.temporaries, memory(topology)
     result.add_row("parameters, optimizer, images", _gib(report.arguments))
     result.add_row("temporaries", _gib(report.temporaries))
-    fits = f"{'fits' if has is None or needed <= has else 'does not fit'}"
+    fits = "fits" if has is None or needed <= has else "does not fit"
     result.add_row(
         "total memory", f"{_gib(needed)} of {_gib(has) if has else '?'}: {fits}"
     )

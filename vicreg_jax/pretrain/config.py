@@ -31,6 +31,9 @@ EncoderName: TypeAlias = Literal[
     "vit_small",
     "vit_base",
 ]
+_AT_LEAST_ONE = dict.fromkeys(
+    "size width expander local_expander epochs accumulate probe_images".split(), 1
+)
 _PROFILE = re.compile(r"\d+:[1-9]\d*")
 _DISTRIBUTED_ONLY = ("coordinator", "num_processes", "process_id", "heartbeat")
 
@@ -139,15 +142,8 @@ class Config:
 
     def __post_init__(self):
         """Checks the settings."""
-        least = {"batch": 2, "seed": 0} | dict.fromkeys(
-            (
-                *("size", "width", "expander", "local_expander"),
-                *("epochs", "accumulate", "probe_images"),
-            ),
-            1,
-        )
-        for name, smallest in least.items():
-            check_at_least(name, getattr(self, name), smallest)
+        for name, least in {"batch": 2, "seed": 0, **_AT_LEAST_ONE}.items():
+            check_at_least(name, getattr(self, name), least)
         for name in ("lambd", "mu", "nu", "weight_decay"):
             _check_finite(name, getattr(self, name), positive=False)
         for name in ("trust_coefficient", "learning_rate"):

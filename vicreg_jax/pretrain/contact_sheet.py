@@ -26,11 +26,8 @@ def contact_sheet(
 ) -> Figure:
     """Returns a picture of images, drawn at random, and their nearest neighbors.
 
-    Args:
-        features: one row for each image.
-        ids: the index of each image in `source`.
-        source: the images.
-        neighbors: number of neighbors of each image; fewer if there are too few images.
+    Each row of the features is of the image in `source` whose index is in `ids`. There
+    are fewer neighbors if there are too few images.
     """
     rng = np.random.default_rng(0)
     count = min(_QUERIES, len(ids))
@@ -61,10 +58,7 @@ def nearest_neighbors(
 ]:
     """Returns the rows nearest to each query by cosine, and these cosines.
 
-    Args:
-        features: one row for each image.
-        queries: rows of `features`. A row is not its own neighbor.
-        neighbors: number of neighbors; fewer if there are too few rows.
+    Queries are indices of rows. A row is not its own neighbor.
     """
     neighbors = min(neighbors, len(features) - 1)
     search = NearestNeighbors(n_neighbors=neighbors + 1, metric="cosine").fit(features)
@@ -80,17 +74,12 @@ def nearest_neighbors(
 def _show(axes: Axes, source: Source, index: int, title: str) -> None:
     """Draws an image in its original aspect ratio, with its class or file name."""
     image, label, aspect = source[index]
-    axes.imshow(
-        image, cmap="gray", vmin=0, vmax=255, aspect=_pixel_ratio(image, aspect)
-    )
+    height, width = image.shape[:2]
+    # Of a pixel, where the image was resized.
+    ratio = width / (height * aspect)
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, aspect=ratio)
     axes.set(xticks=[], yticks=[])
     named = 0 <= label < len(source.classes)
     name = source.classes[label] if named else Path(source.name(index)).name
     axes.set_title(title, fontsize=7, pad=2)
     axes.set_xlabel(name[-20:], fontsize=7, labelpad=2)
-
-
-def _pixel_ratio(image: np.ndarray, aspect: float) -> float:
-    """Returns height over width of a pixel, where the image was resized."""
-    height, width = image.shape[:2]
-    return width / (height * aspect)

@@ -89,12 +89,6 @@ def evaluate(
     training images vote. Each host keeps the features of all images, 10.5 GB of
     ImageNet by a ResNet-50, and each device has its share of them.
 
-    Args:
-        programs: the programs of the run.
-        state: the trained state.
-        datasets: images to fit the probes to, and images to test them on.
-        workers: processes that read and decode images. 0: this process does.
-
     Returns:
         The accuracies, or None if the images have no labels.
 
@@ -149,13 +143,7 @@ def quick_check(
 ) -> dict[str, float]:
     """Returns k-NN accuracy on a sample of images, and diagnostics of embeddings.
 
-    Args:
-        programs: the programs of the run.
-        state: the present state.
-        datasets: images that vote in k-NN, and images to test it on.
-        embeddings: those of both views of a training batch, shape
-            ``(2, batch, dim)``.
-        workers: processes that read and decode images. 0: this process does.
+    The embeddings are those of both views of a training batch.
 
     Returns:
         The fields of `vicreg_jax.Diagnostics` by name, and "k-NN" if there are labels.
@@ -175,13 +163,7 @@ def quick_check(
 
 
 def summary(check: dict[str, float], batch: int, dim: int) -> str:
-    """Returns one line about a quick check.
-
-    Args:
-        check: as returned by `quick_check`.
-        batch: number of rows of the embeddings of one view.
-        dim: number of their columns.
-    """
+    """Returns one line about a quick check of embeddings of shape (2, batch, dim)."""
     accuracy = f"k-NN {100 * check['k-NN']:.1f}%, " if "k-NN" in check else ""
     floor = check["covariance_floor"]
     return (

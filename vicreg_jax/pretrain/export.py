@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 def export(run: Path) -> Path:
     """Writes the encoder of a run's newest checkpoint into the run's directory.
 
-    Args:
-        run: the directory of the run.
-
     Returns:
         The file, which `vicreg_jax.load_encoder` reads. Its tensors have PyTorch's
         names and layout: those of torchvision for a ResNet, of timm for a ConvNeXt or
@@ -129,7 +126,7 @@ def newest(
     Args:
         run: the directory of the run.
         own_encoder: makes the encoder, if it was given in Python.
-        mesh: devices, by default one; see `vicreg_jax.pretrain.mesh.axes`.
+        mesh: devices; see `vicreg_jax.pretrain.mesh.axes`.
 
     Raises:
         UsageError: If `run` is not a run, or has no checkpoint yet.

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 
-from vicreg_jax.pretrain import mesh as meshes
-from vicreg_jax.pretrain.input import Batches, batches, to_device
+from vicreg_jax.pretrain.input.device import on_mesh
 from vicreg_jax.probe import Labeled
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
 
-    from vicreg_jax.pretrain.input import Source
+    from vicreg_jax.pretrain.input import DeviceBatches, Source
     from vicreg_jax.pretrain.step import Programs, State
 
 # Flax's momentum of 0.9 leaves 0.5% of the initial statistics after 50 batches.
@@ -25,7 +24,14 @@ _STATISTICS_BATCHES = 50
 def features(
     programs: Programs, state: State, source: Source, *, workers: int = 0
 ) -> Labeled:
-    """Returns the frozen features of all readable images.
+    """Returns the features of the readable images; see `readable_features`."""
+    return readable_features(programs, state, source, workers=workers)[0]
+
+
+def readable_features(
+    programs: Programs, state: State, source: Source, *, workers: int = 0
+) -> tuple[Labeled, Bool[np.ndarray, " images"]]:
+    """Returns the frozen features of the readable images, and which images these are.
 
     Each process encodes its share of the images and returns the features of all.
 
@@ -36,29 +42,19 @@ def features(
         workers: processes that read and decode images. 0: this process does.
 
     Returns:
-        Features of shape ``(images, width of the encoder)``, float32, with labels.
+        Features of shape ``(images, width of the encoder)``, float32, with labels; and
+        a mask of the images.
 
     Raises:
         UnreadableError: If an image is unreadable, and the run asks to stop at one.
     """
-    return readable_features(programs, state, source, workers=workers)[0]
-
-
-def readable_features(
-    programs: Programs, state: State, source: Source, *, workers: int = 0
-) -> tuple[Labeled, Bool[np.ndarray, " images"]]:
-    """Returns the features of the readable images, and which images these are.
-
-    Arguments and errors are those of `features`.
-    """
-    rows = in_order(programs, source, workers)
     parts = []
-    for batch in to_device(rows, meshes.by_rows(programs.mesh)):
-        part = programs.encode(
-            state, batch.images, batch.aspect, batch.labels, batch.where
-        )
-        parts.append([np.asarray(array) for array in part])
-    rows.close()
+    with closing(in_order(programs, source, workers)) as rows:
+        for batch in rows:
+            part = programs.encode(
+                state, batch.images, batch.aspect, batch.labels, batch.where
+            )
+            parts.append([np.asarray(array) for array in part])
     found, labels, where = map(np.concatenate, zip(*parts, strict=True))
     # The rows after the last image pad its batch.
     return Labeled(found[where], labels[where]), where[: len(source)]
@@ -69,43 +65,34 @@ def untrained(programs: Programs, source: Source, *, workers: int = 0) -> State:
 
     New batch norms have mean 0 and variance 1, which fit no image. With them an
     untrained encoder would be a weaker baseline than its weights are.
-
-    Args:
-        programs: the programs of the run.
-        source: the training images.
-        workers: processes that read and decode images. 0: this process does.
     """
-    state = programs.start()
-    rows = batches(
+    state, config = programs.start(), programs.config
+    rows = on_mesh(
+        config,
         source,
-        batch=min(programs.config.batch, len(source)),
-        seed=programs.config.seed,
-        shard=grain.sharding.ShardByJaxProcess(),
-        crops=programs.config.plain_crops,
+        programs.mesh,
+        batch=min(config.batch, len(source)),
+        crops=config.plain_crops,
         workers=workers,
-        unreadable=programs.config.unreadable,
     )
-    for batch in islice(
-        to_device(rows, meshes.by_rows(programs.mesh)), _STATISTICS_BATCHES
-    ):
-        state = programs.with_statistics(state, batch.images, batch.aspect)
-    rows.close()
+    with closing(rows):
+        for batch in islice(rows, _STATISTICS_BATCHES):
+            state = programs.with_statistics(state, batch.images, batch.aspect)
     return state
 
 
-def in_order(programs: Programs, source: Source, workers: int) -> Batches:
-    """Returns the batches of this process with every image once.
+def in_order(programs: Programs, source: Source, workers: int) -> DeviceBatches:
+    """Returns batches on the devices that have every image once.
 
     The rows that pad the last batch are masked.
     """
-    return batches(
+    return on_mesh(
+        programs.config,
         source,
-        batch=programs.config.batch,
-        shard=grain.sharding.ShardByJaxProcess(),
+        programs.mesh,
         crops=programs.config.plain_crops,
         shuffle=False,
         drop_remainder=False,
         epochs=1,
         workers=workers,
-        unreadable=programs.config.unreadable,
     )

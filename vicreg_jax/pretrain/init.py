@@ -38,7 +38,7 @@ def initialized(programs: Programs, state: State) -> State:
     ours = architecture(config)
     # A file with PyTorch's tensors alone has no architecture, only shapes.
     stored = loaded.about.get("architecture", ours)
-    _check("architecture", _without_dtype(stored), _without_dtype(ours))
+    _check("architecture", stored, ours)
     _, *parts, _ = nnx.split(loaded.model, nnx.Param, nnx.BatchStat, ...)
     params, stats = map(nnx.to_pure_dict, parts)
     for new, old in ((params, state.params), (stats, state.stats)):
@@ -51,17 +51,13 @@ def initialized(programs: Programs, state: State) -> State:
 
 
 def _check(what: str, found: dict, wanted: dict) -> None:
-    for name in wanted.keys() | found.keys():
+    # Parameters do not depend on the dtype of an architecture.
+    for name in (wanted.keys() | found.keys()) - {"dtype"}:
         if found.get(name) != wanted.get(name):
             raise UsageError(
                 "--init must hold an encoder as the settings make it: in its "
                 f"{what}, {name} must be {wanted.get(name)}, got {found.get(name)}"
             )
-
-
-def _without_dtype(described: dict) -> dict:
-    """Returns an architecture without its dtype, which parameters do not depend on."""
-    return {name: value for name, value in described.items() if name != "dtype"}
 
 
 def _shapes(tree) -> dict[str, tuple[int, ...]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from vicreg_jax.pretrain.profile import Profile
     from vicreg_jax.pretrain.step import Programs, State
 
+    # Takes the number of steps done, and the last line of metrics if it is new.
+    Show = Callable[[int, Line | None], None]
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -45,6 +49,7 @@ class Loop:
         train_iterator: Training batches on the devices.
         console: Where to print.
         started: When the run started, by `time.monotonic`.
+        profiled: The steps to trace.
     """
 
     programs: Programs
@@ -53,6 +58,12 @@ class Loop:
     train_iterator: DeviceBatches
     console: Console
     started: float
+    profiled: range
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the whole run."""
+        return self.programs.config.epochs * self.programs.steps_per_epoch
 
     def run(
         self,
@@ -64,25 +75,22 @@ class Loop:
     ) -> State:
         """Returns the state after the last step.
 
-        Args:
-            state: The state to start from. Its arrays are donated.
-            first: The next step, which `train_iterator` also stands at.
-            checkpoints: Where to save states.
-            log: Where to write metrics.
-            profile: Traces some steps.
+        The arrays of `state` are donated. `first` is the next step, which
+        `train_iterator` also stands at.
 
         Raises:
             FloatingPointError: If the loss, a gradient or a parameter is not finite.
             Interrupted: If it was asked to stop. The state has been saved.
         """
-        steps = self.programs.config.epochs * self.programs.steps_per_epoch
+        steps = self.steps
         save_every = self.launch.checkpoint_every or _whole_epochs(
             self.programs.steps_per_epoch
         )
         hash_row = self.train_iterator.order.rows.start
         self.console.print("Compiling the first step")
-        shown = _Bar if self.console.is_terminal or self.console.is_jupyter else _Lines
-        with shown(self.console, first, steps) as show, Interruption() as interruption:
+        bar = self.console.is_terminal or self.console.is_jupyter
+        shown = (_bar if bar else _lines)(self.console, first, steps)
+        with shown as show, Interruption() as interruption:
             train: Callable = self.programs.train
             for step in range(first, steps):
                 batch = next(self.train_iterator)
@@ -158,59 +166,48 @@ class Loop:
             self.console.print(f"[bold red]Warning:[/] {trouble}")
 
 
-class _Bar:
-    """A progress bar, called with the number of steps done and the last line."""
+@contextmanager
+def _bar(console: Console, first: int, steps: int) -> Iterator[Show]:
+    """Draws a progress bar."""
+    progress = Progress(
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"),
+        console=console,
+    )
+    task = progress.add_task(
+        "pretraining", completed=first, total=steps, state="compiling"
+    )
 
-    def __init__(self, console: Console, first: int, steps: int):
-        self._progress = Progress(
-            BarColumn(bar_width=12),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"),
-            console=console,
-        )
-        self._task = self._progress.add_task(
-            "pretraining", completed=first, total=steps, state="compiling"
-        )
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._progress.stop()
-
-    def __call__(self, done: int, line: Line | None) -> None:
+    def show(done: int, line: Line | None) -> None:
         state: dict[str, Any] = {"state": summary(line)} if line else {}
-        self._progress.update(self._task, completed=done, **state)
+        progress.update(task, completed=done, **state)
+
+    with progress:
+        yield show
 
 
-class _Lines:
-    """Lines of progress of any width, where there is no terminal to draw a bar in."""
+@contextmanager
+def _lines(console: Console, first: int, steps: int) -> Iterator[Show]:
+    """Prints lines of any width, where there is no terminal to draw a bar in."""
+    began = time.monotonic()
 
-    def __init__(self, console: Console, first: int, steps: int):
-        self._console, self._first, self._steps = console, first, steps
-        self._began = time.monotonic()
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_) -> None:
-        pass
-
-    def __call__(self, done: int, line: Line | None) -> None:
+    def show(done: int, line: Line | None) -> None:
         if line is None:
             return
-        each = (time.monotonic() - self._began) / (done - self._first)
-        left = round(each * (self._steps - done))
+        each = (time.monotonic() - began) / (done - first)
+        left = round(each * (steps - done))
         # rich flushes after each call.
         # The devices may still compute the newest step, so the line is of an older one.
-        self._console.print(
-            f"step {line['step'] + 1} of {self._steps}, epoch {line['epoch'] + 1}, "
+        console.print(
+            f"step {line['step'] + 1} of {steps}, epoch {line['epoch'] + 1}, "
             f"{summary(line)}, {left // 60}:{left % 60:02d} left",
             soft_wrap=True,
             highlight=False,
         )
+
+    yield show
 
 
 def _whole_epochs(steps_per_epoch: int) -> int:

@@ -118,10 +118,6 @@ def class_of(encoder: EncoderFactory) -> str:
 def build(config: Config, own: EncoderFactory | None = None) -> VICReg | VICRegL:
     """Returns the network with its initial parameters.
 
-    Args:
-        config: the configuration of the run.
-        own: makes the encoder, if it was given in Python.
-
     Raises:
         UsageError: If the run has an encoder that was given in Python, and this call
             has not, or VICRegL gets an encoder without feature maps or views

@@ -43,12 +43,7 @@ class Objective(NamedTuple):
 
 
 def view_terms(mesh: Mesh, *embeddings: Array) -> VICRegTerms:
-    """Returns VICReg's terms of two or more views of the whole batch.
-
-    Args:
-        mesh: the devices that the batch is spread over.
-        embeddings: of each view, shape ``(batch, dim)``.
-    """
+    """Returns VICReg's terms of two or more views, each of shape (batch, dim)."""
     terms = partial(multiview_terms, global_views=GLOBAL_VIEWS)
     return _on_mesh(terms, mesh, embeddings)
 
@@ -58,11 +53,7 @@ def vicregl_terms(
 ) -> VICRegLTerms:
     """Returns VICRegL's terms of two or more views of the whole batch.
 
-    Args:
-        location_matches: see `vicregl_loss`.
-        mesh: the devices that the batch is spread over.
-        outputs: embeddings and maps of each view.
-        places: of each view; see `Place`.
+    Each view has an embedding and a map in `outputs`, and a `Place` in `places`.
 
     Raises:
         UsageError: A map has fewer positions than there are matches to keep.
@@ -82,20 +73,17 @@ def objective(
     of_views: VICRegTerms,
     of_maps: VICRegTerms | None,
 ) -> Objective:
-    """Returns the loss with its terms.
+    """Returns the loss with its terms; see `Objective`.
 
-    Args:
-        config: the configuration of the run.
-        embeddings: of each view, shape ``(batch, dim)``.
-        of_views: the terms of the embeddings.
-        of_maps: the terms of the feature maps; None for VICReg.
+    The embeddings of each view have shape ``(batch, dim)``.
     """
     weights = config.lambd, config.mu, config.nu
     loss = of_views.weighted_sum(*weights)
     if config.alpha is not None and of_maps is not None:
         local = of_maps.weighted_sum(*weights)
         loss = config.alpha * loss + (1 - config.alpha) * local
-    return Objective(loss, of_views, of_maps, _std(embeddings))
+    stds = [jnp.std(z, axis=0, dtype=jnp.float32, ddof=1).mean() for z in embeddings]
+    return Objective(loss, of_views, of_maps, jnp.stack(stds).mean())
 
 
 def _vicregl_terms(location_matches, *arguments, axis_name=None):
@@ -125,9 +113,3 @@ def _on_mesh(terms: Callable, mesh: Mesh, *arguments):
         in_specs=P(names),
         out_specs=P(),
     )(*arguments)
-
-
-def _std(embeddings):
-    """Returns the standard deviation, averaged over columns and views."""
-    stds = [jnp.std(z, axis=0, dtype=jnp.float32, ddof=1).mean() for z in embeddings]
-    return jnp.stack(stds).mean()

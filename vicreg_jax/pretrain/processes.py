@@ -48,14 +48,14 @@ def connect(launch: Launch) -> None:
         ) from error
 
 
-def wait_for_all(name: str, *, seconds: int = 3600) -> None:
-    """Waits until all processes have called this with the same name.
+def wait_for_all(name: str) -> None:
+    """Waits up to an hour until all processes have called this with the same name.
 
     A collective would give up after half a minute. This raises an error only when a
     process is lost.
     """
     barrier = multihost.get_barrier_sync_fn()
-    barrier(key=f"vicreg_jax {name}", timeout_ms=1000 * seconds)
+    barrier(key=f"vicreg_jax {name}", timeout_ms=3_600_000)
 
 
 def check_same(what: str, sha256: str) -> None:

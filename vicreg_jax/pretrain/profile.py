@@ -37,12 +37,7 @@ class Profile:
     def __call__(self, step: int, state: State) -> jax.profiler.StepTraceAnnotation:
         """Starts or ends the trace before a step.
 
-        Args:
-            step: Number of the step.
-            state: State before the step.
-
-        Returns:
-            A context for the step, by which the trace has its number.
+        It returns a context for the step, by which the trace has its number.
         """
         if (step in self._chosen) != self._tracing:
             # Devices lag behind the host. No work of earlier steps is in the trace, and

@@ -89,9 +89,7 @@ class Supervised(Config):
     def resolved(self, *, classes: int, share: float) -> Supervised:
         """Returns the settings with those filled in that depend on the images.
 
-        Args:
-            classes: number of classes of the images.
-            share: share of the training images whose labels are used.
+        `share` is that of the training images whose labels are used.
         """
         settings = replace(self, classes=self.classes or classes)
         if self.lr:

@@ -90,10 +90,7 @@ class Log:
     def add(self, step: int, metrics: Metrics | ClassifierMetrics, order: int) -> None:
         """Adds the metrics of a step that the devices may still be computing.
 
-        Args:
-            step: Number of the step.
-            metrics: Scalars on the devices.
-            order: Hash of this process's images.
+        `order` is the hash of this process's images.
         """
         self._pending.append(_Pending(step, metrics, order))
 
@@ -167,11 +164,9 @@ class Log:
 
 
 class Board:
-    """Scalars for TensorBoard.
+    """Scalars for TensorBoard, in a directory that is made if it does not exist.
 
-    Args:
-        directory: Where to write. It is made if it does not exist.
-        first: The next step. TensorBoard hides older values of later steps.
+    TensorBoard hides older values of the step `first` and later ones.
 
     Raises:
         OSError: Here and in all methods, if something cannot be written.
@@ -186,12 +181,7 @@ class Board:
             self._add(first, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, line: Line, group: str) -> None:
-        """Adds the numbers of a line at its step, with tags such as "train/loss".
-
-        Args:
-            line: The numbers by name.
-            group: First part of the tags: "train" for steps, "check" for quick checks.
-        """
+        """Adds the numbers of a line at its step, with tags such as "train/loss"."""
         for name, value in line.items():
             if name != "step" and not isinstance(value, str):
                 self._add(line["step"], summary=scalar(f"{group}/{name}", value))

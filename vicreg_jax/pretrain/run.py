@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grain
 import jax
 import numpy as np
 
@@ -16,14 +15,15 @@ from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.checkpoints import Checkpoints
 from vicreg_jax.pretrain.export import write_encoder
 from vicreg_jax.pretrain.init import initialized
-from vicreg_jax.pretrain.input import batches, load_datasets, to_device
+from vicreg_jax.pretrain.input import load_datasets
+from vicreg_jax.pretrain.input.device import on_mesh
 from vicreg_jax.pretrain.loop import Loop
 from vicreg_jax.pretrain.profile import Profile
 from vicreg_jax.pretrain.records import Log
 from vicreg_jax.pretrain.step import Programs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console
 
@@ -44,7 +44,7 @@ def run(
 ) -> Accuracies:
     """Pretrains and evaluates, or continues where an earlier process stopped.
 
-    With more epochs than the run in the run folder has, it extends that run.
+    It raises what `vicreg_jax.pretrain.pretrain` raises.
 
     Args:
         config: The configuration of the run.
@@ -56,39 +56,19 @@ def run(
     Returns:
         Accuracies from 0 to 1 by features (raw pixels, untrained, VICReg) and by probe.
         Empty if the datasets have no labels.
-
-    Raises:
-        UsageError: If a flag does not fit the images, or the run folder holds a run
-            with another configuration.
-        FileExistsError: If the run folder holds a finished run.
-        FloatingPointError: If the loss, a gradient or a parameter is not finite.
-        Interrupted: If it was asked to stop. The same call continues.
     """
     started = time.monotonic()
     mesh = meshes.make_mesh(launch.mesh)
     meshes.check_batch(config.batch, config.accumulate, mesh.size)
     datasets = load_datasets(config, source)
-    train_iterator = to_device(
-        batches(
-            datasets.train,
-            batch=config.batch,
-            seed=config.seed,
-            shard=grain.sharding.ShardByJaxProcess(),
-            crops=config.crops,
-            workers=launch.workers,
-            unreadable=config.unreadable,
-        ),
-        meshes.by_rows(mesh),
-    )
+    train_iterator = on_mesh(config, datasets.train, mesh, workers=launch.workers)
     steps_per_epoch = train_iterator.order.steps_per_epoch
     programs = Programs(config, mesh, steps_per_epoch, own_encoder=own_encoder)
     profiled = launch.profiled(config.epochs * steps_per_epoch)
-    loop = Loop(programs, launch, datasets, train_iterator, console, started)
-    images, notify = len(datasets.train), console.print
-    claim = run_folder.claim(config, launch, images=images, notify=notify)
-    with claim as out, compilation.kept_in(out / "compiled"):
+    loop = Loop(programs, launch, datasets, train_iterator, console, started, profiled)
+    with claimed(loop) as out:
         with closing(train_iterator):
-            state = _pretrain(loop, out, profiled)
+            state = _pretrain(loop, out)
         if jax.process_index() == 0:
             write_encoder(out, programs, state)
         result = evaluation.evaluate(programs, state, datasets, workers=launch.workers)
@@ -108,31 +88,38 @@ def run(
     return result.accuracies if result else {}
 
 
-def _pretrain(loop: Loop, out: Path, profiled: range) -> State:
+@contextmanager
+def claimed(loop: Loop) -> Iterator[Path]:
+    """Claims the run folder, and keeps compiled programs in it."""
+    claim = run_folder.claim(
+        loop.programs.config,
+        loop.launch,
+        images=len(loop.datasets.train),
+        notify=loop.console.print,
+    )
+    with claim as out, compilation.kept_in(out / "compiled"):
+        yield out
+
+
+def _pretrain(loop: Loop, out: Path) -> State:
     """Returns the state after the last step."""
-    programs, console = loop.programs, loop.console
-    state = programs.start()
-    start.describe(programs, state, loop.datasets, out, console, loop.launch.recipe)
-    if jax.process_index() == 0:
-        start.record(programs.config, programs.mesh, out, loop.launch.recipe)
+    programs = loop.programs
 
     def begin(state):
         if jax.process_index() == 0:
             start.draw_views(loop.datasets.train, programs.config, out)
         return initialized(programs, state)
 
+    state = programs.start()
+    start.describe(loop, state, out)
     began = time.monotonic()
-    state = trained(loop, out, state, profiled, begin)
-    console.print(f"Pretrained in {time.monotonic() - began:.0f} s")
+    state = trained(loop, out, state, begin)
+    loop.console.print(f"Pretrained in {time.monotonic() - began:.0f} s")
     return state
 
 
 def trained(
-    loop: Loop,
-    out: Path,
-    state: State,
-    profiled: range,
-    begin: Callable[[State], State],
+    loop: Loop, out: Path, state: State, begin: Callable[[State], State]
 ) -> State:
     """Returns the state after the last step of a new or a resumed run.
 
@@ -140,11 +127,12 @@ def trained(
         loop: The training loop.
         out: The run folder.
         state: The state to start from.
-        profiled: The steps to trace.
         begin: Called with this state if there is no checkpoint. It returns the state
             of step 0.
     """
     programs, console, first = loop.programs, loop.console, 0
+    if jax.process_index() == 0:
+        start.record(loop, out)
     with Checkpoints(out / "checkpoints", warn=console.print) as checkpoints:
         restored = checkpoints.restore(state)
         if restored is not None:
@@ -165,7 +153,7 @@ def trained(
             waited=lambda: loop.train_iterator.waited,
             tensorboard=loop.launch.tensorboard,
         )
-        with closing(log), Profile(profiled, out / "profile") as profile:
+        with closing(log), Profile(loop.profiled, out / "profile") as profile:
             return loop.run(state, first, checkpoints, log, profile)
 
 

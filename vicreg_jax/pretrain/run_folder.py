@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import jax
 
@@ -83,13 +83,10 @@ def claim(
         return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
-        # The system releases it when the process ends, in whatever way.
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             raise FileExistsError(
                 f"--out must not be in use by another process, got {folder}"
-            ) from None
+            )
         if epochs < config.epochs:
             notify(_extend(folder, epochs, config.epochs))
         write_json(folder / "config.json", ours)
@@ -98,7 +95,8 @@ def claim(
 
 def choose(config: Config) -> Path:
     """Returns the newest unfinished run of a configuration in runs/, or a new one."""
-    return _unfinished(config) or _new(config)
+    new = Path("runs", f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    return _unfinished(config) or new
 
 
 def finished(folder: Path) -> bool:
@@ -262,23 +260,21 @@ def _unfinished(config: Config) -> Path | None:
         if finished(run):
             continue
         try:
-            if contents(read_config(run, type(config)), 0) == wanted and not _in_use(
-                run
-            ):
-                return run
+            if contents(read_config(run, type(config)), 0) != wanted:
+                continue
         except ValueError:
             continue
+        with (run / "lock").open("w") as lock:
+            if _locked(lock):
+                return run
     return None
 
 
-def _in_use(folder: Path) -> bool:
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _new(config: Config) -> Path:
-    return Path("runs", f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+def _locked(lock: IO) -> bool:
+    """Locks a file, or returns False if another process holds the lock."""
+    # The system releases it when the process ends, in whatever way.
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

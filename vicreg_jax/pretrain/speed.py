@@ -57,11 +57,7 @@ class Speed:
         self._last: tuple[int, float, float] | None = None
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Returns the speed by the names that metrics.jsonl has.
-
-        Args:
-            step: Number of the step that has just ended.
-        """
+        """Returns the speed after a step, by the names that metrics.jsonl has."""
         last, now = self._last, (step, time.monotonic(), self._waited())
         self._last = now
         if last is None or step == last[0]:
@@ -82,13 +78,8 @@ class Speed:
 def step_flops(programs: Programs, train: Compiled, *arguments: Any) -> float | None:
     """Returns the floating-point operations of a training step on each device.
 
-    Args:
-        programs: The programs of the run.
-        train: The compiled step.
-        arguments: Those of the step; only their shapes are used.
-
-    Returns:
-        What the compiler counts, or None if it cannot count them.
+    They are what the compiler counts, or None if it cannot count them. Of the step's
+    arguments only the shapes are used.
     """
     if programs.config.accumulate == 1:
         costs, devices = train.cost_analysis(), 1

@@ -22,11 +22,10 @@ from vicreg_jax.pretrain.input.datasets import ARRAYS, NAMED
 from vicreg_jax.pretrain.run_folder import write_json, writing
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from vicreg_jax.pretrain.config import Config
-    from vicreg_jax.pretrain.input import Datasets, Source
-    from vicreg_jax.pretrain.step import Programs, State
+    from vicreg_jax.pretrain.input import Source
+    from vicreg_jax.pretrain.loop import Loop
+    from vicreg_jax.pretrain.step import State
 
 _SHOWN = 8  # images
 _LEAST_SIDE = 96  # pixels of each in the picture
@@ -34,53 +33,44 @@ _IN_ORDER: dict[str, Any] = {"shuffle": False, "drop_remainder": False}
 _PACKAGES = ("vicreg_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
-def describe(
-    programs: Programs,
-    state: State,
-    datasets: Datasets,
-    run: Path,
-    console: Console,
-    recipe: str | None,
-) -> None:
+def describe(loop: Loop, state: State, run: Path) -> None:
     """Prints what is about to run: versions, devices, settings, images and sizes."""
-    config = programs.config
+    config, datasets = loop.programs.config, loop.datasets
     # Records have no names of classes, and counting them would read all records.
     classes = len(datasets.train.classes)
     labels = "no labels" if datasets.held_out is None else "labeled"
     held_out = f", {len(datasets.held_out)} held out" if datasets.held_out else ""
     for line in (
         f"vicreg_jax {version('vicreg_jax')}, JAX {jax.__version__}, {_devices()}",
-        f"Recipe: {recipe or 'none'}",
+        f"Recipe: {loop.launch.recipe or 'none'}",
         f"Images: {len(datasets.train)} to train on{held_out}, "
         + (f"{classes} classes, " if classes else f"{labels}, ")
         + f"{_shape(datasets.train)}, of {config.data}",
         f"Views: {config.views}",
         f"Model: {config.encoder_class or config.encoder}, {_parameters(state)}",
-        f"Training: {config.epochs} epochs of {programs.steps_per_epoch} steps, "
+        f"Training: {config.epochs} epochs of {loop.programs.steps_per_epoch} steps, "
         f"{config.batch} images in a step",
         f"Directory: {run}",
     ):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        loop.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def record(
-    config: Config, mesh: jax.sharding.Mesh, run: Path, recipe: str | None
-) -> None:
+def record(loop: Loop, run: Path) -> None:
     """Adds this start to run.json: versions, devices, command, data, epochs, ..."""
-    path = run / "run.json"
+    config, path = loop.programs.config, run / "run.json"
     starts = _starts(path)
     named = config.data in NAMED or config.data.startswith(ARRAYS)
     starts.append(
         {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "recipe": recipe,
+            "recipe": loop.launch.recipe,
             "epochs": config.epochs,
             "command": shlex.join(sys.argv),
             "data": config.data if named else os.path.abspath(config.data),
             "python": platform.python_version(),
             "packages": {name: version(name) for name in _PACKAGES},
             "devices": _devices(),
-            "mesh": dict(mesh.shape),
+            "mesh": dict(loop.programs.mesh.shape),
             "processes": jax.process_count(),
         }
     )

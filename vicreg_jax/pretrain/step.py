@@ -81,6 +81,16 @@ class Metrics(NamedTuple):
     local_covariance: Float[Array, ""] | None = None
 
 
+def compiled(method: Callable) -> cached_property:
+    """Compiles a method of `Programs`. Its results are replicated on every device."""
+
+    def program(self: Programs):
+        bound = method.__get__(self)
+        return jax.jit(bound, out_shardings=meshes.whole(self.mesh))
+
+    return cached_property(program)
+
+
 @dataclass(frozen=True)
 class Programs:
     """The programs of a run, compiled when they are first called.
@@ -114,31 +124,36 @@ class Programs:
         """
         return self._updating(self._train)
 
-    @cached_property
-    def embed(self):
-        """``(state, images, aspect) -> embeddings`` of both views, as in training.
+    @compiled
+    def embed(self, state: State, images: Images, aspect: Aspect):
+        """Returns embeddings of both views, as in training, ``(2, batch, dim)``."""
+        key = self._key(state)
+        pair = self.config.views.pair(key, images, aspect)
+        model = self.network(state)
+        return jnp.stack([model.expander(model.encoder(view)) for view in pair])
 
-        Their shape is ``(2, batch, dim)``. They are replicated on every device.
+    @compiled
+    def encode(self, state: State, images: Images, aspect: Aspect, labels, where):
+        """Returns the features of the frozen encoder, labels and mask.
+
+        Labels and mask are returned as they are, so that every process gets those of
+        all rows.
         """
-        return jax.jit(self._embed, out_shardings=meshes.whole(self.mesh))
+        model = self.network(state)
+        model.eval()
+        plain = self.config.views.plain(images, aspect)
+        return model.encoder(plain), labels, where
 
-    @cached_property
-    def encode(self):
-        """``(state, images, aspect, labels, where) -> (features, labels, where)``.
-
-        The features are those of the frozen encoder. Labels and mask are returned as
-        they are, so that every process gets those of all rows: the results are
-        replicated on every device.
-        """
-        return jax.jit(self._encode, out_shardings=meshes.whole(self.mesh))
-
-    @cached_property
-    def with_statistics(self):
-        """``(state, images, aspect) -> state``, with updated batch-norm statistics.
+    @compiled
+    def with_statistics(self, state: State, images: Images, aspect: Aspect) -> State:
+        """Returns the state with updated batch-norm statistics.
 
         The encoder sees the images without random augmentation, as the probes do.
         """
-        return jax.jit(self._with_statistics, out_shardings=meshes.whole(self.mesh))
+        model = self.network(state)
+        model.encoder(self.config.views.plain(images, aspect))
+        stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        return state._replace(stats=stats)
 
     @cached_property
     def rate(self) -> optax.Schedule:
@@ -165,7 +180,8 @@ class Programs:
         """
         # The views take the keys that are folded with small numbers.
         key = jax.random.fold_in(key, 2**32 - 1)
-        leaves, tree = jax.tree.flatten(self._streams)
+        streams = nnx.to_pure_dict(nnx.state(self._shapes, nnx.RngState))
+        leaves, tree = jax.tree.flatten(streams)
         # A stream is a key and a count of the keys drawn from it.
         fresh = [
             jax.random.split(jax.random.fold_in(key, at), leaf.shape)
@@ -188,10 +204,6 @@ class Programs:
     @cached_property
     def _graph(self):
         return nnx.graphdef(self._shapes)
-
-    @cached_property
-    def _streams(self):
-        return nnx.to_pure_dict(nnx.state(self._shapes, nnx.RngState))
 
     @cached_property
     def _optimizer(self):
@@ -289,21 +301,3 @@ class Programs:
 
     def _terms(self, *embeddings) -> VICRegTerms:
         return view_terms(self.mesh, *embeddings)
-
-    def _embed(self, state: State, images: Images, aspect: Aspect):
-        key = self._key(state)
-        pair = self.config.views.pair(key, images, aspect)
-        model = self.network(state)
-        return jnp.stack([model.expander(model.encoder(view)) for view in pair])
-
-    def _with_statistics(self, state: State, images: Images, aspect: Aspect) -> State:
-        model = self.network(state)
-        model.encoder(self.config.views.plain(images, aspect))
-        stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-        return state._replace(stats=stats)
-
-    def _encode(self, state: State, images: Images, aspect: Aspect, labels, where):
-        model = self.network(state)
-        model.eval()
-        plain = self.config.views.plain(images, aspect)
-        return model.encoder(plain), labels, where

@@ -5,27 +5,27 @@ from __future__ import annotations
 import hashlib
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grain
 import jax
 import numpy as np
 from flax import nnx
 
-from vicreg_jax.pretrain import compilation, records, run_folder, start
 from vicreg_jax.pretrain import mesh as meshes
+from vicreg_jax.pretrain import records, run_folder
 from vicreg_jax.pretrain.classifier import TOP, Classifier
 from vicreg_jax.pretrain.embed import open_encoder
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.evaluation import unreadable_summary
 from vicreg_jax.pretrain.features import in_order
-from vicreg_jax.pretrain.input import Datasets, batches, load_datasets, to_device
+from vicreg_jax.pretrain.input import Datasets, load_datasets
+from vicreg_jax.pretrain.input.device import on_mesh
 from vicreg_jax.pretrain.input.labels import labeled
 from vicreg_jax.pretrain.loop import Loop
 from vicreg_jax.pretrain.protocol import Supervised
-from vicreg_jax.pretrain.run import trained
+from vicreg_jax.pretrain.run import claimed, trained
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,6 +93,8 @@ def _checksum(model: Any) -> str:
 def run(config: Supervised, model: Any, launch: Launch, console: Console) -> Accuracies:
     """Trains and tests a classifier, or continues where an earlier process stopped.
 
+    It raises what `vicreg_jax.pretrain.pretrain` raises.
+
     Args:
         config: The settings.
         model: The pretrained encoder, a Flax module.
@@ -102,26 +104,13 @@ def run(config: Supervised, model: Any, launch: Launch, console: Console) -> Acc
     Returns:
         By learning rate, "top-1" and "top-5" of the last epoch, and "best top-1" of all
         epochs that were tested, from 0 to 1. There is no top-5 of five classes or less.
-
-    Raises:
-        UsageError: If a flag does not fit the images, or the run folder holds another
-            run.
-        FileExistsError: If the run folder holds a finished run.
-        FloatingPointError: If a loss, a gradient or a parameter is not finite.
-        Interrupted: If it was asked to stop. The same call continues.
     """
     loop = _loop(config, model, launch, console)
-    config, images = loop.programs.config, len(loop.datasets.train)
-    profiled = launch.profiled(config.epochs * loop.programs.steps_per_epoch)
-    claim = run_folder.claim(config, launch, images=images, notify=console.print)
-    with claim as out, compilation.kept_in(out / "compiled"):
+    with claimed(loop) as out:
         with closing(loop.train_iterator):
-            state = loop.programs.start()
             _describe(loop, out)
-            if jax.process_index() == 0:
-                start.record(config, loop.programs.mesh, out, config.protocol)
-            trained(loop, out, state, profiled, lambda state: state)
-        result = _result(config, records.read(out / "evaluations.jsonl"))
+            trained(loop, out, loop.programs.start(), lambda state: state)
+        result = _result(loop.programs.config, records.read(out / "evaluations.jsonl"))
         if jax.process_index() == 0:
             run_folder.write_json(out / "probes.json", result)
     if loop.train_iterator.unreadable:
@@ -140,27 +129,15 @@ def accuracies(
 ) -> dict[str, float]:
     """Returns the accuracies of each head on all readable images, from 0 to 1.
 
-    The images are spread over the devices, and each is tested once.
-
-    Args:
-        programs: The programs of the run.
-        state: The state to test.
-        source: The test images.
-        workers: Processes that read and decode images. 0: this process does.
-
-    Returns:
-        "top-1" and, of more than five classes, "top-5", followed by the learning rate.
+    They are "top-1" and, of more than five classes, "top-5", each followed by the
+    learning rate of the head. Errors are also those of `readable_features`.
 
     Raises:
         UsageError: If no image has a label.
-        UnreadableError: If an image is unreadable, and the run asks to stop at one.
     """
     rows = in_order(programs, source, workers)
     with closing(rows):
-        parts = [
-            programs.count(state, *programs.inputs(batch))
-            for batch in to_device(rows, meshes.by_rows(programs.mesh))
-        ]
+        parts = [programs.count(state, *programs.inputs(batch)) for batch in rows]
     total = jax.tree.map(lambda *part: np.sum(part, axis=0), *jax.device_get(parts))
     if total.images == 0:
         raise UsageError(f"--test-data must have labels, got {source.name(0)} without")
@@ -184,8 +161,7 @@ class _Loop(Loop):
         return self.programs.count
 
     def _check_is_due(self, done: int) -> bool:
-        steps = self.programs.config.epochs * self.programs.steps_per_epoch
-        return done == steps or super()._check_is_due(done)
+        return done == self.steps or super()._check_is_due(done)
 
     def _quick_check(self, state: State, batch: Batch, done: int, log: Log) -> None:
         del batch
@@ -208,24 +184,23 @@ def _loop(config: Supervised, model: Any, launch: Launch, console: Console) -> _
     config = config.resolved(
         classes=config.classes or _classes(whole), share=len(train) / len(whole.train)
     )
-    rows = batches(
+    train_iterator = on_mesh(
+        config,
         train,
-        batch=config.batch,
-        seed=config.seed,
-        shard=grain.sharding.ShardByJaxProcess(),
+        mesh,
         # Padding would change the statistics of batch norms in train mode.
         drop_remainder=config.finetunes,
         workers=launch.workers,
-        crops=config.crops,
-        unreadable=config.unreadable,
     )
+    steps_per_epoch = train_iterator.order.steps_per_epoch
     return _Loop(
-        Classifier(config, mesh, rows.order.steps_per_epoch, model=model),
-        launch,
+        Classifier(config, mesh, steps_per_epoch, model=model),
+        replace(launch, recipe=config.protocol),
         whole._replace(train=train),
-        to_device(rows, meshes.by_rows(mesh)),
+        train_iterator,
         console,
         started,
+        launch.profiled(config.epochs * steps_per_epoch),
         whole.held_out,
     )
 

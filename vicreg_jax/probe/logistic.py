@@ -151,7 +151,8 @@ def _lbfgs(loss, parameters, bound, max_iterations: int) -> _Parameters:
 
     def unfinished(carry):
         _, state, iteration, moved = carry
-        value, gradient = _evaluated(state)
+        # Where the line search has ended.
+        value, gradient = optax.tree.get(state, "value"), optax.tree.get(state, "grad")
         squared = optax.tree.norm(gradient, squared=True)
         enough = (iteration > 0) & (squared <= bound * value)
         return moved & ~enough & (iteration < max_iterations)
@@ -169,8 +170,3 @@ def _lbfgs(loss, parameters, bound, max_iterations: int) -> _Parameters:
 
     start = parameters, optimizer.init(parameters), 0, True
     return jax.lax.while_loop(unfinished, step, start)[0]
-
-
-def _evaluated(state):
-    """Returns the loss and its gradient where the line search has ended."""
-    return optax.tree.get(state, "value"), optax.tree.get(state, "grad")

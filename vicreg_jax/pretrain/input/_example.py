@@ -13,16 +13,13 @@ from google.protobuf import (
 )
 
 # No package that the job depends on ships the message. These are the fields of
-# tensorflow/core/example/feature.proto and example.proto.
+# tensorflow/core/example/feature.proto and example.proto, without the lists of floats,
+# which protobuf skips as any field that it does not know.
 _DESCRIPTOR = """
 name: "example.proto" package: "tensorflow" syntax: "proto3"
 message_type {
   name: "BytesList"
   field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES }
-}
-message_type {
-  name: "FloatList"
-  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT }
 }
 message_type {
   name: "Int64List"
@@ -32,7 +29,6 @@ message_type {
   name: "Feature"
   oneof_decl { name: "kind" }
   field { name: "bytes_list" number: 1 type_name: "BytesList" oneof_index: 0 }
-  field { name: "float_list" number: 2 type_name: "FloatList" oneof_index: 0 }
   field { name: "int64_list" number: 3 type_name: "Int64List" oneof_index: 0 }
 }
 message_type {

@@ -33,9 +33,6 @@ class Batches(Iterator[Batch]):
         self._first = 0
         self._reading = None
 
-    def __iter__(self) -> Batches:
-        return self
-
     def __next__(self) -> Batch:
         if self._reading is None:
             self._reading = self._read_ahead()

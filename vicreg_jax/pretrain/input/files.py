@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vicreg_jax.decode import UnreadableError, decode
-from vicreg_jax.pretrain.input.sources import UNLABELED, Sample
+from vicreg_jax.decode import UnreadableError
+from vicreg_jax.pretrain.input.sources import UNLABELED, Decoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +25,7 @@ SUFFIXES |= {".webp"}
 
 
 @dataclass(frozen=True)
-class Files:
+class Files(Decoded):
     """Image files, decoded when they are indexed to squares of `size` pixels a side."""
 
     root: Path
@@ -36,18 +35,8 @@ class Files:
     size: int
     channels: int
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of every image."""
-        return self.size, self.size, self.channels
-
     def __len__(self) -> int:
         return len(self.paths)
-
-    def __getitem__(self, index: int) -> Sample:
-        decoder = partial(decode, size=self.size, channels=self.channels)
-        (pixels, aspect), label = self.read(index, decoder)
-        return Sample(pixels, label, aspect)
 
     def read(self, index: int, decoder: Callable[[Path | bytes], T]) -> tuple[T, int]:
         """Returns what a decoder makes of an image; see `FileSource`."""

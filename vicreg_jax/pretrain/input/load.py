@@ -14,18 +14,13 @@ from vicreg_jax.augment.crops import Crops, uniform
 from vicreg_jax.decode import UnreadableError, decode_crops
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.input.order import NONE, Order
-from vicreg_jax.pretrain.input.sources import (
-    UNLABELED,
-    Rows,
-    has_files,
-    in_memory,
-)
+from vicreg_jax.pretrain.input.sources import UNLABELED, has_files, in_memory
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
 
     from vicreg_jax.augment.crops import Cropping, Numbers
-    from vicreg_jax.pretrain.input.sources import Source
+    from vicreg_jax.pretrain.input.sources import Arrays, Source
 
 TRIES = 100  # consecutive unreadable images: more likely the disk than the images
 
@@ -73,9 +68,8 @@ class Load:
     def __call__(self, step: int) -> tuple[Batch, Int64[np.ndarray, " unreadable"]]:
         """Returns the batch of a step, and the ids of unreadable images."""
         ids = self.order[step]
-        rows = in_memory(self.source, ids)
-        if rows is not None:
-            return _batch(rows, ids), np.array([], np.int64)
+        if found := in_memory(self.source, ids):
+            return _batch(*found, shown=ids), np.array([], np.int64)
         return self._read(ids, self._numbers(step))
 
     def _numbers(self, step: int) -> list[list[Numbers]]:
@@ -150,11 +144,13 @@ class Load:
         )
 
 
-def _batch(rows: Rows, shown: Int64[np.ndarray, " rows"]) -> Batch:
+def _batch(arrays: Arrays, ids: np.ndarray, shown: np.ndarray) -> Batch:
     """Returns a batch; rows without an image are black and unlabeled."""
-    where = shown != NONE
-    rows.images[~where], rows.labels[~where], rows.aspect[~where] = 0, UNLABELED, 1
-    return Batch(rows.images, shown, rows.labels, where, rows.aspect)
+    where, (height, width, _) = shown != NONE, arrays.shape
+    images, labels = arrays.images[ids], arrays.labels[ids].astype(np.int32)
+    images[~where], labels[~where] = 0, UNLABELED
+    aspect = np.where(where, width / height, 1).astype(np.float32)
+    return Batch(images, shown, labels, where, aspect)
 
 
 class _Row(NamedTuple):

@@ -93,15 +93,11 @@ class Order:
         places = step * self.batch + np.arange(self.rows.start, self.rows.stop)
         ids = np.full(len(places), NONE)
         shown = places < self.images
-        ids[shown] = self._shuffled(places[shown], epoch)
+        places = places[shown]
+        if self.shuffle:
+            places = shuffled(places, self.images, (self._seed + epoch) % 2**32)
+        ids[shown] = places
         return ids
-
-    def _shuffled(
-        self, places: Int64[np.ndarray, " rows"], epoch: int
-    ) -> Int64[np.ndarray, " rows"]:
-        if not self.shuffle:
-            return places
-        return shuffled(places, self.images, (self._seed + epoch) % 2**32)
 
     @cached_property
     def _seed(self) -> int:

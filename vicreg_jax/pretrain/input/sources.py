@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from vicreg_jax.decode import decode
 from vicreg_jax.pretrain.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Float32, Int32, Integer, UInt8
+    from jaxtyping import Int32, Integer, UInt8
 
     Labels = Int32[np.ndarray, " images"]
 
@@ -32,14 +34,6 @@ class Sample(NamedTuple):
     image: UInt8[np.ndarray, "height width channels"]
     label: int
     aspect: float
-
-
-class Rows(NamedTuple):
-    """Several images, one in each row of every array; see `Sample`."""
-
-    images: UInt8[np.ndarray, "rows height width channels"]
-    labels: Int32[np.ndarray, " rows"]
-    aspect: Float32[np.ndarray, " rows"]
 
 
 class Source(Protocol):
@@ -89,6 +83,24 @@ class FileSource(Source, Protocol):
             UnreadableError: If it cannot be read.
         """
         ...
+
+
+class Decoded:
+    """What sources share that decode images to squares of `size` pixels a side."""
+
+    size: int
+    channels: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        return self.size, self.size, self.channels
+
+    def __getitem__(self: FileSource, index: int) -> Sample:
+        size, _, channels = self.shape
+        decoder = partial(decode, size=size, channels=channels)
+        (pixels, aspect), label = self.read(index, decoder)
+        return Sample(pixels, label, aspect)
 
 
 @dataclass(frozen=True)
@@ -162,15 +174,16 @@ class Subset:
         return self.source.name(int(self.chosen[index]))
 
 
-def in_memory(source: Source, ids: Integer[np.ndarray, " rows"]) -> Rows | None:
-    """Returns the images of `ids` if they are in memory, else None."""
+def in_memory(
+    source: Source, ids: Integer[np.ndarray, " rows"]
+) -> tuple[Arrays, Integer[np.ndarray, " rows"]] | None:
+    """Returns the arrays that hold the images of `ids`, and their ids in them.
+
+    None: the images are not in memory.
+    """
     if isinstance(source, Subset):
         return in_memory(source.source, source.chosen[ids])
-    if not isinstance(source, Arrays):
-        return None
-    height, width, _ = source.shape
-    aspect = np.full(len(ids), width / height, np.float32)
-    return Rows(source.images[ids], source.labels[ids].astype(np.int32), aspect)
+    return (source, ids) if isinstance(source, Arrays) else None
 
 
 def has_files(source: Source) -> TypeGuard[FileSource]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,10 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from vicreg_jax.decode import UnreadableError, decode
+from vicreg_jax.decode import UnreadableError
 from vicreg_jax.pretrain.input import _example
 from vicreg_jax.pretrain.input.files import Files
-from vicreg_jax.pretrain.input.sources import UNLABELED, Sample
+from vicreg_jax.pretrain.input.sources import UNLABELED, Decoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ LABEL_KEYS = ("label", "image/class/label")
 
 
 @dataclass(frozen=True)
-class Records:
+class Records(Decoded):
     """Encoded images in ArrayRecord files; each record is a `tf.train.Example`.
 
     Attributes:
@@ -41,11 +41,6 @@ class Records:
     paths: tuple[str, ...]
     size: int
     channels: int
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of every image."""
-        return self.size, self.size, self.channels
 
     @property
     def labels(self) -> Int32[np.ndarray, " images"]:
@@ -64,11 +59,6 @@ class Records:
 
     def __len__(self) -> int:
         return len(self._records)
-
-    def __getitem__(self, index: int) -> Sample:
-        decoder = partial(decode, size=self.size, channels=self.channels)
-        (pixels, aspect), label = self.read(index, decoder)
-        return Sample(pixels, label, aspect)
 
     def read(self, index: int, decoder: Callable[[Path | bytes], T]) -> tuple[T, int]:
         """Returns what a decoder makes of an image; see `FileSource`."""

@@ -13,12 +13,7 @@ import threading
 
 
 def start(index: int, count: int) -> None:
-    """Prepares a worker process, before it reads its first image.
-
-    Args:
-        index: Number of the worker, which Grain passes.
-        count: Number of all workers.
-    """
+    """Prepares a worker process before its first image. Grain passes both numbers."""
     del index, count
     # Terminals and some schedulers send signals to all processes of a job. The parent
     # decides whether to stop, and needs images until it has saved its state. Grain
