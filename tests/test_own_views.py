@@ -18,6 +18,7 @@ from vicreg_jax.encoder import load_encoder
 from vicreg_jax.pretrain import run_folder
 from vicreg_jax.pretrain.__main__ import parse
 from vicreg_jax.pretrain.config import Config, Launch
+from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.export import export, newest, probe
 from vicreg_jax.pretrain.processes import Interrupted
 from vicreg_jax.pretrain.recipes import RECIPES

@@ -25,7 +25,7 @@ def result(tests: list[Line]) -> Accuracies:
         if at:
             found.setdefault(f"lr {rate}", {})[accuracy] = tests[-1][name]
     for head, accuracies in found.items():
-        accuracies[_BEST] = max(line[_top1(head)] for line in tests)
+        accuracies[_BEST] = max(line[top1(head)] for line in tests)
     return found
 
 
@@ -38,11 +38,12 @@ def table(tests: list[Line]) -> Table | None:
     printed = Table("head", *columns, title="Accuracy on held-out images, %")
     for head, accuracies in found.items():
         *last, best = (f"{100 * value:.1f}" for value in accuracies.values())
-        name = _top1(head)
+        name = top1(head)
         epoch = next(t["epoch"] for t in tests if t[name] == accuracies[_BEST])
         printed.add_row(head, *last, f"{best} (epoch {epoch})")
     return printed
 
 
-def _top1(head: str) -> str:
+def top1(head: str) -> str:
+    """Returns the name of a head's top-1 accuracy in evaluations.jsonl."""
     return f"top-1 at {head.removeprefix('lr ')}"

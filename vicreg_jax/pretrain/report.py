@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from sklearn.manifold import TSNE
 
-from vicreg_jax.pretrain.classifier_result import result
+from vicreg_jax.pretrain.classifier_result import result, top1
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.records import read
 from vicreg_jax.pretrain.run_folder import writing
@@ -113,8 +113,7 @@ def _draw_loss(axes, history):
 def _draw_heads(axes, tests):
     epochs = [line["epoch"] for line in tests]
     for head in result(tests):
-        name = f"top-1 at {head.removeprefix('lr ')}"
-        axes.plot(epochs, [100 * line[name] for line in tests], "o-", label=head)
+        axes.plot(epochs, [100 * line[top1(head)] for line in tests], "o-", label=head)
     axes.set(title="Top-1 of each head", xlabel="epoch")
     axes.set_ylabel("on held-out images, %")
     _legend_below(axes, columns=3)

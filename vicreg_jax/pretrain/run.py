@@ -13,9 +13,10 @@ import numpy as np
 
 from vicreg_jax.pretrain import compilation, evaluation, report, run_folder, start
 from vicreg_jax.pretrain import mesh as meshes
+from vicreg_jax.pretrain.arguments import check_step
 from vicreg_jax.pretrain.checkpoints import Checkpoints
 from vicreg_jax.pretrain.export import write_encoder
-from vicreg_jax.pretrain.init import initialized
+from vicreg_jax.pretrain.init import Weights, initialized, load_init
 from vicreg_jax.pretrain.input import batches, load_datasets, to_device
 from vicreg_jax.pretrain.loop import Loop
 from vicreg_jax.pretrain.profile import Profile
@@ -84,11 +85,15 @@ def run(
     programs = Programs(config, mesh, steps_per_epoch, own_encoder=own_encoder)
     profiled = launch.profiled(config.epochs * steps_per_epoch)
     loop = Loop(programs, launch, datasets, train_iterator, console, started)
+    check_step(programs, datasets.train.shape)
+    # A resumed run does not need them.
+    resumes = run_folder.has_checkpoint(launch.out or run_folder.choose(config))
+    weights = None if resumes else load_init(programs)
     images, notify = len(datasets.train), console.print
     claim = run_folder.claim(config, launch, images=images, notify=notify)
     with claim as out, compilation.kept_in(out / "compiled"):
         with closing(train_iterator):
-            state = _pretrain(loop, out, profiled)
+            state = _pretrain(loop, out, profiled, weights)
         if jax.process_index() == 0:
             write_encoder(out, programs, state)
         result = evaluation.evaluate(programs, state, datasets, workers=launch.workers)
@@ -108,7 +113,7 @@ def run(
     return result.accuracies if result else {}
 
 
-def _pretrain(loop: Loop, out: Path, profiled: range) -> State:
+def _pretrain(loop: Loop, out: Path, profiled: range, weights: Weights | None) -> State:
     """Returns the state after the last step."""
     programs, console = loop.programs, loop.console
     state = programs.start()
@@ -119,7 +124,7 @@ def _pretrain(loop: Loop, out: Path, profiled: range) -> State:
     def begin(state):
         if jax.process_index() == 0:
             start.draw_views(loop.datasets.train, programs.config, out)
-        return initialized(programs, state)
+        return initialized(programs, state, weights)
 
     began = time.monotonic()
     state = trained(loop, out, state, profiled, begin)
