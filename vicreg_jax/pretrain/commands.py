@@ -115,6 +115,8 @@ class Embed:
     """File for the features, and the names, labels and classes of the images."""
     neighbors: Annotated[int, tyro.conf.arg(aliases=["--neighbours"])] = 0
     """Draw so many nearest neighbors of some images, as a PNG beside --out. 0: none."""
+    query: tuple[Path, ...] | None = None
+    """Image files whose neighbors in --data to draw. None: some images of --data."""
     unreadable: Literal["skip", "fatal"] = "skip"
     """Skip images that cannot be read, or stop at the first."""
 
@@ -127,6 +129,7 @@ class Embed:
             self.data,
             self.out,
             neighbors=self.neighbors,
+            queries=self.query,
             unreadable=self.unreadable,
         ):
             print(line)
