@@ -103,7 +103,7 @@ def test_stored_views_are_read_back(views):
         ({"kind": "DigitViews"}, "must name a class as module:Class, .* 'DigitViews'"),
         (
             {"kind": "no_module:Views"},
-            "imported here, got 'no_module:Views': No",
+            "got 'no_module:Views': No .* PYTHONPATH .* of the module no_module",
         ),
         ({"kind": f"{__name__}:Other"}, ":Other': module .* has no"),
         ({"kind": "os:system", "command": "false"}, "with `pair`, .* got 'os:system'"),

@@ -10,7 +10,8 @@
     vicreg-pretrain finetune RUN --labels 1%
                                          train encoder and classifier on few labels
     vicreg-pretrain embed ENCODER --data DATA
-                                         write features; ENCODER: a run or a file
+                                         write features; ENCODER: a run or a file;
+                                         --neighbors 8 [--query FILE ...] draws some
     vicreg-pretrain report RUN           draw the picture of a run again
 
 Exit status: 0 when done; 2 for an error that the user can correct, whose message is one
@@ -173,9 +174,10 @@ def _unknown_word(arguments: Sequence[str]) -> str | None:
 def _one_line(box: str) -> str:
     """Returns an error of tyro, a box of several lines, as one line."""
     lines = Text.from_ansi(box).plain.splitlines()[1:-1]
-    text = " ".join(line.strip(" │") for line in lines)
+    # The frame is of ASCII characters if stdout is not UTF-8.
+    text = " ".join(line.strip(" │|") for line in lines)
     # After a rule or an empty line come explanations, suggestions and the help.
-    message = re.split(r" ─+ |  ", text)[0].rstrip(".")
+    message = re.split(r" (?:─|-){3,} |  ", text)[0].rstrip(".")
     near = re.findall(r"(?:meant|similar to \S+): (--[\w.-]+)", text)
     shown = re.search(rf"{_PROG}(?: [\w-]+)? --help", text)
     # tyro's suggestion for a flag of another command is the same flag.
