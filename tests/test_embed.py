@@ -189,7 +189,7 @@ class TestNeighbors:
         with open(copy, "wb") as file:
             file.write(b"no image")
         (tmp_path / "a.npz").unlink()
-        with pytest.raises(UnreadableError, match="cannot read .*copy.png"):
+        with pytest.raises(UsageError, match="--query: cannot read .*copy.png"):
             embed(encoder, str(photographs), out, neighbors=2, queries=queries)
         assert not out.exists()
         for wrong in ({"queries": queries}, {"queries": [], "neighbors": 2}):

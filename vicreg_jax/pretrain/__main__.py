@@ -11,7 +11,8 @@
                                          train encoder and classifier on few labels
     vicreg-pretrain embed ENCODER --data DATA
                                          write features; ENCODER: a run or a file;
-                                         --neighbors 8 [--query FILE ...] draws some
+                                         --neighbors 8 draws those of some images,
+                                         or of --query FILE ...
     vicreg-pretrain report RUN           draw the picture of a run again
 
 Exit status: 0 when done; 2 for an error that the user can correct, whose message is one

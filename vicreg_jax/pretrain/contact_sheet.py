@@ -86,7 +86,7 @@ def nearest_neighbors(
 
     Args:
         features: one row for each image.
-        queries: the query images. None is its own neighbor.
+        queries: the query images. A query is not its own neighbor.
         neighbors: number of neighbors; fewer if there are too few rows.
     """
     neighbors = min(neighbors, len(features) - 1)

@@ -16,7 +16,7 @@ from vicreg_jax.pretrain.contact_sheet import Queries, contact_sheet
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.evaluation import unreadable_summary
 from vicreg_jax.pretrain.export import as_encoder, newest
-from vicreg_jax.pretrain.input import batches, open_source
+from vicreg_jax.pretrain.input import UnreadableError, batches, open_source
 from vicreg_jax.pretrain.input.files import Files
 from vicreg_jax.pretrain.input.sources import UNLABELED
 from vicreg_jax.pretrain.run_folder import writing
@@ -67,17 +67,15 @@ def embed(
         What was done, to print.
 
     Raises:
-        UsageError: If an argument is not what the command line asks for.
-        UnreadableError: If a query is unreadable, or another image is and `unreadable`
-            is "fatal".
+        UsageError: If an argument is not what the command line asks for, or a query is
+            unreadable.
+        UnreadableError: If an image is unreadable and `unreadable` is "fatal".
         OSError: If a file cannot be written.
     """
-    if out.suffix != ".npz":
-        raise UsageError(f"--out must end in .npz, got {out}")
-    _check_writable(out)
+    _check_out(out)
     if queries is not None and not (queries and neighbors):
         raise UsageError(
-            f"--query must name image files and be given with --neighbors, got "
+            "--query must name image files and be given with --neighbors, got "
             f"{len(queries)} files and {neighbors} neighbors"
         )
     encoder = open_encoder(path)
@@ -87,7 +85,7 @@ def embed(
             f"--neighbors must be from 0 to {len(source) - 1}, one less than the "
             f"number of images, got {neighbors}"
         )
-    chosen = None if queries is None else _embedded(encoder, queries)
+    chosen = None if queries is None else _embedded(queries, encoder)
     found = features(encoder, source, unreadable=unreadable)
     _write(out, found, source)
     step = encoder.about.get("step")
@@ -100,8 +98,7 @@ def embed(
         lines.append(unreadable_summary(found.unreadable))
     if neighbors:
         picture = out.with_suffix(".png")
-        if chosen is not None:
-            chosen = _found(chosen, source, found.ids)
+        chosen = None if chosen is None else _located(chosen, source, found.ids)
         sheet = contact_sheet(found.features, found.ids, source, neighbors, chosen)
         with writing(picture):
             sheet.savefig(picture)
@@ -181,7 +178,9 @@ def open_encoder(path: Path, mesh: str | None = "data=1") -> Encoder:
         raise UsageError(f"ENCODER: {error}") from error
 
 
-def _check_writable(out: Path) -> None:
+def _check_out(out: Path) -> None:
+    if out.suffix != ".npz":
+        raise UsageError(f"--out must end in .npz, got {out}")
     try:
         tempfile.TemporaryFile(dir=out.parent).close()
     except OSError as error:
@@ -191,18 +190,23 @@ def _check_writable(out: Path) -> None:
         ) from error
 
 
-def _embedded(encoder: Encoder, paths: Sequence[Path]) -> Queries:
+def _embedded(paths: Sequence[Path], encoder: Encoder) -> Queries:
     """Returns query images, as if none of them were in the data."""
     labels = np.full(len(paths), UNLABELED, np.int32)
     names = tuple(map(os.path.abspath, paths))
     source = Files(Path(), names, labels, (), encoder.size, encoder.channels)
-    return Queries(
-        features(encoder, source, unreadable="fatal").features, labels, source
-    )
+    try:
+        found = features(encoder, source, unreadable="fatal")
+    except UnreadableError as error:
+        raise UsageError(f"--query: {error}") from error
+    return Queries(found.features, labels, source)
 
 
-def _found(queries: Queries, source: Source, ids) -> Queries:
-    """Returns the queries with their rows among the images: none finds itself."""
+def _located(queries: Queries, source: Source, ids) -> Queries:
+    """Returns the queries with their rows among the images, so that none finds itself.
+
+    A file is the same if its path is.
+    """
     rows = {os.path.abspath(source.name(int(at))): row for row, at in enumerate(ids)}
     names = map(queries.source.name, range(len(queries.source)))
     return queries._replace(rows=np.array([rows.get(name, -1) for name in names]))
