@@ -102,7 +102,8 @@ class TestPretrain:
         assert again.evaluation == run.evaluation
         with pytest.raises(ValueError, match="`model` must be given"):
             _ = Run.open(out).encoder
-        with pytest.raises(UsageError, match="`encoder` must be given, .*:Spectra"):
+        said = "`encoder` must be given, .*:Spectra, which no command can make"
+        with pytest.raises(UsageError, match=said):
             export(Path(out))
         with pytest.raises(FileExistsError, match="must not hold a finished run"):
             pretrain(OWN, out=out, data=spectra(), encoder=Spectra, **QUICK)
@@ -219,6 +220,19 @@ class TestErrors:
 
         with pytest.raises(ValueError, match="nnx.RngState, got Cache in .*Caching"):
             pretrain(tiny(), encoder=Caching)
+
+    @pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
+    def test_features_that_are_not_as_promised(self, tmp_path):
+        class Promising(Spectra):
+            def __init__(self, rngs):
+                super().__init__(rngs)
+                self.out_features = 8
+
+        said = r"\(batch, out_features\), \(32, 8\), got \(32, 16\) from .*:.*Promising"
+        out = tmp_path / "run"
+        with pytest.raises(UsageError, match=said):
+            pretrain(OWN, out=out, data=spectra(), encoder=Promising, **QUICK)
+        assert not out.exists()
 
     def test_settings(self):
         with pytest.raises(TypeError, match="worker"):

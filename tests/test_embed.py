@@ -12,10 +12,15 @@ from runs import tiny
 from vicreg_jax.augment import ImageViews
 from vicreg_jax.encoder import load_encoder, save_encoder
 from vicreg_jax.nn import SmallResNet
+from vicreg_jax.pretrain import embed as embed_module
 from vicreg_jax.pretrain import evaluation
 from vicreg_jax.pretrain import features as frozen
 from vicreg_jax.pretrain.checkpoints import Checkpoints
-from vicreg_jax.pretrain.contact_sheet import contact_sheet, nearest_neighbors
+from vicreg_jax.pretrain.contact_sheet import (
+    Queries,
+    contact_sheet,
+    nearest_neighbors,
+)
 from vicreg_jax.pretrain.embed import embed, features
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.export import export, newest, probe
@@ -113,12 +118,17 @@ class TestFile:
             embed(encoder, str(photographs), out, neighbors=neighbors)
 
 
+def among(features, rows):
+    """Returns queries that are among the images, without pictures."""
+    return Queries(features[list(rows)], np.array(rows), None)
+
+
 class TestNeighbors:
     def test_nearest_by_cosine(self):
         angles = np.radians([0.0, 10.0, 25.0, 90.0])
         lengths = np.array([1.0, 9.0, 1.0, 0.1])
         rows = lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        found, cosines = nearest_neighbors(rows, np.array([0, 2]), 2)
+        found, cosines = nearest_neighbors(rows, among(rows, [0, 2]), 2)
         assert found.tolist() == [[1, 2], [1, 0]]
         wanted = np.cos(np.radians([[10, 25], [15, 25]]))
         np.testing.assert_allclose(cosines, wanted, atol=1e-12)
@@ -126,7 +136,7 @@ class TestNeighbors:
     def test_no_image_is_its_own_neighbor_among_copies(self):
         rows = np.ones((9, 2))
         for neighbors in (1, 3, 8):
-            found, _ = nearest_neighbors(rows, np.arange(9), neighbors)
+            found, _ = nearest_neighbors(rows, among(rows, range(9)), neighbors)
             assert found.shape == (9, neighbors)
             assert all(i not in row for i, row in enumerate(found.tolist()))
 
@@ -151,6 +161,40 @@ class TestNeighbors:
         said = embed(encoder, str(photographs), tmp_path / "a.npz", neighbors=3)
         assert said[-1] == f"Nearest neighbors by cosine are in {tmp_path / 'a.png'}"
         assert imread(tmp_path / "a.png").std() > 0.05
+
+    def test_queries_of_the_user(self, encoder, photographs, tmp_path, monkeypatch):
+        """A copy from outside finds its original first, an image of the data others."""
+        drawn = []
+
+        def kept(*arguments):
+            drawn.append(contact_sheet(*arguments))
+            return drawn[0]
+
+        monkeypatch.setattr(embed_module, "contact_sheet", kept)
+        inside = photographs / "flower" / "3.jpg"
+        copy = shutil.copy(photographs / "china" / "0.png", tmp_path / "copy.png")
+        queries = [tmp_path / "copy.png", inside]
+        out = tmp_path / "a.npz"
+        embed(encoder, str(photographs), out, neighbors=2, queries=queries)
+        assert len(np.load(out)["features"]) == 12
+        first, second = np.array(drawn[0].axes).reshape(2, 3)
+        assert [axes.get_title() for axes in first[:2]] == ["query", "1.000"]
+        assert [axes.get_xlabel() for axes in first[:2]] == ["copy.png", "china"]
+        assert second[0].get_xlabel() == "3.jpg"
+        itself = second[0].images[0].get_array()
+        for axes in second[1:]:
+            assert np.any(axes.images[0].get_array() != itself)
+        colors = {axes.xaxis.label.get_color() for axes in drawn[0].axes}
+        assert "red" not in colors  # queries have no class
+        with open(copy, "wb") as file:
+            file.write(b"no image")
+        (tmp_path / "a.npz").unlink()
+        with pytest.raises(UsageError, match="--query: cannot read .*copy.png"):
+            embed(encoder, str(photographs), out, neighbors=2, queries=queries)
+        assert not out.exists()
+        for wrong in ({"queries": queries}, {"queries": [], "neighbors": 2}):
+            with pytest.raises(UsageError, match="--query must name image files and"):
+                embed(encoder, str(photographs), out, **wrong)
 
 
 def twice(folder):

@@ -23,6 +23,7 @@ from vicreg_jax.encoder import load_encoder
 from vicreg_jax.pretrain import __main__ as command_line_module
 from vicreg_jax.pretrain import recipes, records, report
 from vicreg_jax.pretrain.__main__ import main, parse
+from vicreg_jax.pretrain.commands import Report
 from vicreg_jax.pretrain.config import Config, Launch
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.export import export, newest, probe
@@ -278,6 +279,27 @@ class TestReport:
         with pytest.raises(UsageError, match="RUN must have metrics, got .* none yet"):
             redraw(tmp_path)
 
+    def test_a_classifier(self, tmp_path, capsys):
+        self.write(tmp_path)
+        steps = [{"step": step, "loss": 1.0, "accuracy": 0.5} for step in range(2)]
+        tops = [(0.5, 0.25), (0.7, 0.25), (0.6, 0.5)]
+        tests = [
+            {"step": 2 * epoch, "epoch": epoch, "top-1 at 0.1": a, "top-1 at 2": b}
+            for epoch, (a, b) in enumerate(tops, start=1)
+        ]
+        for name, content in (("metrics", steps), ("evaluations", tests)):
+            text = "".join(json.dumps(line) + "\n" for line in content)
+            (tmp_path / f"{name}.jsonl").write_text(text)
+        losses, heads = self.titles(tmp_path, {})
+        assert losses.startswith("Cross-entropy") and heads == "Top-1 of each head"
+        Report(tmp_path).run()
+        words = capsys.readouterr().out.replace("\u2502", " ").split()
+        text = " ".join(words)
+        assert "head" in words and "features" not in words
+        assert "lr 0.1 60.0 70.0 (epoch 2)" in text
+        assert "lr 2 50.0 50.0 (epoch 3)" in text
+        assert (tmp_path / "report.png").exists()
+
     def test_the_map_shows_a_sample_of_all_classes(self, monkeypatch):
         monkeypatch.setattr(report, "_MAPPED", 60)
         monkeypatch.setattr(report, "TSNE", FirstTwoColumns)
@@ -391,8 +413,10 @@ class TestCommandLine:
     def test_typos_get_the_nearest_name(self, capsys, monkeypatch, arguments, near):
         status, printed = command_line(capsys, monkeypatch, *arguments)
         assert status == 2 and near in printed
-        assert "ou meant" in printed or "did you mean" in printed
+        assert printed.count("\n") == 1 and "did you mean" in printed
+        assert re.search("See vicreg-pretrain( digits)? --help$", printed)
 
+    @pytest.mark.usefixtures("relaxed_promotion")
     @pytest.mark.parametrize(
         "arguments, said",
         [
@@ -419,6 +443,15 @@ class TestCommandLine:
             ("embed {} --data digits", "ENCODER: `path` must be a run with an enc"),
             ("embed {}/notes.txt --data digits", "ENCODER: `path` must "),
             ("embed {} --data digits --out a.csv", "--out must end in .npz, got a.csv"),
+            ("embed a --data digits --out {}/b/c.npz", "c.npz: No such file or dir"),
+            ("digits --out {}/notes.txt/a", "--out must be a directory that can be "),
+            ("digits --out {}/a --alpha 0.9", "`views` must be vicreg_jax.augment.Loc"),
+            ("digits --out {}/a --init b", "--init b: `path` must be a file or a run"),
+            ("linear a --lr", "--lr must have at least one rate, got none"),
+            ("digits --epochs many", "--epochs: invalid literal for int() with base"),
+            ("mnist --data", "'--data'. Expected 1 values; see vicreg-pretrain mnist"),
+            ("export", "RUN Directory of the run. (required); see vicreg-pretrain "),
+            ("digits --neighbors 3", "--neighbors (applied to vicreg-pretrain digits)"),
         ],
     )
     def test_what_the_user_can_mend_is_said_in_one_line(
@@ -430,6 +463,7 @@ class TestCommandLine:
         assert status == 2
         assert printed.startswith("vicreg-pretrain: ") and printed.count("\n") == 1
         assert said in printed
+        assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
     def test_a_view_that_cannot_be_is_said_by_its_flag(self, capsys, monkeypatch):
         status, printed = command_line(capsys, monkeypatch, "elpv", "--views.hue", "3")

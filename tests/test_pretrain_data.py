@@ -33,6 +33,8 @@ def test_images_without_labels_and_of_another_size(tmp_path):
     assert load_datasets(config).held_out is None
     with pytest.raises(ValueError, match="--data must have labels if --test-data"):
         load_datasets(dataclasses.replace(config, test_data="digits"))
+    with pytest.raises(UsageError, match="--test-data must have labels, got .*images"):
+        load_datasets(dataclasses.replace(config, data="digits", test_data=config.data))
     with pytest.raises(
         ValueError, match=r"--size, --size.* \(9, 9, 1\), got \(8, 8, 1\)"
     ):

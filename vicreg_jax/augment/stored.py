@@ -67,7 +67,8 @@ def _imported(kind: str) -> object:
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             "`kind` of `views` must name a class as module:Class, in a module that can "
-            f"be imported here, got {kind!r}: {error}"
+            f"be imported here, got {kind!r}: {error}; PYTHONPATH must contain the "
+            f"directory of the module {kind.partition(':')[0]}"
         ) from error
 
 

@@ -7,14 +7,15 @@ input: datasets, and how images get to the devices.
 network: the network, optimizer and schedule of a configuration.
 mesh, processes: devices, and the processes of one run.
 step: one update; the state it takes and the metrics it returns.
+arguments: what an update takes, by shape, and a check of the step with it.
 loop: all updates, and what happens between them.
 records: metrics files and TensorBoard.
 features: frozen features of a run's images, and its untrained baseline.
 evaluation: probes of frozen features, and the health of embeddings.
 checkpoints, run_folder: stopping and resuming.
 run: from datasets to report.
-protocol, classifier, supervised: the official evaluations, their settings, programs
-    and runs.
+protocol, classifier, classifier_result, supervised: the official evaluations, their
+    settings, programs, accuracies and runs.
 api: `pretrain`, which does all of it, and `Run`, which reads what it left.
 report, export: the picture; the encoder in files, and probes on other images.
 embed, contact_sheet: features of any images, and a picture of nearest neighbors.

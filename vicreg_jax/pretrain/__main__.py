@@ -10,7 +10,9 @@
     vicreg-pretrain finetune RUN --labels 1%
                                          train encoder and classifier on few labels
     vicreg-pretrain embed ENCODER --data DATA
-                                         write features; ENCODER: a run or a file
+                                         write features; ENCODER: a run or a file;
+                                         --neighbors 8 draws those of some images,
+                                         or of --query FILE ...
     vicreg-pretrain report RUN           draw the picture of a run again
 
 Exit status: 0 when done; 2 for an error that the user can correct, whose message is one
@@ -25,7 +27,9 @@ import argparse
 import contextlib
 import difflib
 import importlib.metadata
+import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -33,6 +37,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 import jax
 import tyro
+from rich.text import Text
 
 from vicreg_jax.pretrain import recipes
 from vicreg_jax.pretrain.commands import (
@@ -86,9 +91,9 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     mnist without --data. A word of `KINDS` replaces the recipe's views.
 
     Raises:
-        UsageError: If a setting is out of range.
+        UsageError: If a word is unknown, or a setting out of range.
         OSError: If the recipe `images` cannot open its images.
-        SystemExit: After printing help, or an error about an unknown word.
+        SystemExit: After printing help.
     """
     # The kind of views decides which flags there are, before tyro reads any.
     kind = next((word for word in arguments if word in KINDS), None)
@@ -98,11 +103,15 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     images = None
     if recipe == IMAGES and not _HELP.intersection(arguments):
         images = _images(deciding)
+    runs, errors = recipe_runs(kind, images), io.StringIO()
     try:
-        return _parse(arguments, recipe_runs(kind, images), default=recipe)
-    except SystemExit:
-        _suggest(arguments)
-        raise
+        # tyro prints its errors, and hands them to nothing but a private hook.
+        with contextlib.redirect_stderr(errors):
+            return _parse(arguments, runs, default=recipe)
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+    raise UsageError(_unknown_word(arguments) or _one_line(errors.getvalue()))
 
 
 def _deciding() -> argparse.ArgumentParser:
@@ -111,9 +120,9 @@ def _deciding() -> argparse.ArgumentParser:
     Before tyro reads any flag, it has to know all defaults.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--data")
-    for name in _DECIDING:
-        parser.add_argument(f"--{name}")
+    for name in ("data", *_DECIDING):
+        # A value that is missing is left to tyro's message.
+        parser.add_argument(f"--{name}", nargs="?")
     return parser
 
 
@@ -154,12 +163,32 @@ def _parse(
     )
 
 
-def _suggest(arguments: Sequence[str]) -> None:
-    """Prints the nearest recipe or command; tyro suggests flags only."""
+def _unknown_word(arguments: Sequence[str]) -> str | None:
+    """Returns an error with the nearest recipe or command; tyro suggests flags only."""
     word = next(iter(arguments), "-")
-    if not word.startswith("-") and word not in names():
-        for near in difflib.get_close_matches(word, names(), n=1):
-            _say(f"unknown recipe or command {word!r}; did you mean {near!r}?")
+    if word.startswith("-") or word in names():
+        return None
+    near = difflib.get_close_matches(word, names(), n=1)
+    return _with_hint(f"unknown recipe or command {word!r}", near, f"{_PROG} --help")
+
+
+def _one_line(box: str) -> str:
+    """Returns an error of tyro, a box of several lines, as one line."""
+    lines = Text.from_ansi(box).plain.splitlines()[1:-1]
+    # The frame is of ASCII characters if stdout is not UTF-8.
+    text = " ".join(line.strip(" │|") for line in lines)
+    # After a rule or an empty line come explanations, suggestions and the help.
+    message = re.split(r" (?:─|-){3,} |  ", text)[0].rstrip(".")
+    near = re.findall(r"(?:meant|similar to \S+): (--[\w.-]+)", text)
+    shown = re.search(rf"{_PROG}(?: [\w-]+)? --help", text)
+    # tyro's suggestion for a flag of another command is the same flag.
+    near = [] if "misplaced" in message else near[:1]
+    return _with_hint(message, near, shown[0] if shown else f"{_PROG} --help")
+
+
+def _with_hint(message: str, near: Sequence[str], shown: str) -> str:
+    hint = f"; did you mean {near[0]!r}? See" if near else "; see"
+    return f"{message}{hint} {shown}"
 
 
 def _exit(status: int) -> NoReturn:

@@ -115,6 +115,8 @@ class Embed:
     """File for the features, and the names, labels and classes of the images."""
     neighbors: Annotated[int, tyro.conf.arg(aliases=["--neighbours"])] = 0
     """Draw so many nearest neighbors of some images, as a PNG beside --out. 0: none."""
+    query: tuple[Path, ...] | None = None
+    """Image files whose neighbors in --data to draw. None: some images of --data."""
     unreadable: Literal["skip", "fatal"] = "skip"
     """Skip images that cannot be read, or stop at the first."""
 
@@ -127,6 +129,7 @@ class Embed:
             self.data,
             self.out,
             neighbors=self.neighbors,
+            queries=self.query,
             unreadable=self.unreadable,
         ):
             print(line)
@@ -141,12 +144,17 @@ class Report:
 
     def run(self) -> None:
         """Draws the picture."""
+        from vicreg_jax.pretrain import classifier_result, records
         from vicreg_jax.pretrain.report import redraw
 
         accuracies = redraw(self.run_folder)
         console = Console()
         console.print(f"Drew {self.run_folder / 'report.png'}")
-        _print(accuracies, "held-out", console)
+        tests = records.read(self.run_folder / "evaluations.jsonl")
+        if table := classifier_result.table(tests):
+            console.print(table)
+        else:
+            _print(accuracies, "held-out", console)
 
 
 def _launch() -> Launch:
@@ -180,7 +188,6 @@ class _Classify:
 
     def _run(self, launch: Launch, **settings: Any) -> None:
         from vicreg_jax.pretrain import compile_only, processes, supervised
-        from vicreg_jax.pretrain.report import table
 
         processes.connect(launch)
         config, model = supervised.settings(
@@ -202,8 +209,7 @@ class _Classify:
             )
             console.print(compile_only.table(report, topology))
             return
-        accuracies = supervised.run(config, model, launch, console)
-        console.print(table(accuracies, "Accuracy on held-out images, %"))
+        supervised.run(config, model, launch, console)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +228,8 @@ class Linear(_Classify):
 
     def run(self) -> None:
         """Trains and tests the classifier."""
+        if not self.lr:
+            raise UsageError("--lr must have at least one rate, got none")
         self._run(
             self.launch,
             protocol="linear",

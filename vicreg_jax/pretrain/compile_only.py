@@ -7,22 +7,17 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 from rich.table import Table
 
 from vicreg_jax import aot
-from vicreg_jax.augment import Crops
 from vicreg_jax.pretrain import mesh as meshes
+from vicreg_jax.pretrain.arguments import arguments
 from vicreg_jax.pretrain.classifier import Classifier
 from vicreg_jax.pretrain.errors import MissingPackageError, UsageError
-from vicreg_jax.pretrain.input import Batch
-from vicreg_jax.pretrain.input.datasets import in_memory_by_name
 from vicreg_jax.pretrain.protocol import Supervised
 from vicreg_jax.pretrain.step import Programs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from jax.sharding import Mesh
     from jax.stages import Lowered
 
@@ -81,37 +76,7 @@ def _programs(config: Config, grid: Mesh, model: Any) -> Programs:
 
 def lowered(programs: Programs) -> Lowered:
     """Returns one training step, lowered from the shapes of its arguments."""
-    config, rows = programs.config, meshes.by_rows(programs.mesh)
-    whole = meshes.whole(programs.mesh)
-
-    def struct(dtype, *shape):
-        return jax.ShapeDtypeStruct((config.batch, *shape), dtype, sharding=rows)
-
-    state = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole),
-        jax.eval_shape(programs.start),
-    )
-    shapes: Any = {
-        "images": _images(config, struct),
-        "ids": None,
-        "labels": struct(jnp.int32),
-        "where": struct(jnp.bool_),
-        "aspect": struct(jnp.float32),
-    }
-    return programs.train.lower(state, *programs.inputs(Batch(**shapes)))
-
-
-def _images(config: Config, struct: Callable[..., Any]) -> Any:
-    """Returns the shapes of a batch as the host sends it; see `Batch.images`."""
-    if in_memory_by_name(config.data) or not config.crops:
-        return struct(jnp.uint8, config.size, config.size, config.channels)
-    return tuple(
-        Crops(
-            struct(jnp.uint8, crop.count, crop.size, crop.size, config.channels),
-            struct(jnp.float32, crop.count, 4),
-        )
-        for crop in config.crops
-    )
+    return programs.train.lower(*arguments(programs))
 
 
 def table(report: aot.Report, topology: str) -> Table:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.neighbors import NearestNeighbors
+
+from vicreg_jax.pretrain.input import Subset
+from vicreg_jax.pretrain.input.sources import UNLABELED
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Integer
@@ -18,56 +21,82 @@ if TYPE_CHECKING:
 _QUERIES = 8  # rows of the picture
 
 
+class Queries(NamedTuple):
+    """Query images.
+
+    Attributes:
+        features: one row for each query.
+        rows: the row of each query among the images that are searched; -1 for none.
+        source: the query images.
+    """
+
+    features: Float[np.ndarray, "queries width"]
+    rows: Integer[np.ndarray, " queries"]
+    source: Source
+
+
 def contact_sheet(
     features: Float[np.ndarray, "images width"],
     ids: Integer[np.ndarray, " images"],
     source: Source,
     neighbors: int,
+    queries: Queries | None = None,
 ) -> Figure:
-    """Returns a picture of images, drawn at random, and their nearest neighbors.
+    """Returns a picture of query images and their nearest neighbors.
 
-    Each row of the features is of the image in `source` whose index is in `ids`. There
-    are fewer neighbors if there are too few images.
+    Args:
+        features: one row for each image.
+        ids: the index of each image in `source`.
+        source: the images.
+        neighbors: number of neighbors of each image; fewer if there are too few images.
+        queries: the query images. None: some of the images, drawn at random.
     """
-    rng = np.random.default_rng(0)
-    count = min(_QUERIES, len(ids))
-    queries = np.sort(rng.choice(len(ids), count, replace=False))
+    queries = queries or _drawn(features, ids, source)
     nearest, cosines = nearest_neighbors(features, queries, neighbors)
-    columns = nearest.shape[1] + 1
+    count, columns = len(nearest), nearest.shape[1] + 1
     figure = Figure(figsize=(1.3 * columns, 1.55 * count), dpi=110)
     figure.set_layout_engine("constrained")
     rows = figure.subplots(count, columns, squeeze=False)
-    for axes, query, found, likeness in zip(
-        rows, queries, nearest, cosines, strict=True
+    for query, (axes, found, likeness) in enumerate(
+        zip(rows, nearest, cosines, strict=True)
     ):
-        _show(axes[0], source, int(ids[query]), "query")
+        _show(axes[0], queries.source, query, "query")
+        label = queries.source.labels[query]
         for panel, neighbor, cosine in zip(axes[1:], found, likeness, strict=True):
             _show(panel, source, int(ids[neighbor]), f"{cosine:.3f}")
-            if source.labels[ids[neighbor]] != source.labels[ids[query]]:
+            if label not in (UNLABELED, source.labels[ids[neighbor]]):
                 panel.xaxis.label.set_color("red")
     figure.suptitle("Nearest neighbors, with the cosine of their features", fontsize=9)
     return figure
 
 
+def _drawn(features, ids, source: Source) -> Queries:
+    rng = np.random.default_rng(0)
+    count = min(_QUERIES, len(ids))
+    rows = np.sort(rng.choice(len(ids), count, replace=False))
+    return Queries(features[rows], rows, Subset(source, ids[rows]))
+
+
 def nearest_neighbors(
-    features: Float[np.ndarray, "images width"],
-    queries: Integer[np.ndarray, " queries"],
-    neighbors: int,
+    features: Float[np.ndarray, "images width"], queries: Queries, neighbors: int
 ) -> tuple[
     Integer[np.ndarray, "queries neighbors"], Float[np.ndarray, "queries neighbors"]
 ]:
     """Returns the rows nearest to each query by cosine, and these cosines.
 
-    Queries are indices of rows. A row is not its own neighbor.
+    Args:
+        features: one row for each image.
+        queries: the query images. A query is not its own neighbor.
+        neighbors: number of neighbors; fewer if there are too few rows.
     """
     neighbors = min(neighbors, len(features) - 1)
     search = NearestNeighbors(n_neighbors=neighbors + 1, metric="cosine").fit(features)
-    distances, rows = search.kneighbors(features[queries])
+    distances, rows = search.kneighbors(queries.features)
     # A copy of the query may come before it. With more copies than neighbors the query
     # may be absent, and the last neighbor is dropped instead.
-    own = rows == queries[:, None]
+    own = rows == queries.rows[:, None]
     own[~own.any(axis=1), -1] = True
-    shape = (len(queries), neighbors)
+    shape = (len(rows), neighbors)
     return rows[~own].reshape(shape), 1 - distances[~own].reshape(shape)
 
 

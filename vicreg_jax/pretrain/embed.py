@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -9,11 +12,13 @@ import jax
 import numpy as np
 
 from vicreg_jax.encoder import load_encoder
-from vicreg_jax.pretrain.contact_sheet import contact_sheet
+from vicreg_jax.pretrain.contact_sheet import Queries, contact_sheet
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.evaluation import unreadable_summary
 from vicreg_jax.pretrain.export import as_encoder, newest
-from vicreg_jax.pretrain.input import batches, open_source
+from vicreg_jax.pretrain.input import UnreadableError, batches, open_source
+from vicreg_jax.pretrain.input.files import Files
+from vicreg_jax.pretrain.input.sources import UNLABELED
 from vicreg_jax.pretrain.run_folder import writing
 
 if TYPE_CHECKING:
@@ -45,6 +50,7 @@ def embed(
     out: Path,
     *,
     neighbors: int = 0,
+    queries: Sequence[Path] | None = None,
     unreadable: Literal["skip", "fatal"] = "skip",
 ) -> list[str]:
     """Writes the features of images to a file, and draws their nearest neighbors.
@@ -54,18 +60,24 @@ def embed(
         data: the images, as `open_source` names them.
         out: the .npz file for ``features``, ``names``, ``labels`` and ``classes``.
         neighbors: number of neighbors in the picture beside `out`. 0: no picture.
+        queries: image files whose neighbors are drawn. None: images of `data`.
         unreadable: whether to skip unreadable images, or raise at the first.
 
     Returns:
         What was done, to print.
 
     Raises:
-        UsageError: If an argument is not what the command line asks for.
+        UsageError: If an argument is not what the command line asks for, or a query is
+            unreadable.
         UnreadableError: If an image is unreadable and `unreadable` is "fatal".
         OSError: If a file cannot be written.
     """
-    if out.suffix != ".npz":
-        raise UsageError(f"--out must end in .npz, got {out}")
+    _check_out(out)
+    if queries is not None and not (queries and neighbors):
+        raise UsageError(
+            "--query must name image files and be given with --neighbors, got "
+            f"{len(queries)} files and {neighbors} neighbors"
+        )
     encoder = open_encoder(path)
     source = open_source(data, size=encoder.size, channels=encoder.channels)
     if not 0 <= neighbors < len(source):
@@ -73,6 +85,7 @@ def embed(
             f"--neighbors must be from 0 to {len(source) - 1}, one less than the "
             f"number of images, got {neighbors}"
         )
+    chosen = None if queries is None else _embedded(queries, encoder)
     found = features(encoder, source, unreadable=unreadable)
     _write(out, found, source)
     step = encoder.about.get("step")
@@ -85,8 +98,10 @@ def embed(
         lines.append(unreadable_summary(found.unreadable))
     if neighbors:
         picture = out.with_suffix(".png")
+        chosen = None if chosen is None else _located(chosen, source, found.ids)
+        sheet = contact_sheet(found.features, found.ids, source, neighbors, chosen)
         with writing(picture):
-            contact_sheet(found.features, found.ids, source, neighbors).savefig(picture)
+            sheet.savefig(picture)
         lines.append(f"Nearest neighbors by cosine are in {picture}")
     return lines
 
@@ -161,6 +176,40 @@ def open_encoder(path: Path, mesh: str | None = "data=1") -> Encoder:
         return load_encoder(path)
     except ValueError as error:
         raise UsageError(f"ENCODER: {error}") from error
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix != ".npz":
+        raise UsageError(f"--out must end in .npz, got {out}")
+    try:
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise UsageError(
+            f"--out must be in a directory that can be written, got {out}: "
+            f"{error.strerror}"
+        ) from error
+
+
+def _embedded(paths: Sequence[Path], encoder: Encoder) -> Queries:
+    """Returns query images, as if none of them were in the data."""
+    labels = np.full(len(paths), UNLABELED, np.int32)
+    names = tuple(map(os.path.abspath, paths))
+    source = Files(Path(), names, labels, (), encoder.size, encoder.channels)
+    try:
+        found = features(encoder, source, unreadable="fatal")
+    except UnreadableError as error:
+        raise UsageError(f"--query: {error}") from error
+    return Queries(found.features, labels, source)
+
+
+def _located(queries: Queries, source: Source, ids) -> Queries:
+    """Returns the queries with their rows among the images, so that none finds itself.
+
+    A file is the same if its path is.
+    """
+    rows = {os.path.abspath(source.name(int(at))): row for row, at in enumerate(ids)}
+    names = map(queries.source.name, range(len(queries.source)))
+    return queries._replace(rows=np.array([rows.get(name, -1) for name in names]))
 
 
 def _write(out: Path, found: Embedded, source: Source) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 from flax import nnx
@@ -17,17 +17,22 @@ if TYPE_CHECKING:
     from vicreg_jax.pretrain.step import Programs, State
 
 
-def initialized(programs: Programs, state: State) -> State:
-    """Returns the state with the encoder of ``config.init``, if there is one.
+class Weights(NamedTuple):
+    """Parameters and batch-norm statistics of an encoder by name."""
 
-    The expander keeps its random parameters.
+    params: dict[str, Any]
+    stats: dict[str, Any]
+
+
+def load_init(programs: Programs) -> Weights | None:
+    """Returns the encoder of ``config.init``, if there is one.
 
     Raises:
         UsageError: If there is no such encoder, or it has another architecture.
     """
     config = programs.config
     if config.init is None:
-        return state
+        return None
     model = None
     if programs.own_encoder is not None:
         model = programs.own_encoder(nnx.Rngs(0))
@@ -40,9 +45,21 @@ def initialized(programs: Programs, state: State) -> State:
     stored = loaded.about.get("architecture", ours)
     _check("architecture", stored, ours)
     _, *parts, _ = nnx.split(loaded.model, nnx.Param, nnx.BatchStat, ...)
-    params, stats = map(nnx.to_pure_dict, parts)
-    for new, old in ((params, state.params), (stats, state.stats)):
+    weights = Weights(*map(nnx.to_pure_dict, parts))
+    start = jax.eval_shape(programs.start)
+    for new, old in zip(weights, (start.params, start.stats), strict=True):
         _check("shapes", _shapes(new), _shapes(old.get("encoder", {})))
+    return weights
+
+
+def initialized(programs: Programs, state: State, weights: Weights | None) -> State:
+    """Returns the state with the weights of its encoder replaced, if there are any.
+
+    The expander keeps its random parameters.
+    """
+    if weights is None:
+        return state
+    params, stats = weights
     state = state._replace(
         params=state.params | {"encoder": params},
         stats=state.stats | ({"encoder": stats} if stats else {}),

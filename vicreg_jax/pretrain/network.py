@@ -129,7 +129,8 @@ def build(config: Config, own: EncoderFactory | None = None) -> VICReg | VICRegL
     elif config.encoder_class is not None:
         raise UsageError(
             "`encoder` must be given, as this run was trained with an encoder of the "
-            f"class {config.encoder_class}; see vicreg_jax.pretrain.Run.open"
+            f"class {config.encoder_class}, which no command can make; in Python, "
+            "vicreg_jax.pretrain.Run.open takes it"
         )
     else:
         described = architecture(config)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from sklearn.manifold import TSNE
 
+from vicreg_jax.pretrain.classifier_result import result, top1
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.records import read
 from vicreg_jax.pretrain.run_folder import writing
@@ -35,6 +36,8 @@ def table(accuracies: Accuracies, title: str) -> Table:
 def redraw(run_folder: Path) -> Accuracies:
     """Draws the picture of a running, stopped or finished run from what it has so far.
 
+    The run is of pretraining or of a classifier.
+
     Returns:
         Its accuracies, empty if it is not finished or has no labels.
 
@@ -55,7 +58,7 @@ def draw(run_folder: Path, accuracies: Accuracies) -> None:
     """Writes report.png from metrics.jsonl, evaluations.jsonl and features.npz.
 
     It shows the loss terms, and probes and a map of the features; or, without
-    accuracies, the quick checks.
+    accuracies, the quick checks. Of a classifier it shows the loss, and the tests.
 
     Args:
         run_folder: the directory of the run.
@@ -74,11 +77,15 @@ def draw(run_folder: Path, accuracies: Accuracies) -> None:
 def _panels(run_folder: Path, accuracies: Accuracies) -> list[tuple[Callable, Any]]:
     """Returns a function for each panel, and what it draws."""
     panels: list[tuple[Callable, Any]]
-    panels = [(_draw_terms, read(run_folder / "metrics.jsonl"))]
+    history = read(run_folder / "metrics.jsonl")
+    quick_checks = read(run_folder / "evaluations.jsonl")
+    if "accuracy" in history[0]:  # of a classifier
+        panels = [(_draw_loss, history)]
+        return [*panels, (_draw_heads, quick_checks)] if quick_checks else panels
+    panels = [(_draw_terms, history)]
     if accuracies:
         features = np.load(run_folder / "features.npz")
         return [*panels, (_draw_probes, accuracies), (_draw_map, features)]
-    quick_checks = read(run_folder / "evaluations.jsonl")
     if quick_checks:
         panels += [(_draw_rank, quick_checks), (_draw_covariance, quick_checks)]
     if quick_checks and "k-NN" in quick_checks[0]:
@@ -95,6 +102,20 @@ def _draw_terms(axes, history):
             values = [line[local] for line in history]
             axes.plot(steps, values, color, ls=":", label=local.replace("_", " "))
     axes.set(title="Loss terms of the views, unweighted", xlabel="step", yscale="log")
+    _legend_below(axes, columns=3)
+
+
+def _draw_loss(axes, history):
+    _plot(axes, history, "loss", "-")
+    axes.set(title="Cross-entropy, mean of the heads", xlabel="step")
+
+
+def _draw_heads(axes, tests):
+    epochs = [line["epoch"] for line in tests]
+    for head in result(tests):
+        axes.plot(epochs, [100 * line[top1(head)] for line in tests], "o-", label=head)
+    axes.set(title="Top-1 of each head", xlabel="epoch")
+    axes.set_ylabel("on held-out images, %")
     _legend_below(axes, columns=3)
 
 
@@ -139,9 +160,9 @@ def _legend_below(axes, columns):
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns)
 
 
-def _plot(axes, quick_checks, name, style="o-", **options):
-    steps = [line["step"] for line in quick_checks]
-    axes.plot(steps, [line[name] for line in quick_checks], style, **options)
+def _plot(axes, lines, name, style="o-", **options):
+    steps = [line["step"] for line in lines]
+    axes.plot(steps, [line[name] for line in lines], style, **options)
 
 
 def _draw_map(axes, held_out):

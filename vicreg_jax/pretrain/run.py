@@ -12,9 +12,10 @@ import numpy as np
 
 from vicreg_jax.pretrain import compilation, evaluation, report, run_folder, start
 from vicreg_jax.pretrain import mesh as meshes
+from vicreg_jax.pretrain.arguments import check_step
 from vicreg_jax.pretrain.checkpoints import Checkpoints
 from vicreg_jax.pretrain.export import write_encoder
-from vicreg_jax.pretrain.init import initialized
+from vicreg_jax.pretrain.init import Weights, initialized, load_init
 from vicreg_jax.pretrain.input import load_datasets
 from vicreg_jax.pretrain.input.device import on_mesh
 from vicreg_jax.pretrain.loop import Loop
@@ -66,9 +67,13 @@ def run(
     programs = Programs(config, mesh, steps_per_epoch, own_encoder=own_encoder)
     profiled = launch.profiled(config.epochs * steps_per_epoch)
     loop = Loop(programs, launch, datasets, train_iterator, console, started, profiled)
+    check_step(programs, datasets.train.shape)
+    # A resumed run does not need them.
+    resumes = run_folder.has_checkpoint(launch.out or run_folder.choose(config))
+    weights = None if resumes else load_init(programs)
     with claimed(loop) as out:
         with closing(train_iterator):
-            state = _pretrain(loop, out)
+            state = _pretrain(loop, out, weights)
         if jax.process_index() == 0:
             write_encoder(out, programs, state)
         result = evaluation.evaluate(programs, state, datasets, workers=launch.workers)
@@ -101,14 +106,14 @@ def claimed(loop: Loop) -> Iterator[Path]:
         yield out
 
 
-def _pretrain(loop: Loop, out: Path) -> State:
+def _pretrain(loop: Loop, out: Path, weights: Weights | None) -> State:
     """Returns the state after the last step."""
     programs = loop.programs
 
     def begin(state):
         if jax.process_index() == 0:
             start.draw_views(loop.datasets.train, programs.config, out)
-        return initialized(programs, state)
+        return initialized(programs, state, weights)
 
     state = programs.start()
     start.describe(loop, state, out)

@@ -61,8 +61,9 @@ def claim(
 
     Raises:
         FileExistsError: If the run in it is finished, or another process uses it.
-        ValueError: If the run in it has another configuration or number of images, or
-            is finished and to be extended, but has no checkpoint.
+        UsageError: If it cannot be written, or the run in it has another configuration
+            or number of images, or is finished and to be extended, but has no
+            checkpoint.
     """
     folder = launch.out or choose(config)
     ours = contents(config, images)
@@ -71,17 +72,21 @@ def claim(
     checksum = hashlib.sha256(json.dumps(ours).encode()).hexdigest()
     processes.check_same("the configuration and the number of images", checksum)
     epochs = config.epochs
-    if (folder / "config.json").exists():
-        epochs = _refuse_another(ours, folder, type(config))
-    else:
-        _refuse_other_files(folder)
-    # After config.json is read: the first process writes them in the opposite order.
-    if finished(folder):
-        _refuse_finished(folder, extends=epochs < config.epochs)
+    with _usable(folder):
+        if (folder / "config.json").exists():
+            epochs = _refuse_another(ours, folder, type(config))
+        else:
+            _refuse_other_files(folder)
+        # After config.json is read: the first process writes them in the opposite
+        # order.
+        if finished(folder):
+            _refuse_finished(folder, extends=epochs < config.epochs)
+        if jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "lock").touch()
     if jax.process_index() != 0:
         yield folder
         return
-    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         if not _locked(lock):
             raise FileExistsError(
@@ -102,6 +107,11 @@ def choose(config: Config) -> Path:
 def finished(folder: Path) -> bool:
     """Returns whether the run is complete."""
     return (folder / "probes.json").exists()
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Returns whether the run can be resumed or extended."""
+    return any(folder.glob("checkpoints/*[0-9]"))
 
 
 def contents(config: Config, images: int) -> dict[str, Any]:
@@ -186,6 +196,20 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(f"{path} could not be written: {reason}") from error
 
 
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    """Names --out in the system's errors; ours, which have no number, pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise UsageError(
+            f"--out must be a directory that can be written, got {folder}: "
+            f"{error.strerror}"
+        ) from error
+
+
 def _refuse_another(ours: dict[str, Any], folder: Path, kind: type[Config]) -> int:
     """Returns the epochs of the run in a folder, which may be fewer than ours."""
     theirs = contents(read_config(folder, kind), _read(folder)["images"])
@@ -218,7 +242,7 @@ def _refuse_finished(folder: Path, *, extends: bool) -> None:
             f"--out must not hold a finished run, got {folder}; it can be extended by "
             "larger --epochs"
         )
-    if not any(folder.glob("checkpoints/*[0-9]")):
+    if not has_checkpoint(folder):
         raise UsageError(
             f"--out must hold a checkpoint to extend its run, got {folder}, which has "
             f"none; for another run give another --out, and --init {folder}"

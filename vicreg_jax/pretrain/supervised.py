@@ -16,6 +16,7 @@ from flax import nnx
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain import records, run_folder
 from vicreg_jax.pretrain.classifier import TOP, Classifier
+from vicreg_jax.pretrain.classifier_result import result, table
 from vicreg_jax.pretrain.embed import open_encoder
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.evaluation import unreadable_summary
@@ -110,18 +111,20 @@ def run(config: Supervised, model: Any, launch: Launch, console: Console) -> Acc
         with closing(loop.train_iterator):
             _describe(loop, out)
             trained(loop, out, loop.programs.start(), lambda state: state)
-        result = _result(loop.programs.config, records.read(out / "evaluations.jsonl"))
+        tests = records.read(out / "evaluations.jsonl")
+        found = result(tests)
         if jax.process_index() == 0:
-            run_folder.write_json(out / "probes.json", result)
+            run_folder.write_json(out / "probes.json", found)
     if loop.train_iterator.unreadable:
         console.print(unreadable_summary(loop.train_iterator.unreadable))
+    console.print(table(tests))
     console.print(
         "The results are those of the last epoch. The best top-1 is chosen among the "
         "tested epochs by the test images, as the official code does.\n"
         f"Everything is in {out}",
         soft_wrap=True,
     )
-    return result
+    return found
 
 
 def accuracies(
@@ -230,17 +233,3 @@ def _describe(loop: _Loop, out: Path) -> None:
         f"Directory: {out}",
     ):
         loop.console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-
-def _result(config: Supervised, lines: list[records.Line]) -> Accuracies:
-    """Returns the accuracies of the last epoch, and of the best."""
-    result: Accuracies = {}
-    for rate in (f"{rate:g}" for rate in config.lr):
-        last = {
-            name: lines[-1][f"{name} at {rate}"]
-            for name in ("top-1", f"top-{TOP}")
-            if f"{name} at {rate}" in lines[-1]
-        }
-        best = max(line[f"top-1 at {rate}"] for line in lines)
-        result[f"lr {rate}"] = last | {"best top-1": best}
-    return result

@@ -63,6 +63,10 @@ def load_datasets(config: Config, source: Source | None = None) -> Datasets:
                 f"--data must have labels if --test-data is given, got {config.data}"
             )
         held_out = _open(config, "test_data")
+        if held_out[0].label == UNLABELED:
+            raise UsageError(
+                f"--test-data must have labels, got {config.test_data} without"
+            )
         _check_classes(train.classes, held_out.classes)
     elif labeled:
         train, held_out = split(train)
