@@ -75,8 +75,9 @@ def test_two_processes_are_one_run(tmp_path):
 
 
 @pytest.mark.usefixtures(*IN_PROCESS)
-def test_the_end_of_one_is_the_end_of_both_until_they_go_on(tmp_path):
-    with started(*pair(tmp_path)) as processes:
+def test_the_end_of_one_is_the_end_of_both_until_they_go_on(tmp_path, tmp_path_factory):
+    data = without_labels(tmp_path_factory.mktemp("data"))
+    with started(*pair(tmp_path, *data)) as processes:
         wait_for(lambda: checkpoints(tmp_path), *processes)
         processes[1].send_signal(signal.SIGKILL)
         killed = time.monotonic()
@@ -84,7 +85,7 @@ def test_the_end_of_one_is_the_end_of_both_until_they_go_on(tmp_path):
         # A missed heartbeat, and the time to report it on a busy machine.
         assert time.monotonic() - killed < 3 * HEARTBEAT + 30
     assert status not in (0, 75), said
-    with started(*pair(tmp_path)) as processes:
+    with started(*pair(tmp_path, *data)) as processes:
         ended = [end(process) for process in processes]
     assert [status for status, _ in ended] == [0, 0], ended
     assert "Going on after step" in ended[0][1]
@@ -123,8 +124,9 @@ def test_ends_though_its_error_cannot_be_printed(tmp_path):
     assert done.returncode == 2
 
 
-def test_told_to_stop_both_save(tmp_path):
-    with started(*pair(tmp_path)) as processes:
+def test_told_to_stop_both_save(tmp_path, tmp_path_factory):
+    data = without_labels(tmp_path_factory.mktemp("data"))
+    with started(*pair(tmp_path, *data)) as processes:
         wait_for(lambda: checkpoints(tmp_path), *processes)
         processes[1].send_signal(signal.SIGTERM)
         ended = [end(process) for process in processes]

@@ -311,6 +311,7 @@ class TestProcesses:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")  # as the process that it is compared with
 def test_same_seed_same_bits():
     assert passed(reproducibility.check("values", "cpu")) == [True, True]
 

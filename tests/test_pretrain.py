@@ -40,7 +40,7 @@ LEARNED = 0.93
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
+@pytest.mark.usefixtures("optimized", "relaxed_promotion", "unchecked_signatures")
 @pytest.mark.parametrize(
     "changes",
     [{"lambd": 0.0}, {"mu": 0.0}, {"nu": 0.0}, {"learning_rate": 1e-7}],
@@ -49,12 +49,12 @@ def test_a_run_without_a_term_or_a_step_does_not_learn(tmp_path, monkeypatch, ch
     """What the next test asks is out of its reach."""
     monkeypatch.setattr(report, "TSNE", FirstTwoColumns)
     config = dataclasses.replace(recipes.digits(), epochs=8, **changes)
-    launch = Launch(out=tmp_path, probe_every=0, tensorboard=False)
+    launch = Launch(out=tmp_path, mesh="data=1", probe_every=0, tensorboard=False)
     assert run(config, launch, QUIET)["VICReg"]["linear 100%"] < LEARNED
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
+@pytest.mark.usefixtures("optimized", "relaxed_promotion", "unchecked_signatures")
 def test_a_run_learns_and_writes_everything_down(tmp_path):
     out = tmp_path / "run"
     config = dataclasses.replace(recipes.digits(), epochs=8)

@@ -86,14 +86,15 @@ def test_no_room_ends_it_until_there_is(whole, data, tmp_path, unchecked_signatu
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
-def test_goes_on_with_other_devices(tmp_path):
+def test_goes_on_with_other_devices(data, tmp_path):
     """Each step sees the same images, so only rounding differs."""
-    with started(start(tmp_path, *reference_run.FLAGS, devices=4)) as (process,):
+    flags = [*data, *reference_run.FLAGS]
+    with started(start(tmp_path, *flags, devices=4)) as (process,):
         wait_for(lambda: checkpoints(tmp_path), process)
         process.send_signal(signal.SIGTERM)
         status, said = end(process)
     assert status == 75, said
-    with started(start(tmp_path, *reference_run.FLAGS, devices=2)) as (process,):
+    with started(start(tmp_path, *flags, devices=2)) as (process,):
         status, said = end(process)
     assert status == 0 and "Going on after step" in said, said
     reference_run.assert_agrees(seen(tmp_path))
