@@ -222,6 +222,7 @@ def test_refuses_a_batch_that_does_not_spread(tmp_path):
         run(tiny(batch=100), Launch(out=tmp_path), QUIET)
 
 
+@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
 @pytest.mark.parametrize("name", ["notes.txt", "checkpoints/x"])
 def test_refuses_a_directory_that_holds_other_things(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
