@@ -85,6 +85,7 @@ def forget_programs():
 def optimized(pytestconfig):
     """Compiles as users do, in the slow tests of a file."""
     quick = pytestconfig.option.markexpr == "not slow"
+    jax.clear_caches()  # which do not ask how a program was compiled
     jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
