@@ -39,16 +39,15 @@ _QUICK_FLAGS = (
 
 
 def pytest_configure(config):
-    """Shares compiled programs, and compiles quickly where only quick tests run."""
+    """Compiles quickly, as compiling takes most of the tests' time."""
     if "VICREG_JAX_TEST_CACHE" not in os.environ:
         # The workers of pytest-xdist, and what they start, inherit the name.
         folder = tempfile.TemporaryDirectory(prefix="vicreg_jax-")
         config.add_cleanup(folder.cleanup)
         os.environ["VICREG_JAX_TEST_CACHE"] = folder.name
-    # Compiling takes most of the tests' time.
     jax.config.update("jax_disable_most_optimizations", True)
     if config.option.markexpr == "not slow":
-        _compile_quickly()
+        _compile_quickly_everywhere()
         _keep_programs()
 
 
@@ -64,8 +63,8 @@ def _keep_programs():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def _compile_quickly():
-    """Compiles quickly in the processes that the tests start, too."""
+def _compile_quickly_everywhere():
+    """Lets the processes that the tests start compile quickly, too."""
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     if importlib.metadata.version("jaxlib").startswith("0.10."):
         flags = os.environ["XLA_FLAGS"].split()
@@ -94,11 +93,11 @@ def optimized(pytestconfig):
 @pytest.fixture
 def x64():
     """Runs a test with float64 switched on, which holds in any program."""
-    optimized = not jax.config.read("jax_disable_most_optimizations")
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     with jax.enable_x64(True):
         yield
-    jax.config.update("jax_disable_most_optimizations", not optimized)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -66,11 +66,20 @@ def start(out, *flags, devices=1):
     return Process(
         *("-m", "vicreg_jax.pretrain", *TINY, "--out", out, *flags),
         JAX_NUM_CPU_DEVICES=str(devices),
-        JAX_COMPILATION_CACHE_DIR=os.environ["VICREG_JAX_TEST_CACHE"],
-        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-        # How it ends and goes on does not depend on how it was compiled.
-        JAX_DISABLE_MOST_OPTIMIZATIONS="1",
+        **compiled_quickly(),
     )
+
+
+def compiled_quickly():
+    """Returns the environment in which the tiny job compiles once, and quickly.
+
+    How it ends and goes on does not depend on how it was compiled.
+    """
+    return {
+        "JAX_COMPILATION_CACHE_DIR": os.environ["VICREG_JAX_TEST_CACHE"],
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
 
 
 def without_labels(folder):

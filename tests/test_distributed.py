@@ -33,6 +33,12 @@ HEARTBEAT = 20  # seconds
 IN_PROCESS = ("relaxed_promotion", "unchecked_signatures")
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Flags for images without labels."""
+    return without_labels(tmp_path_factory.mktemp("data"))
+
+
 def pair(out, *flags):
     """Starts both processes of the run."""
     flags = [*flags, "--distributed", "--num-processes", "2"]
@@ -75,8 +81,7 @@ def test_two_processes_are_one_run(tmp_path):
 
 
 @pytest.mark.usefixtures(*IN_PROCESS)
-def test_the_end_of_one_is_the_end_of_both_until_they_go_on(tmp_path, tmp_path_factory):
-    data = without_labels(tmp_path_factory.mktemp("data"))
+def test_the_end_of_one_is_the_end_of_both_until_they_go_on(data, tmp_path):
     with started(*pair(tmp_path, *data)) as processes:
         wait_for(lambda: checkpoints(tmp_path), *processes)
         processes[1].send_signal(signal.SIGKILL)
@@ -93,9 +98,8 @@ def test_the_end_of_one_is_the_end_of_both_until_they_go_on(tmp_path, tmp_path_f
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_what_one_cannot_write_ends_both(tmp_path, tmp_path_factory, which):
+def test_what_one_cannot_write_ends_both(data, tmp_path, which):
     """The disk of one is full: both end with an error, the last checkpoint stays."""
-    data = without_labels(tmp_path_factory.mktemp("data"))
     with started(*pair(tmp_path, *data)) as processes:
         wait_for(lambda: checkpoints(tmp_path), *processes)
         resource.prlimit(processes[which].pid, resource.RLIMIT_FSIZE, (0, 0))
@@ -124,8 +128,7 @@ def test_ends_though_its_error_cannot_be_printed(tmp_path):
     assert done.returncode == 2
 
 
-def test_told_to_stop_both_save(tmp_path, tmp_path_factory):
-    data = without_labels(tmp_path_factory.mktemp("data"))
+def test_told_to_stop_both_save(data, tmp_path):
     with started(*pair(tmp_path, *data)) as processes:
         wait_for(lambda: checkpoints(tmp_path), *processes)
         processes[1].send_signal(signal.SIGTERM)

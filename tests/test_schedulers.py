@@ -9,7 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from processes import FLAGS, PATIENCE, TINY, end, start, started, wait_for
+from processes import (
+    FLAGS,
+    PATIENCE,
+    TINY,
+    compiled_quickly,
+    end,
+    start,
+    started,
+    wait_for,
+)
 from runs import checksum, seen
 
 from parity.processes import free_address
@@ -47,9 +56,7 @@ def environment(**more):
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
         "XLA_FLAGS": FLAGS,
-        "JAX_COMPILATION_CACHE_DIR": os.environ["VICREG_JAX_TEST_CACHE"],
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as `start` compiles
+        **compiled_quickly(),
         **more,
     }
 

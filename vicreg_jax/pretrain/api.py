@@ -180,7 +180,7 @@ def pretrain(
     elif data is not None:
         config, source = _with_arrays(config, data)
     processes.connect(launch)
-    folder = launch.out or run_folder.choose(config)
+    folder = run_folder.choose(config, launch)
     launch = dataclasses.replace(launch, out=folder)
     run(config, launch, _console(console), source=source, own_encoder=factory)
     return Run(folder, factory)

@@ -31,9 +31,17 @@ EncoderName: TypeAlias = Literal[
     "vit_small",
     "vit_base",
 ]
-_AT_LEAST_ONE = dict.fromkeys(
-    "size width expander local_expander epochs accumulate probe_images".split(), 1
-)
+_LEAST = {
+    "batch": 2,
+    "seed": 0,
+    "size": 1,
+    "width": 1,
+    "expander": 1,
+    "local_expander": 1,
+    "epochs": 1,
+    "accumulate": 1,
+    "probe_images": 1,
+}
 _PROFILE = re.compile(r"\d+:[1-9]\d*")
 _DISTRIBUTED_ONLY = ("coordinator", "num_processes", "process_id", "heartbeat")
 
@@ -142,7 +150,7 @@ class Config:
 
     def __post_init__(self):
         """Checks the settings."""
-        for name, least in {"batch": 2, "seed": 0, **_AT_LEAST_ONE}.items():
+        for name, least in _LEAST.items():
             check_at_least(name, getattr(self, name), least)
         for name in ("lambd", "mu", "nu", "weight_decay"):
             _check_finite(name, getattr(self, name), positive=False)

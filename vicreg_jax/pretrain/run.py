@@ -69,7 +69,7 @@ def run(
     loop = Loop(programs, launch, datasets, train_iterator, console, started, profiled)
     check_step(programs, datasets.train.shape)
     # A resumed run does not need them.
-    resumes = run_folder.has_checkpoint(launch.out or run_folder.choose(config))
+    resumes = run_folder.has_checkpoint(run_folder.choose(config, launch))
     weights = None if resumes else load_init(programs)
     with claimed(loop) as out:
         with closing(train_iterator):

@@ -65,7 +65,7 @@ def claim(
             or number of images, or is finished and to be extended, but has no
             checkpoint.
     """
-    folder = launch.out or choose(config)
+    folder = choose(config, launch)
     ours = contents(config, images)
     # Processes may take long to read their data sets.
     processes.wait_for_all("claim")
@@ -98,8 +98,13 @@ def claim(
         yield folder
 
 
-def choose(config: Config) -> Path:
-    """Returns the newest unfinished run of a configuration in runs/, or a new one."""
+def choose(config: Config, launch: Launch) -> Path:
+    """Returns the folder that `launch` names, or one in runs/.
+
+    The latter is the newest unfinished run of the configuration, or a new one.
+    """
+    if launch.out is not None:
+        return launch.out
     new = Path("runs", f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     return _unfinished(config) or new
 
