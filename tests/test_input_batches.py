@@ -1,13 +1,16 @@
 """Batches: shards, damaged images, seeking, and transfer to the devices."""
 
+import gc
 import itertools
 import time
+from multiprocessing.shared_memory import SharedMemory
 
 import grain
 import jax
 import numpy as np
 import pytest
 from grain.experimental import assert_equal_output_after_checkpoint
+from grain.multiprocessing import SharedMemoryArray
 from jax.sharding import NamedSharding, PartitionSpec
 from photographs import numbered, write_photographs
 
@@ -18,6 +21,8 @@ from vicreg_jax.pretrain.input import (
     folder,
     to_device,
 )
+from vicreg_jax.pretrain.input.load import Load
+from vicreg_jax.pretrain.input.order import Order
 
 
 @pytest.fixture
@@ -112,6 +117,29 @@ class TestBatches:
         with pytest.raises(Exception, match="cannot read .*2.png"):
             list(itertools.islice(fatal, 3))
         fatal.close()
+
+    def test_a_batch_that_fails_leaves_no_shared_memory(self, photographs, monkeypatch):
+        (photographs / "china" / "2.png").write_bytes(b"damaged")
+        allocated = []
+
+        class Recorded(SharedMemoryArray):
+            def __new__(cls, *arguments):
+                array = super().__new__(cls, *arguments)
+                allocated.append(array.metadata.name)
+                return array
+
+        monkeypatch.setattr(
+            "vicreg_jax.pretrain.input.load.SharedMemoryArray", Recorded
+        )
+        source = folder(photographs, size=8)
+        order = Order(len(source), batch=len(source), seed=0)
+        load = Load(source, order, (), threads=2, replace=True, fatal=True, shared=True)
+        with pytest.raises(UnreadableError, match="2.png"):
+            load(0)
+        assert len(allocated) == 1
+        gc.collect()
+        with pytest.raises(FileNotFoundError):
+            SharedMemory(allocated[0])
 
     @pytest.mark.parametrize("count", [2, 4, 8])
     def test_shards_make_one_batch_damaged_images_and_all(self, photographs, count):

@@ -59,7 +59,9 @@ class Batches(Iterator[Batch]):
         # Each step is one element. Grain deals the elements out to the workers, so
         # batches of elements would depend on the number of workers.
         steps = grain.MapDataset.range(self._first, len(self.order)).map(self._load)
-        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        # A worker reads ahead without a thread: it sends a batch and reads the next.
+        threads = 0 if self._workers else 1
+        ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         read = steps.to_iter_dataset(ahead)
         if self._workers:
             # Grain's workers read absl's flags, which only absl programs parse.
@@ -135,5 +137,6 @@ def batches(
         threads,
         replace=drop_remainder,
         fatal=unreadable == "fatal",
+        shared=workers > 0,
     )
     return Batches(load, workers)
