@@ -7,6 +7,11 @@ from pathlib import Path
 _DOCTESTS = ("vicreg_jax/_loss.py", "vicreg_jax/_terms.py")
 _EVERY_FUNCTION = "tests/test_devices.py::test_every_public_function"
 _VALUES = (*_DOCTESTS, "tests/test_export.py", "tests/test_values.py")
+_ERRORS_OF_VIEWS = (
+    "tests/test_multiview.py::test_errors_name_the_argument",
+    "tests/test_local.py::test_errors_name_the_argument",
+    "tests/test_local.py::test_errors_of_the_whole",
+)
 _HALF = "tests/test_values.py::test_gradients_are_added_before_they_are_rounded"
 _LARGE = "tests/test_values.py::test_sizes_whose_product_needs_more_than_32_bits"
 _REFERENCE = "tests/test_values.py::test_float64_equals_both_references"
@@ -16,11 +21,13 @@ _COMPILED_ONCE = "tests/test_transforms.py::test_one_program_compiled_once"
 TESTS: dict[str, tuple[str, ...]] = {
     "_check.py": (
         "tests/test_errors.py",
+        *_ERRORS_OF_VIEWS,
         "tests/test_conventions.py",
         _SETTINGS,
         _COMPILED_ONCE,
         _HALF,
         "tests/test_export.py",
+        "tests/test_multiview.py",
     ),
     "_diagnostics.py": (
         "tests/test_diagnostics.py",
