@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vicreg_jax"
 _SLOW_TO_IMPORT = ("chex", "flax.nnx", "jax.test_util", "optax", "torch")
+_SLOW_TO_IMPORT += ("beartype", "hypothesis", "jaxtyping")
 # One process, no cache of pytest's, and no word on plugins that are imported already.
 # Asserts stay plain: pytest would read the modules that it rewrites by itself.
 _PYTEST = ["-x", "-q", "-n0", "-p", "no:cacheprovider", "--assert=plain"]
@@ -38,6 +40,8 @@ def prepare(cache: str) -> None:
         importlib.import_module(name)
     # JAX warns of forks. None of its threads runs yet: they come with its backend.
     warnings.filterwarnings("ignore", ".*os.fork.*", RuntimeWarning)
+    # Or pytest, which collects garbage often, would search all of it in each child.
+    gc.freeze()
 
 
 def start(

@@ -21,9 +21,6 @@ from processes import (
 from reference_run import STEPS
 from runs import checksum, seen
 
-# All of them read the uninterrupted run, so one process of the tests makes it.
-pytestmark = pytest.mark.xdist_group("resume")
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

@@ -23,8 +23,7 @@ from runs import checksum, seen
 
 from parity.processes import free_address
 
-# All of them read the uninterrupted run, so one process of the tests makes it.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("schedulers")]
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 WAITING = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING"}
 

@@ -19,7 +19,6 @@ from vicreg_jax import aot
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.usefixtures("optimized"),
-    pytest.mark.xdist_group("tpu"),  # several tests read one compilation
     pytest.mark.skipif(not aot.available(), reason="libtpu is not installed"),
 ]
 MIB = 2**20

@@ -18,7 +18,6 @@ from vicreg_jax.local import local_loss
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.usefixtures("optimized"),
-    pytest.mark.xdist_group("tpu"),
     pytest.mark.skipif(not aot.available(), reason="libtpu is not installed"),
 ]
 MIB = 2**20
