@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+import time
 
 import tyro
 from rich.console import Console
@@ -50,20 +52,27 @@ def main() -> None:
 
 
 def run(tasks: list[Task], console: Console) -> list[Outcome]:
-    """Runs the tasks under a progress bar and returns their outcomes."""
+    """Runs the tasks and returns their outcomes.
+
+    A terminal shows a progress bar, and anything else a line for each section.
+    """
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
+    sections = itertools.groupby(tasks, lambda task: Outcome(task.name).section)
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=len(tasks))
         outcomes = []
-        for task in tasks:
-            progress.update(bar, description=task.name)
-            outcomes.append(suite.run(task))
-            progress.advance(bar)
+        for section, its_tasks in sections:
+            if not console.is_terminal:
+                console.print(f"{time.strftime('%H:%M:%S')} {section}", highlight=False)
+            for task in its_tasks:
+                progress.update(bar, description=task.name)
+                outcomes.append(suite.run(task))
+                progress.advance(bar)
     return outcomes
 
 
