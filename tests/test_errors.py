@@ -86,6 +86,8 @@ def test_weights(name):
     arguments = {"lambd": 25.0, "mu": 25.0}
     with pytest.raises(ValueError, match=rf"`{name}` must be a scalar, got shape \(2,"):
         vj.vicreg_loss(good, good, **arguments | {name: jnp.ones(2)})
+    with pytest.raises(ValueError, match=rf"`{name}` must be a scalar, got shape \(1,"):
+        vj.vicreg_loss(good, good, **arguments | {name: [25.0]})
     with pytest.raises(TypeError, match=f"`{name}` must be a real number, got dtype"):
         vj.vicreg_loss(good, good, **arguments | {name: jnp.array(1j)})
 
