@@ -55,8 +55,7 @@ def embeddings(name: str, z: Embeddings, axes: Axes = ()) -> Float[Array, "rows 
             f"`{name}` must have rank 2, (batch, dim), got shape {array.shape}"
         )
     rows(name, array, axes)
-    dim = array.shape[1]
-    if not _rows.at_least(dim, 1, unknown=True):
+    if array.shape[1] == 0:
         raise ValueError(
             f"`{name}` must have at least 1 column, got shape {array.shape}"
         )
