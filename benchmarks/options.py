@@ -11,6 +11,7 @@ from benchmarks.sizes import (
     DTYPES,
     LOSS_SIZES,
     MEMORY_SIZES,
+    PRECISION_SIZES,
     PROBE_SIZES,
     QUICK_PROBE_SIZES,
     QUICK_SIZES,
@@ -89,6 +90,10 @@ class Options:
     def probe_sizes(self) -> list[Size]:
         """Returns the sizes of the training features of probes."""
         return self._sizes(PROBE_SIZES, QUICK_PROBE_SIZES)
+
+    def precision_sizes(self) -> list[Size]:
+        """Returns the sizes at which precisions are compared."""
+        return self._sizes(PRECISION_SIZES)
 
     def dtypes(self) -> list[str]:
         """Returns the dtypes of the views."""

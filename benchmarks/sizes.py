@@ -83,6 +83,7 @@ LOSS_SIZES = tuple(
 """In the order of `Size.work`, so that each size predicts the time of the next."""
 # Three of one width, for the growth with n, and the paper's size.
 MEMORY_SIZES = (Size(256, 4096), Size(1024, 4096), Size(4096, 4096), Size(2048, 8192))
+PRECISION_SIZES = (Size(256, 2048), Size(2048, 2048), Size(2048, 8192))
 PROBE_SIZES = (Size(100_000, 2048),)
 QUICK_PROBE_SIZES = (Size(2000, 32),)
 QUICK_SIZES = (Size(32, 128),)
