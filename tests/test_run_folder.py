@@ -1,5 +1,7 @@
 """The run folder, and the metrics written into it."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import pytest
 import runs
@@ -7,6 +9,8 @@ from runs import tiny
 
 from vicreg_jax.pretrain import recipes, records, run_folder
 from vicreg_jax.pretrain.config import Launch
+from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.export import newest
 from vicreg_jax.pretrain.step import Metrics
 
 
@@ -66,6 +70,28 @@ class TestFolder:
         assert run_folder._unfinished(tiny(seed=1)) is None
         run_folder.write_json(first / "probes.json", {})
         assert run_folder._unfinished(tiny()) is None
+
+    def test_a_default_name_has_no_brackets(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        photos = tiny(data="photos [2024]")
+        with run_folder.claim(photos, Launch(), images=9) as first:
+            assert first.name.startswith("photos _2024_-")
+        assert run_folder.choose(photos, Launch()) == first
+
+    @pytest.mark.parametrize("name", ["r[old]/one", "a]"])
+    def test_a_path_with_brackets_is_refused(self, name, tmp_path, monkeypatch):
+        launch = Launch(out=tmp_path / name)
+        with pytest.raises(UsageError, match=r"--out must have no \[ or \] in"):
+            run_folder.choose(tiny(), launch)
+        launch.out.mkdir(parents=True)
+        monkeypatch.chdir(launch.out)
+        for relative in (None, Path("run")):
+            with pytest.raises(UsageError, match="--out must have no"):
+                run_folder.choose(tiny(), Launch(out=relative))
+        content = run_folder.contents(tiny(), images=9)
+        run_folder.write_json(launch.out / "config.json", content)
+        with pytest.raises(UsageError, match="RUN must have no"):
+            newest(launch.out)
 
     @pytest.mark.parametrize("recipe", recipes.RECIPES.values())
     def test_a_configuration_survives_its_file(self, recipe, tmp_path):

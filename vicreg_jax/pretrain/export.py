@@ -129,9 +129,11 @@ def newest(
         mesh: devices; see `vicreg_jax.pretrain.mesh.axes`.
 
     Raises:
-        UsageError: If `run` is not a run, or has no checkpoint yet.
+        UsageError: If `run` is not a run, has no checkpoint yet, or has a path with a
+            bracket.
     """
     config = run_folder.read_config(run)
+    run_folder.check_path(run, "RUN")
     programs = Programs(
         config, meshes.make_mesh(mesh), steps_per_epoch=1, own_encoder=own_encoder
     )

@@ -24,6 +24,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,9 @@ from vicreg_jax.pretrain.errors import UsageError, flag
 
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.config import Launch
+
+# Orbax lists a directory with `glob`, which does not find a name with these.
+_BRACKETS = re.compile(r"[][]")
 
 
 @contextmanager
@@ -102,11 +106,33 @@ def choose(config: Config, launch: Launch) -> Path:
     """Returns the folder that `launch` names, or one in runs/.
 
     The latter is the newest unfinished run of the configuration, or a new one.
+
+    Raises:
+        UsageError: If the path has a bracket.
     """
-    if launch.out is not None:
-        return launch.out
-    new = Path("runs", f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    return _unfinished(config) or new
+    folder = launch.out
+    if folder is None:
+        new = Path("runs", f"{_name(config)}-{time.strftime('%Y%m%d-%H%M%S')}")
+        folder = _unfinished(config) or new
+    check_path(folder, "--out")
+    return folder
+
+
+def check_path(folder: Path, argument: str) -> None:
+    """Checks the absolute path of a run.
+
+    Args:
+        folder: The run folder.
+        argument: The argument that it comes from, for the error.
+
+    Raises:
+        UsageError: If it has a bracket, so that Orbax would find no checkpoint there.
+    """
+    if _BRACKETS.search(str(folder.absolute())):
+        raise UsageError(
+            f"{argument} must have no [ or ] in its absolute path, got "
+            f"{folder.absolute()}"
+        )
 
 
 def finished(folder: Path) -> bool:
@@ -282,9 +308,13 @@ def _refuse_other_files(folder: Path) -> None:
         )
 
 
+def _name(config: Config) -> str:
+    return _BRACKETS.sub("_", config.name)
+
+
 def _unfinished(config: Config) -> Path | None:
     wanted = contents(config, 0)  # a changed data set is refused, not run anew
-    runs = sorted(Path("runs").glob(f"{config.name}-*"), reverse=True)
+    runs = sorted(Path("runs").glob(f"{_name(config)}-*"), reverse=True)
     for run in runs:
         if finished(run):
             continue
