@@ -6,7 +6,7 @@ import pytest
 
 from vicreg_jax import aot
 from vicreg_jax.pretrain import recipes
-from vicreg_jax.pretrain.compile_only import compile_only, memory, table
+from vicreg_jax.pretrain.compile_only import _shape, compile_only, memory, table
 
 pytestmark = [
     pytest.mark.usefixtures("optimized", "relaxed_promotion", "unchecked_signatures"),
@@ -43,7 +43,10 @@ def test_what_does_not_fit_becomes_advice():
     "topology, mesh, said",
     [
         ("v5e:9x9x9", None, "`topology` must be known"),
-        ("v5e", None, "--compile-only must be such as v5e:8x8, got 'v5e'"),
+        *[
+            (name, None, f"--compile-only must be such as v5e:8x8 or .* got '{name}'")
+            for name in ("v5e", "v5litepod-48", "v5litepod-2", "v4-9", "v9-64", "v4-")
+        ],
         ("v5e:2x4", "data=3", "`shape` must use every chip"),
         ("v5e:5x5", None, "--batch must be a multiple of the 25 devices"),
     ],
@@ -51,6 +54,33 @@ def test_what_does_not_fit_becomes_advice():
 def test_chips_that_are_none(topology, mesh, said):
     with pytest.raises(ValueError, match=said):
         compile_only(small(batch=729 if "9" in topology else 128), topology, mesh)
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("v5litepod-4", "v5e:2x2"),
+        ("v5litepod-64", "v5e:8x8"),
+        ("v5litepod-128", "v5e:8x16"),
+        ("v6e-8", "v6e:2x4"),
+        ("v4-8", "v4:2x2x1"),
+        ("v4-64", "v4:2x4x4"),
+        ("v5p-16", "v5p:2x2x2"),
+        ("v5p-256", "v5p:4x4x8"),
+    ],
+)
+def test_names_of_accelerator_types(name, shape):
+    assert _shape(name) == shape
+    assert memory(name) == memory(shape) > 0
+    number = int(name.partition("-")[2])
+    assert aot.mesh(shape).size == number // (2 if shape.count("x") == 2 else 1)
+
+
+def test_a_step_on_an_accelerator_type():
+    """Its chips are those of the grid, which the batch must spread over."""
+    with pytest.raises(ValueError, match="--batch must be a multiple of the 64 dev"):
+        compile_only(small(batch=100), "v5litepod-64", None)
+    assert compile_only(small(), "v5litepod-8", None).flops > 0
 
 
 def test_imagenet_at_a_batch_of_2048_fits_64_v5e_chips():

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 # Gigabytes of each chip, from https://cloud.google.com/tpu/docs. On v4 a chip is one
 # device here.
 MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
+# What accelerator types such as v5litepod-64 count: the generation, the sides of its
+# grid, and the numbers of a chip. v4 and v5p count cores.
+_TYPES = {
+    "v5litepod": ("v5e", 2, 1),
+    "v6e": ("v6e", 2, 1),
+    "v4": ("v4", 3, 2),
+    "v5p": ("v5p", 3, 2),
+}
+_LEAST = 4  # chips; libtpu knows no smaller topology
 _EPOCH = 1000  # steps; any number gives the same program sizes
 _CLASSES = 1000  # of a classifier, if --classes does not say
 
@@ -37,7 +46,8 @@ def compile_only(
 
     Args:
         config: configuration of the run, whose images are not opened.
-        topology: TPU generation and shape, such as "v5e:8x8".
+        topology: TPU generation and shape, such as "v5e:8x8", or an accelerator type,
+            such as "v5litepod-64".
         mesh: devices by axis; see `vicreg_jax.pretrain.mesh.axes`.
         model: the encoder of a classifier, whose settings `config` then has.
 
@@ -45,14 +55,17 @@ def compile_only(
         UsageError: If there is no such topology, or the step does not fit its chips.
         MissingPackageError: If libtpu is not installed.
     """
-    sides = re.fullmatch(r"\w+:(\d+(?:x\d+)*)", topology)
+    shape = _shape(topology)
+    sides = re.fullmatch(r"\w+:(\d+(?:x\d+)*)", shape)
     if sides is None:
-        raise UsageError(f"--compile-only must be such as v5e:8x8, got {topology!r}")
+        raise UsageError(
+            f"--compile-only must be such as v5e:8x8 or v5litepod-64, got {topology!r}"
+        )
     chips = math.prod(int(side) for side in sides[1].split("x"))
     sizes = meshes.axes(mesh, chips)
     meshes.check_batch(config.batch, config.accumulate, chips)
     try:
-        grid = aot.mesh(topology, tuple(sizes.values()), tuple(sizes))
+        grid = aot.mesh(shape, tuple(sizes.values()), tuple(sizes))
     except ModuleNotFoundError as error:
         raise MissingPackageError(f"--compile-only: {error}") from error
     except ValueError as error:
@@ -65,6 +78,25 @@ def compile_only(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UsageError(_advice(config, topology, str(error))) from error
+
+
+def _shape(topology: str) -> str:
+    """Returns the generation and shape of an accelerator type, the squarest it has.
+
+    Anything else is returned as it is.
+    """
+    kind, _, number = topology.partition("-")
+    if kind not in _TYPES or not number.isdecimal():
+        return topology
+    generation, dimensions, per_chip = _TYPES[kind]
+    chips, rest = divmod(int(number), per_chip)
+    if rest or chips < _LEAST or chips.bit_count() != 1:
+        return topology
+    doublings = chips.bit_length() - 1
+    sides = [2 ** ((doublings + i) // dimensions) for i in range(dimensions)]
+    # Four chips are 2x2x1 to libtpu.
+    sides.sort(key=lambda side: (side == 1, side))
+    return f"{generation}:{'x'.join(map(str, sides))}"
 
 
 def _programs(config: Config, grid: Mesh, model: Any) -> Programs:
@@ -98,7 +130,7 @@ def table(report: aot.Report, topology: str) -> Table:
 
 def memory(topology: str) -> float | None:
     """Returns the memory of a chip in bytes, or None if it is unknown."""
-    gigabytes = MEMORY.get(topology.partition(":")[0])
+    gigabytes = MEMORY.get(_shape(topology).partition(":")[0])
     return None if gigabytes is None else gigabytes * 2**30
 
 

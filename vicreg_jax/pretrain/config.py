@@ -223,7 +223,8 @@ class Launch:
     """STEP:COUNT. Trace so many steps for XProf, into profile/ in the run's directory.
     """
     compile_only: str | None = None
-    """Compile the step for TPUs such as v5e:8x8, print what it needs, and stop."""
+    """Compile the step for TPUs such as v5e:8x8 or v5litepod-64, print what it needs,
+    and stop."""
     distributed: bool = False
     """This process is one of several of the same run; see docs/pods.md."""
     coordinator: str | None = None
