@@ -187,12 +187,20 @@ class TestCommands:
             (["linear"], "RUN or --init must be given, got neither"),
             (["linear", "nowhere"], "must be a run or a file that exists, got nowhere"),
             (
+                ["linear", "a", "--init", "b"],
+                "RUN and --init must not be given together, got a and b",
+            ),
+            (
+                ["finetune", "a", "--init", "b", "--labels", "1%"],
+                "RUN and --init must not be given together, got a and b",
+            ),
+            (
                 ["finetune", "a", "--labels", "1%", "--lr", "0.1"],
                 "--lr and --lr-backbone must be given together",
             ),
         ],
     )
-    def test_what_is_missing(self, arguments, said):
+    def test_what_is_missing_or_too_much(self, arguments, said):
         with pytest.raises(UsageError, match=said):
             parse(arguments).command.run()
 

@@ -23,7 +23,7 @@ from vicreg_jax.encoder import load_encoder
 from vicreg_jax.pretrain import __main__ as command_line_module
 from vicreg_jax.pretrain import recipes, records, report
 from vicreg_jax.pretrain.__main__ import main, parse
-from vicreg_jax.pretrain.commands import Report
+from vicreg_jax.pretrain.commands import Pretrain, Report
 from vicreg_jax.pretrain.config import Config, Launch
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.export import export, newest, probe
@@ -196,6 +196,7 @@ def test_refuses_what_does_not_go_together(changes, said):
         ({"process_id": 0}, "--process-id must be given with --distributed"),
         ({"coordinator": "a:1"}, "--coordinator must be given with --distributed"),
         ({"heartbeat": 9}, "--heartbeat must be given with --distributed"),
+        ({"force_workers": True}, "--force-workers must be given with --workers only"),
     ],
 )
 def test_refuses_what_could_not_be_carried_out(changes, said):
@@ -448,6 +449,18 @@ class TestCommandLine:
             ("digits --out {}/notes.txt/a", "--out must be a directory that can be "),
             ("digits --out {}/a --alpha 0.9", "`views` must be vicreg_jax.augment.Loc"),
             ("digits --out {}/a --init b", "--init b: `path` must be a file or a run"),
+            (
+                "digits --trust-coefficient 0.1",
+                "--trust-coefficient must be given with --optimizer lars only, got 0.1",
+            ),
+            ("mnist --clip-trust", "--clip-trust must be given with --optimizer lars"),
+            ("digits --local-expander 9", "--local-expander must be given with --alph"),
+            ("mnist --location-matches 9 9", "--location-matches must be given with -"),
+            (
+                "imagenet --encoder vit_small --width 9",
+                "--width must be given with --e",
+            ),
+            ("digits --small-images", "--small-images must be given with a ResNet as "),
             ("linear a --lr", "--lr must have at least one rate, got none"),
             ("digits --epochs many", "--epochs: invalid literal for int() with base"),
             ("mnist --data", "'--data'. Expected 1 values; see vicreg-pretrain mnist"),
@@ -537,6 +550,18 @@ class TestCommandLine:
     def test_the_recipe_that_is_named_goes_before_that_of_the_data(self):
         config = parse(["mnist", "--data", "digits", "--size", "8"]).command.config
         assert config == dataclasses.replace(recipes.mnist(), data="digits", size=8)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            "cifar --optimizer adamw --encoder convnext_tiny",
+            "vicregl --alpha None",
+            "digits --optimizer lars --trust-coefficient 0.1 --width 9",
+            "imagenet --small-images",
+        ],
+    )
+    def test_what_a_recipe_sets_may_have_no_effect(self, arguments):
+        assert isinstance(parse(arguments.split()).command, Pretrain)
 
     def test_any_choice_can_be_changed(self):
         arguments = ["imagenet", "--batch", "64", "--views.size", "96", "--out", "a"]

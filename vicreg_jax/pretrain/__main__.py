@@ -51,6 +51,7 @@ from vicreg_jax.pretrain.commands import (
 )
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.ignored import refuse_ignored
 from vicreg_jax.pretrain.processes import Interrupted
 
 STOPPED = 75
@@ -91,7 +92,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     mnist without --data. A word of `KINDS` replaces the recipe's views.
 
     Raises:
-        UsageError: If a word is unknown, or a setting out of range.
+        UsageError: If a word is unknown, or a setting out of range or without effect.
         OSError: If the recipe `images` cannot open its images.
         SystemExit: After printing help.
     """
@@ -107,7 +108,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     try:
         # tyro prints its errors, and hands them to nothing but a private hook.
         with contextlib.redirect_stderr(errors):
-            return _parse(arguments, runs, default=recipe)
+            return _checked(_parse(arguments, runs, default=recipe), runs)
     except SystemExit as ended:
         if not ended.code:
             raise
@@ -161,6 +162,15 @@ def _parse(
             tyro.conf.PositionalMetavarFromFieldName,
         ),
     )
+
+
+def _checked(line: CommandLine, runs: dict[str, Pretrain]) -> CommandLine:
+    """Returns the command line, unless it has a flag without effect."""
+    command = line.command
+    if isinstance(command, Pretrain):
+        recipe = command.launch.recipe or "mnist"
+        refuse_ignored(command.config, runs[recipe].config)
+    return line
 
 
 def _unknown_word(arguments: Sequence[str]) -> str | None:

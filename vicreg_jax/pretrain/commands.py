@@ -189,6 +189,11 @@ class _Classify:
     def _run(self, launch: Launch, **settings: Any) -> None:
         from vicreg_jax.pretrain import compile_only, processes, supervised
 
+        if self.run_folder is not None and self.init is not None:
+            raise UsageError(
+                "RUN and --init must not be given together, got "
+                f"{self.run_folder} and {self.init}"
+            )
         processes.connect(launch)
         config, model = supervised.settings(
             self.run_folder or self.init,

@@ -253,6 +253,8 @@ class Launch:
                 f"--workers must be at most {cores}, the cores of this machine, got "
                 f"{self.workers}; --force-workers allows more"
             )
+        if self.force_workers and not self.workers:
+            raise UsageError("--force-workers must be given with --workers only")
         if self.distributed and self.out is None:
             raise UsageError("--out must be given with --distributed")
         if not self.distributed:
