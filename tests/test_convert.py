@@ -1,6 +1,7 @@
 """Checkpoints of PyTorch's ResNets: the same features, and no key lost unsaid."""
 
 import pickle
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from vicreg_jax.nn import Expander, SmallResNet, VICReg
 
 torch = pytest.importorskip("torch")
 
+from safetensors.torch import save_file  # noqa: E402
 from torch_features import images, seen_by, seen_by_torch  # noqa: E402
 
 torch_networks = pytest.importorskip("parity.torch_networks")
@@ -327,6 +329,48 @@ class TestErrors:
             ValueError, match="`path` must be a PyTorch file .*resnet50"
         ):
             convert.load_resnet(path)
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"\x80\x02J\x00", b"\x80\x02G\x00", b"\x80\x02X\x01\x00\x00\x00\xff."],
+    )
+    def test_a_pickle_that_is_cut_off(self, tmp_path, content):
+        (tmp_path / "torn.pth").write_bytes(content)
+        with pytest.raises(ValueError, match="`path` must be a PyTorch file .*torn"):
+            convert.read(tmp_path / "torn.pth")
+
+    @pytest.mark.parametrize(
+        "tensors, said",
+        [
+            ({0: torch.ones(2)}, "must hold tensors by name, got .* with 0"),
+            ({"a": torch.ones(2).to_sparse()}, "dense tensors .*`a` of .*sparse_coo"),
+            ({"a": torch.ones(2, device="meta")}, "dense tensors .*`a` of"),
+            ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, "`a` of torch.float8_e4m3"),
+        ],
+    )
+    def test_tensors_that_numpy_has_not(self, tmp_path, tensors, said):
+        torch.save(tensors, tmp_path / "a.pth")
+        with pytest.raises(ValueError, match=said):
+            convert.read(tmp_path / "a.pth")
+
+    def test_safetensors_that_numpy_has_not(self, tmp_path):
+        path = tmp_path / "a.safetensors"
+        save_file({"a": torch.ones(2).to(torch.float8_e4m3fn)}, path)
+        with pytest.raises(ValueError, match="must hold tensors of NumPy's dtypes, go"):
+            convert.read(path)
+
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+    def test_a_directory(self, tmp_path, suffix):
+        path = tmp_path / f"a{suffix}"
+        path.mkdir()
+        with pytest.raises(ValueError, match="`path` must be a file of tensors, got "):
+            convert.read(path)
+
+    def test_without_pytorch(self, tmp_path, monkeypatch):
+        (tmp_path / "a.pth").touch()
+        monkeypatch.setitem(sys.modules, "torch", None)
+        with pytest.raises(ValueError, match="without PyTorch .`pip install torch`"):
+            convert.read(tmp_path / "a.pth")
 
     @pytest.mark.parametrize("save", [torch.save, None])
     def test_nothing_is_unpickled(self, tmp_path, save):

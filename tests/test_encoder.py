@@ -1,6 +1,7 @@
 """Encoders in files: what is written is what is read, and features are the job's."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,9 @@ from vicreg_jax.pretrain.mesh import make_mesh
 from vicreg_jax.pretrain.step import Programs
 
 RESNET = {"depth": 18, "width": 4}
+# Has all entries, of the right types.
+DESCRIPTION = {"architecture": {"name": ""}, "views": {"kind": ""}, "about": {}}
+DESCRIPTION |= {"size": 40, "channels": 3}
 SMALL = {"widths": [4, 8], "stem_stride": 1, "channels": 1}
 
 
@@ -195,6 +199,23 @@ class TestErrors:
         saved.write_bytes(saved.read_bytes()[:left])
         with pytest.raises(ValueError, match="undamaged safetensors file"):
             load_encoder(saved)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("{}", "[]", "null", "photos", '{"architecture": {}}'),
+            json.dumps(DESCRIPTION | {"size": "40"}),
+            json.dumps(DESCRIPTION | {"views": {}}),
+            json.dumps(DESCRIPTION | {"architecture": {}}),
+        ],
+    )
+    def test_metadata_of_something_else(self, tmp_path, text):
+        path = tmp_path / "other.safetensors"
+        tensors = {"conv1.weight": np.zeros(3, np.float32)}
+        save_file(tensors, path, metadata={"vicreg_jax": text})
+        said = "must have the metadata that `save_encoder` writes .*other.safetensors"
+        with pytest.raises(ValueError, match=said):
+            load_encoder(path)
 
     def test_of_something_else(self, tmp_path):
         path = tmp_path / "other.safetensors"

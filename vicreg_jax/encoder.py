@@ -45,6 +45,8 @@ Images: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray | Iterable[Any]"
 _NO_NUMBERS = [np.zeros((1, TRIES, 4))]  # a centered crop is not random
 FILE = "encoder.safetensors"
 _KEY = "vicreg_jax"
+_STORED = {"architecture": dict, "views": dict, "size": int, "channels": int}
+_STORED |= {"about": dict}
 
 
 @dataclass(frozen=True)
@@ -308,7 +310,26 @@ def _description(path: Path) -> dict[str, Any] | None:
         raise ValueError(
             f"`path` must be an undamaged safetensors file, got {path}: {error}"
         ) from error
-    return None if text is None else json.loads(text)
+    return None if text is None else _parsed(text, path)
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    """Returns the description in a file's metadata."""
+    try:
+        found = json.loads(text)
+        if not (
+            all(isinstance(found[name], kind) for name, kind in _STORED.items())
+            and "name" in found["architecture"]
+            and "kind" in found["views"]
+        ):
+            raise ValueError("an entry is of another type")
+    # Of JSON that is no object too.
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            "`path` must have the metadata that `save_encoder` writes, got "
+            f"{text[:100]!r} as {_KEY!r} in {path}"
+        ) from error
+    return found
 
 
 def _built(architecture: dict[str, Any], path: Path) -> nnx.Module:

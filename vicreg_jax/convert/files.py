@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+
+# What PyTorch raises for files that are damaged or hold other things.
+_DAMAGED = (pickle.UnpicklingError, struct.error, EOFError, RuntimeError, LookupError)
+_DAMAGED += (ValueError, TypeError, AttributeError)
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
@@ -22,10 +28,14 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
             needs PyTorch.
 
     Raises:
-        ValueError: if the file is damaged, does not hold tensors by name, or holds
-            anything but tensors and plain containers.
+        ValueError: if the file is damaged or a directory, does not hold tensors by
+            name, holds anything but tensors and plain containers, or a tensor that
+            NumPy cannot hold; or if it needs PyTorch, which is not installed.
+        FileNotFoundError: if there is no such file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"`path` must be a file of tensors, got the directory {path}")
     if path.suffix != ".safetensors":
         return _read_torch(path)
     try:
@@ -33,6 +43,10 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     except SafetensorError as error:
         raise ValueError(
             f"`path` must be an undamaged safetensors file, got {path}: {error}"
+        ) from error
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"`path` must hold tensors of NumPy's dtypes, got {path}: {error}"
         ) from error
 
 
@@ -60,11 +74,16 @@ def write(
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     # Imported here so that only PyTorch's own files need PyTorch.
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "`path` must end in .safetensors without PyTorch (`pip install torch`), "
+            f"got {path}"
+        ) from error
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:
+    except _DAMAGED as error:
         raise ValueError(
             "`path` must be a PyTorch file of tensors and plain containers only, not "
             f"damaged, got {path}. Save the state dict alone: "
@@ -80,8 +99,21 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"{type(loaded).__name__}"
         )
     return {
-        # NumPy has no bfloat16.
-        name: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy()
-        for name, v in loaded.items()
-        if isinstance(v, torch.Tensor)
+        name: _array(name, tensor, path)
+        for name, tensor in loaded.items()
+        if isinstance(tensor, torch.Tensor)
     }
+
+
+def _array(name: Any, tensor: Any, path: Path) -> np.ndarray:
+    """Returns a tensor of PyTorch in NumPy, which has no bfloat16."""
+    if not isinstance(name, str):
+        raise ValueError(f"`path` must hold tensors by name, got {path} with {name!r}")
+    wide = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+    try:
+        return wide.detach().numpy()
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"`path` must hold dense tensors of NumPy's dtypes, got {path} with "
+            f"`{name}` of {tensor.dtype}, {tensor.layout}"
+        ) from error
