@@ -1,5 +1,7 @@
 """The run folder, and the metrics written into it."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -98,7 +100,41 @@ class TestFolder:
         run_folder.write_json(
             tmp_path / "config.json", run_folder.contents(recipe(), images=9)
         )
-        assert run_folder.read_config(tmp_path) == recipe()
+        expected = recipe()
+        for name in ("data", "test_data"):
+            if path := getattr(expected, name):
+                changes = {name: run_folder.absolute(path)}
+                expected = dataclasses.replace(expected, **changes)
+        assert run_folder.read_config(tmp_path) == expected
+
+    def test_paths_hold_in_other_directories(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "below").mkdir()
+        config = tiny(data="photos", test_data="../others", init="a.safetensors")
+        with run_folder.claim(config, Launch(), images=9) as run:
+            assert run.name.startswith("photos-")
+        monkeypatch.chdir("below")
+        found = run_folder.read_config(Path("..", run))
+        assert found.data == str(tmp_path / "photos")
+        assert found.test_data == str(tmp_path.parent / "others")
+        assert found.init == str(tmp_path / "a.safetensors")
+        with (
+            pytest.raises(UsageError, match="--data must be '.*photos' as in the run"),
+            run_folder.claim(config, Launch(out=Path("..", run)), images=9),
+        ):
+            pass
+
+    def test_relative_paths_of_older_runs(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        config = tiny(data="photos")
+        content = run_folder.contents(config, images=9) | {"data": "photos"}
+        run = tmp_path / "runs" / "photos-1"
+        run.mkdir(parents=True)
+        run_folder.write_json(run / "config.json", content)
+        with run_folder.claim(config, Launch(), images=9) as again:
+            assert again.absolute() == run
+        stored = json.loads((run / "config.json").read_text())
+        assert stored["data"] == str(tmp_path / "photos")
 
     def test_no_run(self, tmp_path):
         with pytest.raises(ValueError, match="RUN must be the directory of a run, got"):

@@ -1,6 +1,7 @@
 """The run folder: which run it holds, and whether that can be continued.
 
-config.json       the configuration, and the number of training images
+config.json       the configuration with absolute paths, and the number of training
+                  images
 run.json          a list of all starts: versions, devices, command, path of the data
 views.png         some images and two views of each, as the network sees them
 metrics.jsonl     one line per step
@@ -37,6 +38,7 @@ from vicreg_jax.augment.stored import views_from_json, views_to_json
 from vicreg_jax.pretrain import processes
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.errors import UsageError, flag
+from vicreg_jax.pretrain.input.datasets import ARRAYS, NAMED
 
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.config import Launch
@@ -148,17 +150,28 @@ def has_checkpoint(folder: Path) -> bool:
 def contents(config: Config, images: int) -> dict[str, Any]:
     """Returns what config.json holds: a configuration and the number of images.
 
+    Its paths are absolute, so that the run can be read from other directories.
+
     Raises:
         UsageError: If its views cannot be stored.
     """
     plain = dataclasses.asdict(config)
     for name in config.UNUSED:
         del plain[name]
+    for name in ("data", "test_data", "init"):
+        if plain.get(name) is not None:
+            plain[name] = absolute(plain[name])
     try:
         plain["views"] = views_to_json(config.views)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return json.loads(json.dumps(plain | {"images": images}))
+
+
+def absolute(data: str) -> str:
+    """Returns the absolute path of images or of a file, or the name of a data set."""
+    named = data in NAMED or data.startswith(ARRAYS)
+    return data if named else os.path.abspath(data)
 
 
 def read_config(folder: Path, kind: type[Config] = Config) -> Config:

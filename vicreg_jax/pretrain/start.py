@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import shlex
 import sys
@@ -18,8 +17,7 @@ import numpy as np
 import PIL.Image
 
 from vicreg_jax.pretrain.input import batches, sample
-from vicreg_jax.pretrain.input.datasets import ARRAYS, NAMED
-from vicreg_jax.pretrain.run_folder import write_json, writing
+from vicreg_jax.pretrain.run_folder import absolute, write_json, writing
 
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.config import Config
@@ -59,14 +57,13 @@ def record(loop: Loop, run: Path) -> None:
     """Adds this start to run.json: versions, devices, command, data, epochs, ..."""
     config, path = loop.programs.config, run / "run.json"
     starts = _starts(path)
-    named = config.data in NAMED or config.data.startswith(ARRAYS)
     starts.append(
         {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "recipe": loop.launch.recipe,
             "epochs": config.epochs,
             "command": shlex.join(sys.argv),
-            "data": config.data if named else os.path.abspath(config.data),
+            "data": absolute(config.data),
             "python": platform.python_version(),
             "packages": {name: version(name) for name in _PACKAGES},
             "devices": _devices(),
