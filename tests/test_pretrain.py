@@ -281,6 +281,15 @@ class TestReport:
         with pytest.raises(UsageError, match="RUN must have metrics, got .* none yet"):
             redraw(tmp_path)
 
+    @pytest.mark.parametrize("kinds", [1, 2, 3])
+    def test_bars_are_centered_on_their_probe(self, kinds):
+        axes = Figure().subplots()
+        by_probe = {"linear": 0.5, "k-NN": 0.6}
+        report._draw_probes(axes, {f"kind {i}": by_probe for i in range(kinds)})
+        centers = [[bar.get_center()[0] for bar in bars] for bars in axes.containers]
+        assert len(centers) == kinds
+        np.testing.assert_allclose(np.mean(centers, 0), axes.get_xticks(), atol=1e-9)
+
     def test_a_classifier(self, tmp_path, capsys):
         self.write(tmp_path)
         steps = [{"step": step, "loss": 1.0, "accuracy": 0.5} for step in range(2)]

@@ -122,7 +122,9 @@ def _draw_heads(axes, tests):
 def _draw_probes(axes, accuracies):
     width = 0.8 / len(accuracies)
     for offset, (features, by_probe) in enumerate(accuracies.items()):
-        positions = np.arange(len(by_probe)) + width * (offset - 1)
+        positions = np.arange(len(by_probe)) + width * (
+            offset - (len(accuracies) - 1) / 2
+        )
         bars = axes.bar(
             positions, [100 * a for a in by_probe.values()], width, label=features
         )
