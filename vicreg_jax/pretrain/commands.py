@@ -25,6 +25,7 @@ from vicreg_jax.augment import DigitViews, ImageViews
 from vicreg_jax.pretrain import recipes
 from vicreg_jax.pretrain.config import Config, Launch
 from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.printing import print_line
 from vicreg_jax.pretrain.protocol import LINEAR_DECAY, LINEAR_LR
 from vicreg_jax.pretrain.recipes import RECIPES
 
@@ -99,7 +100,7 @@ class Probe:
 
         probed = probe(self.run_folder, data=self.data)
         console = Console()
-        console.print(probed.summary)
+        print_line(console, probed.summary)
         _print(probed.accuracies, "held-out", console)
 
 
@@ -149,7 +150,7 @@ class Report:
 
         accuracies = redraw(self.run_folder)
         console = Console()
-        console.print(f"Drew {self.run_folder / 'report.png'}")
+        print_line(console, f"Drew {self.run_folder / 'report.png'}")
         tests = records.read(self.run_folder / "evaluations.jsonl")
         if table := classifier_result.table(tests):
             console.print(table)

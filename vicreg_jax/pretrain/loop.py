@@ -18,9 +18,11 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from vicreg_jax.pretrain import evaluation
 from vicreg_jax.pretrain.input import DeviceBatches, order_hash
+from vicreg_jax.pretrain.printing import print_line
 from vicreg_jax.pretrain.processes import Interrupted, Interruption, wait_for_all
 from vicreg_jax.pretrain.records import Line, Log, summary
 from vicreg_jax.pretrain.speed import step_flops
@@ -135,10 +137,10 @@ class Loop:
                 future.result()
         log.speed.flops = step_flops(self.programs, train, *arguments)
         now = time.monotonic()
-        self.console.print(
+        print_line(
+            self.console,
             f"First step {now - self.started:.1f} s after the start, of which "
             f"{now - began:.1f} s compiling it",
-            soft_wrap=True,
         )
         wait_for_all("compiled")
         return train
@@ -159,11 +161,13 @@ class Loop:
         )
         epoch = done // self.programs.steps_per_epoch
         log.quick_check({"step": done, "epoch": epoch} | check)
-        self.console.print(
-            f"Epoch {epoch}: {evaluation.summary(check, *embeddings.shape[1:])}"
+        print_line(
+            self.console,
+            f"Epoch {epoch}: {evaluation.summary(check, *embeddings.shape[1:])}",
         )
         if trouble := evaluation.warning(check):
-            self.console.print(f"[bold red]Warning:[/] {trouble}")
+            line = Text.assemble(("Warning:", "bold red"), f" {trouble}")
+            print_line(self.console, line)
 
 
 @contextmanager
@@ -200,11 +204,10 @@ def _lines(console: Console, first: int, steps: int) -> Iterator[Show]:
         left = round(each * (steps - done))
         # rich flushes after each call.
         # The devices may still compute the newest step, so the line is of an older one.
-        console.print(
+        print_line(
+            console,
             f"step {line['step'] + 1} of {steps}, epoch {line['epoch'] + 1}, "
             f"{summary(line)}, {left // 60}:{left % 60:02d} left",
-            soft_wrap=True,
-            highlight=False,
         )
 
     yield show

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from vicreg_jax.pretrain.init import Weights, initialized, load_init
 from vicreg_jax.pretrain.input import load_datasets
 from vicreg_jax.pretrain.input.device import on_mesh
 from vicreg_jax.pretrain.loop import Loop
+from vicreg_jax.pretrain.printing import print_line
 from vicreg_jax.pretrain.profile import Profile
 from vicreg_jax.pretrain.records import Log
 from vicreg_jax.pretrain.step import Programs
@@ -81,14 +84,15 @@ def run(
             _conclude(out, result, datasets.train.classes)
     unreadable = train_iterator.unreadable.union(result.unreadable if result else ())
     if unreadable:
-        console.print(evaluation.unreadable_summary(unreadable))
-    console.print(f"Everything is in {out}", soft_wrap=True)
+        print_line(console, evaluation.unreadable_summary(unreadable))
+    print_line(console, f"Everything is in {out}")
     if result and config.evaluation == "k-NN":
-        console.print(
+        typed = shlex.quote(str(out))
+        print_line(
+            console,
             "The paper's other evaluations are two more commands:\n"
-            f"  vicreg-pretrain linear {out}\n"
-            f"  vicreg-pretrain finetune {out} --labels 1%",
-            soft_wrap=True,
+            f"  vicreg-pretrain linear {typed}\n"
+            f"  vicreg-pretrain finetune {typed} --labels 1%",
         )
     return result.accuracies if result else {}
 
@@ -100,7 +104,7 @@ def claimed(loop: Loop) -> Iterator[Path]:
         loop.programs.config,
         loop.launch,
         images=len(loop.datasets.train),
-        notify=loop.console.print,
+        notify=partial(print_line, loop.console),
     )
     with claim as out, compilation.kept_in(out / "compiled"):
         yield out
@@ -138,15 +142,16 @@ def trained(
     programs, console, first = loop.programs, loop.console, 0
     if jax.process_index() == 0:
         start.record(loop, out)
-    with Checkpoints(out / "checkpoints", warn=console.print) as checkpoints:
+    warn = partial(print_line, console)
+    with Checkpoints(out / "checkpoints", warn=warn) as checkpoints:
         restored = checkpoints.restore(state)
         if restored is not None:
             first, state = restored
             loop.train_iterator.seek(first)
             rate = np.asarray(programs.rate(first)).item()
-            console.print(
+            print_line(
+                console,
                 f"Going on after step {first}, at a learning rate of {rate:.2g}",
-                soft_wrap=True,
             )
         else:
             state = begin(state)

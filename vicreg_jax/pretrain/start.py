@@ -17,6 +17,7 @@ import numpy as np
 import PIL.Image
 
 from vicreg_jax.pretrain.input import batches, sample
+from vicreg_jax.pretrain.printing import print_line
 from vicreg_jax.pretrain.run_folder import absolute, write_json, writing
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def describe(loop: Loop, state: State, run: Path) -> None:
         f"{config.batch} images in a step",
         f"Directory: {run}",
     ):
-        loop.console.print(line, soft_wrap=True, markup=False, highlight=False)
+        print_line(loop.console, line)
 
 
 def record(loop: Loop, run: Path) -> None:

@@ -25,6 +25,7 @@ from vicreg_jax.pretrain.input import Datasets, load_datasets
 from vicreg_jax.pretrain.input.device import on_mesh
 from vicreg_jax.pretrain.input.labels import labeled
 from vicreg_jax.pretrain.loop import Loop
+from vicreg_jax.pretrain.printing import print_line
 from vicreg_jax.pretrain.protocol import Supervised
 from vicreg_jax.pretrain.run import claimed, trained
 
@@ -116,13 +117,13 @@ def run(config: Supervised, model: Any, launch: Launch, console: Console) -> Acc
         if jax.process_index() == 0:
             run_folder.write_json(out / "probes.json", found)
     if loop.train_iterator.unreadable:
-        console.print(unreadable_summary(loop.train_iterator.unreadable))
+        print_line(console, unreadable_summary(loop.train_iterator.unreadable))
     console.print(table(tests))
-    console.print(
+    print_line(
+        console,
         "The results are those of the last epoch. The best top-1 is chosen among the "
         "tested epochs by the test images, as the official code does.\n"
         f"Everything is in {out}",
-        soft_wrap=True,
     )
     return found
 
@@ -172,7 +173,7 @@ class _Loop(Loop):
         epoch = done // self.programs.steps_per_epoch
         log.quick_check({"step": done, "epoch": epoch} | found)
         shown = ", ".join(f"{name} {100 * value:.1f}%" for name, value in found.items())
-        self.console.print(f"Epoch {epoch}: {shown}", highlight=False)
+        print_line(self.console, f"Epoch {epoch}: {shown}")
 
 
 def _loop(config: Supervised, model: Any, launch: Launch, console: Console) -> _Loop:
@@ -232,4 +233,4 @@ def _describe(loop: _Loop, out: Path) -> None:
         f"{batch} images in a step, learning rate {rates}",
         f"Directory: {out}",
     ):
-        loop.console.print(line, soft_wrap=True, markup=False, highlight=False)
+        print_line(loop.console, line)

@@ -1,0 +1,71 @@
+"""What is printed of paths: all their characters, on one line of any width."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+from runs import tiny
+
+from vicreg_jax.pretrain import evaluation, export, loop
+from vicreg_jax.pretrain.commands import Probe, Report
+from vicreg_jax.pretrain.config import Launch
+from vicreg_jax.pretrain.printing import print_line
+
+LONG = "a" * 60 + "[2024]"
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=40)
+
+
+def test_brackets_and_long_lines(console):
+    print_line(console, f"in {LONG} and {LONG}\nbelow")
+    assert console.file.getvalue() == f"in {LONG} and {LONG}\nbelow\n"
+
+
+def test_the_picture(tmp_path, capsys):
+    run = tmp_path / LONG
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    line = {"step": 0, "loss": 1.0, "accuracy": 0.5}
+    (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    Report(run).run()
+    assert capsys.readouterr().out == f"Drew {run / 'report.png'}\n"
+
+
+def test_probes(tmp_path, capsys, monkeypatch):
+    summary = f"of {LONG} and {LONG}.\nWritten to {LONG}"
+    probed = export.Probed({}, summary, tmp_path)
+    monkeypatch.setattr(export, "probe", lambda *_, **__: probed)
+    Probe(tmp_path).run()
+    assert capsys.readouterr().out == f"{summary}\n"
+
+
+def test_a_quick_check(console, monkeypatch):
+    """Its warning too, whose first word alone has a color."""
+
+    class Programs:
+        config = tiny()
+        steps_per_epoch = 2
+
+        @staticmethod
+        def embed(*_):
+            return np.zeros((2, 8, 16))
+
+    class Log:
+        @staticmethod
+        def quick_check(line):
+            pass
+
+    class Batch:
+        images = aspect = None
+
+    monkeypatch.setattr(evaluation, "quick_check", lambda *_, **__: {})
+    monkeypatch.setattr(evaluation, "summary", lambda *_: LONG)
+    monkeypatch.setattr(evaluation, "warning", lambda _: f"of [{LONG}]")
+    made = loop.Loop(Programs, Launch(), None, None, console, 0.0, range(0))
+    made._quick_check(None, Batch, 4, Log)
+    assert console.file.getvalue() == f"Epoch 2: {LONG}\nWarning: of [{LONG}]\n"
