@@ -21,7 +21,7 @@ from vicreg_jax.pretrain.contact_sheet import (
     contact_sheet,
     nearest_neighbors,
 )
-from vicreg_jax.pretrain.embed import embed, features
+from vicreg_jax.pretrain.embed import embed, features, open_encoder
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.export import export, newest, probe
 from vicreg_jax.pretrain.input import (
@@ -213,6 +213,7 @@ def run(tmp_path_factory):
     config = tiny(data=str(folder), size=8, batch=8)
     programs = Programs(config, make_mesh("data=1"), steps_per_epoch=1)
     write_json(out / "config.json", contents(config, images=9))
+    write_json(out / "run.json", [{"recipe": "images"}])
     with Checkpoints(out / "checkpoints", warn=print) as checkpoints:
         checkpoints.save(3, programs.start(), wait=True)
     return out
@@ -224,6 +225,7 @@ class TestRun:
         data = programs.config.data
         (said,) = embed(run, data, tmp_path / "out.npz")
         assert "at step 0" in said
+        assert open_encoder(run).about["recipe"] == "images"
         source = open_source(data, size=8, channels=1)
         wanted = evaluation.features(programs, state, source)
         found = np.load(tmp_path / "out.npz")

@@ -237,6 +237,17 @@ class TestRun:
         encoder = load_encoder(write_encoder(tmp_path, programs, state))
         np.testing.assert_allclose(encoder.embed(images), wanted.features, atol=1e-5)
         assert load_encoder(tmp_path).about["step"] == 0
+        assert "recipe" not in encoder.about
+
+    def test_its_recipe_is_in_it(self, tmp_path):
+        programs = Programs(tiny(), make_mesh("data=1"), 1)
+        starts = [{"recipe": "mnist"}, {"recipe": "digits"}]
+        (tmp_path / "run.json").write_text(json.dumps(starts))
+        path = write_encoder(tmp_path, programs, programs.start())
+        assert load_encoder(path).about["recipe"] == "digits"
+        (tmp_path / "run.json").write_text('[{"recipe": null}]')
+        path = write_encoder(tmp_path, programs, programs.start())
+        assert "recipe" not in load_encoder(path).about
 
     def test_dtype_is_kept(self, tmp_path):
         config = tiny(dtype="bfloat16")

@@ -169,7 +169,7 @@ def open_encoder(path: Path, mesh: str | None = "data=1") -> Encoder:
     """
     if (path / "config.json").is_file():
         # Not the file in the run's directory, which may be of an older checkpoint.
-        return as_encoder(*newest(path, mesh=mesh))
+        return as_encoder(*newest(path, mesh=mesh), path)
     if not path.exists():
         raise UsageError(f"ENCODER must be a run or a file that exists, got {path}")
     try:

@@ -38,7 +38,7 @@ def export(run: Path) -> Path:
 
 def write_encoder(run: Path, programs: Programs, state: State) -> Path:
     """Writes the encoder of a state into a run's directory, and returns the file."""
-    frozen, path = as_encoder(programs, state), run / encoder.FILE
+    frozen, path = as_encoder(programs, state, run), run / encoder.FILE
     with run_folder.writing(path):
         encoder.save_encoder(
             path,
@@ -53,11 +53,22 @@ def write_encoder(run: Path, programs: Programs, state: State) -> Path:
     return path
 
 
-def as_encoder(programs: Programs, state: State) -> encoder.Encoder:
-    """Returns the encoder of a state in eval mode, with its preprocessing."""
+def as_encoder(
+    programs: Programs, state: State, run: Path | None = None
+) -> encoder.Encoder:
+    """Returns the encoder of a state in eval mode, with its preprocessing.
+
+    Args:
+        programs: the programs of the run.
+        state: the state.
+        run: the directory of the run, whose recipe is recorded if it has one.
+    """
     config, model = programs.config, programs.network(state).encoder
     model.eval()
     about = {"data": config.data, "step": int(state.step), "epochs": config.epochs}
+    starts = run_folder.read_starts(run) if run else []
+    if starts and (recipe := starts[-1].get("recipe")):
+        about["recipe"] = recipe
     return encoder.Encoder(
         model, config.views, config.size, config.channels, about, config.crop
     )

@@ -213,6 +213,14 @@ def _read(folder: Path) -> dict[str, Any]:
         raise UsageError(f"RUN must be the directory of a run, got {folder}") from error
 
 
+def read_starts(folder: Path) -> list[dict[str, Any]]:
+    """Returns the starts of a run so far, as run.json has them."""
+    try:
+        return json.loads((folder / "run.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return []
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON to a file, as `write_whole` does."""
     write_whole(path, json.dumps(content, indent=2) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import shlex
@@ -18,7 +17,12 @@ import PIL.Image
 
 from vicreg_jax.pretrain.input import batches, sample
 from vicreg_jax.pretrain.printing import print_line
-from vicreg_jax.pretrain.run_folder import absolute, write_json, writing
+from vicreg_jax.pretrain.run_folder import (
+    absolute,
+    read_starts,
+    write_json,
+    writing,
+)
 
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.config import Config
@@ -57,7 +61,7 @@ def describe(loop: Loop, state: State, run: Path) -> None:
 def record(loop: Loop, run: Path) -> None:
     """Adds this start to run.json: versions, devices, command, data, epochs, ..."""
     config, path = loop.programs.config, run / "run.json"
-    starts = _starts(path)
+    starts = read_starts(run)
     starts.append(
         {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -116,13 +120,6 @@ def _cell(image: np.ndarray, side: int) -> np.ndarray:
         (side, side), PIL.Image.Resampling.NEAREST
     )
     return np.pad(np.asarray(resized), [(1, 1), (1, 1), (0, 0)], constant_values=255)
-
-
-def _starts(path: Path) -> list[dict[str, Any]]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        return []
 
 
 def _devices() -> str:
