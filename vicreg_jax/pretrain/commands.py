@@ -54,16 +54,11 @@ class Pretrain:
 
     def run(self) -> None:
         """Pretrains, or compiles only."""
-        from vicreg_jax.pretrain import compile_only
         from vicreg_jax.pretrain.api import pretrain
 
         console = Console()
-        if topology := self.launch.compile_only:
-            with console.status(f"Compiling a training step for {topology}"):
-                report = compile_only.compile_only(
-                    self.config, topology, self.launch.mesh
-                )
-            console.print(compile_only.table(report, topology))
+        if self.launch.compile_only:
+            _compile_only(self.config, self.launch, console)
             return
         launch = {item.name: getattr(self.launch, item.name) for item in fields(Launch)}
         run = pretrain(self.config, console=console, **launch)
@@ -188,7 +183,7 @@ class _Classify:
     """Skip images that cannot be read, or stop at the first."""
 
     def _run(self, launch: Launch, **settings: Any) -> None:
-        from vicreg_jax.pretrain import compile_only, processes, supervised
+        from vicreg_jax.pretrain import processes, supervised
 
         if self.run_folder is not None and self.init is not None:
             raise UsageError(
@@ -209,11 +204,8 @@ class _Classify:
             **settings,
         )
         console = Console(quiet=jax.process_index() != 0)
-        if topology := launch.compile_only:
-            report = compile_only.compile_only(
-                config, topology, launch.mesh, model=model
-            )
-            console.print(compile_only.table(report, topology))
+        if launch.compile_only:
+            _compile_only(config, launch, console, model=model)
             return
         supervised.run(config, model, launch, console)
 
@@ -352,6 +344,18 @@ def names() -> list[str]:
 
 def _recipe(name: str) -> Callable[..., Config]:
     return recipes.images if name == IMAGES else RECIPES[name]
+
+
+def _compile_only(
+    config: Config, launch: Launch, console: Console, *, model: Any = None
+) -> None:
+    """Compiles a training step, and prints what it needs."""
+    from vicreg_jax.pretrain import compile_only
+
+    topology = launch.compile_only or ""
+    print_line(console, f"Compiling a training step for {topology}")
+    report = compile_only.compile_only(config, topology, launch.mesh, model=model)
+    console.print(compile_only.table(report, topology))
 
 
 def _print(accuracies: Accuracies | None, which: str, console: Console) -> None:
