@@ -122,6 +122,7 @@ class TestPretrain:
     def test_says_and_shows_what_starts(self, tmp_path):
         shown = io.StringIO()
         options = QUICK | {"console": Console(file=shown, width=40), "log_every": 1}
+        options |= {"probe_every": 1}
         images, _ = spectra()
         pretrain(OWN, out=tmp_path, data=images, encoder=Spectra, **options)
         lines = shown.getvalue().splitlines()
@@ -147,6 +148,10 @@ class TestPretrain:
             r"step 4 of 4, epoch 2, loss \S+ inv .* cov \S+, 0:00 left", steps[-1]
         )
         assert lines[-1] == f"Everything is in {tmp_path}"
+        # A quick check's lines follow the step that it is made after.
+        checks = [line for line in lines if line.startswith("Epoch ")]
+        assert len(checks) == 2 and all("at a batch size" in line for line in checks)
+        assert lines.index(steps[-1]) < lines.index(checks[-1])
         start = json.loads((tmp_path / "run.json").read_text())[0]
         assert start["packages"]["jax"] == jax.__version__
         assert start["devices"] == "8 cpu (cpu)"

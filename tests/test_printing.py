@@ -1,14 +1,18 @@
-"""What is printed of paths: all their characters, on one line of any width."""
+"""What is printed: paths with all their characters, and lines of any width."""
 
 import io
 import json
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
 from runs import tiny
 
-from vicreg_jax.pretrain import evaluation, export, loop
+from vicreg_jax import __main__ as bug_report
+from vicreg_jax import aot
+from vicreg_jax.pretrain import compile_only, evaluation, export, loop, supervised
+from vicreg_jax.pretrain.__main__ import parse
 from vicreg_jax.pretrain.commands import Probe, Report
 from vicreg_jax.pretrain.config import Launch
 from vicreg_jax.pretrain.printing import print_line
@@ -69,3 +73,28 @@ def test_a_quick_check(console, monkeypatch):
     made = loop.Loop(Programs, Launch(), None, None, console, 0.0, range(0))
     made._quick_check(None, Batch, 4, Log)
     assert console.file.getvalue() == f"Epoch 2: {LONG}\nWarning: of [{LONG}]\n"
+
+
+@pytest.mark.parametrize("words", ["digits", "linear a", "finetune a --labels 1%"])
+def test_compile_only_says_what_it_does(words, capsys, monkeypatch):
+    report = aot.Report(0, 0, 0.0, {}, {}, "")
+    said = []
+
+    def compiled(*_, **__):
+        said.append(capsys.readouterr().out)
+        return report
+
+    monkeypatch.setattr(compile_only, "compile_only", compiled)
+    monkeypatch.setattr(supervised, "settings", lambda *_, **__: (None, None))
+    parse([*words.split(), "--compile-only", "v5litepod-64"]).command.run()
+    assert said == ["Compiling a training step for v5litepod-64\n"]
+    assert "v5litepod-64" in capsys.readouterr().out  # the table
+
+
+@pytest.mark.parametrize("count, noun", [(1, "device"), (2, "devices")])
+def test_devices_of_a_bug_report(count, noun, capsys, monkeypatch):
+    few = jax.devices()[:count]
+    monkeypatch.setattr(jax, "devices", lambda: few)
+    bug_report.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{count} {noun}: cpu (cpu)" in lines and "1 process" in lines

@@ -21,10 +21,15 @@ def main() -> None:
     for name in _PACKAGES:
         print(f"{name} {_version(name)}")
     devices = jax.devices()
-    print(f"{len(devices)} devices: {devices[0].platform}, {devices[0].device_kind}")
-    print(f"{jax.process_count()} processes")
+    kind = f"{devices[0].platform} ({devices[0].device_kind})"
+    print(f"{_counted(len(devices), 'device', 'devices')}: {kind}")
+    print(_counted(jax.process_count(), "process", "processes"))
     for setting in ("jax_enable_x64", "jax_default_matmul_precision"):
         print(f"{setting} {getattr(jax.config, setting)}")
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 def _version(package: str) -> str:

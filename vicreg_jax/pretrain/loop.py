@@ -106,12 +106,14 @@ class Loop:
                 stop = interruption.asked(done)
                 if done % self.launch.log_every == 0:
                     show(done, log.write(leave=1))
-                if self._check_is_due(done):
-                    self._quick_check(state, batch, done, log)
                 last = stop or done == steps
-                if last or done % save_every == 0:
+                saves = last or done % save_every == 0
+                if saves:
                     # A loss that is not finite must be an error before it is saved.
                     show(done, log.write())
+                if self._check_is_due(done):
+                    self._quick_check(state, batch, done, log)
+                if saves:
                     checkpoints.save(done, state, wait=last)
                 if stop and done < steps:
                     raise Interrupted(f"saved after step {done}")
