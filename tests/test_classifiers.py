@@ -185,7 +185,8 @@ class TestCommands:
         "arguments, said",
         [
             (["linear"], "RUN or --init must be given, got neither"),
-            (["linear", "nowhere"], "must be a run or a file that exists, got nowhere"),
+            (["linear", "nowhere"], "RUN must be a run or a file that exists, got no"),
+            (["linear", "--init", "no"], "--init must be a run or a file that exists,"),
             (
                 ["linear", "a", "--init", "b"],
                 "RUN and --init must not be given together, got a and b",
@@ -208,6 +209,9 @@ class TestCommands:
     def test_rates_that_are_none(self, lr):
         with pytest.raises(UsageError, match="--lr must be finite and at least 0, got"):
             settings(lr=lr)
+        said = "--lr-backbone must be finite and at least 0, got"
+        with pytest.raises(UsageError, match=said):
+            settings("finetune", lr_backbone=lr[0])
 
 
 # Of the L-BFGS probe on all labels. SGD is not at its optimum, and fine-tuned features

@@ -234,6 +234,14 @@ class TestRun:
         again = np.load(tmp_path / "again.npz")["features"]
         np.testing.assert_allclose(again, found["features"], atol=1e-5)
 
+    def test_a_run_without_a_checkpoint(self, tmp_path):
+        write_json(tmp_path / "config.json", contents(tiny(), images=9))
+        with pytest.raises(UsageError, match="ENCODER must have a checkpoint, got"):
+            open_encoder(tmp_path)
+        write_json(tmp_path / "config.json", {"protocol": "linear"})
+        with pytest.raises(UsageError, match="--init must be a pretraining run, got"):
+            open_encoder(tmp_path, argument="--init")
+
     def test_unreadable_held_out_images_are_counted(self, run, tmp_path):
         folder = twice(tmp_path / "photographs")
         programs, state = newest(run)

@@ -50,7 +50,7 @@ from vicreg_jax.pretrain.commands import (
     subcommands,
 )
 from vicreg_jax.pretrain.config import Config
-from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.errors import UsageError, flag
 from vicreg_jax.pretrain.ignored import refuse_ignored
 from vicreg_jax.pretrain.processes import Interrupted
 
@@ -112,7 +112,9 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     except SystemExit as ended:
         if not ended.code:
             raise
-    raise UsageError(_unknown_word(arguments) or _one_line(errors.getvalue()))
+    word = next(iter(arguments), "-")
+    shown = f"{_PROG} {word if word in names() else recipe} --help"
+    raise UsageError(_unknown_word(arguments) or _one_line(errors.getvalue(), shown))
 
 
 def _deciding() -> argparse.ArgumentParser:
@@ -182,18 +184,26 @@ def _unknown_word(arguments: Sequence[str]) -> str | None:
     return _with_hint(f"unknown recipe or command {word!r}", near, f"{_PROG} --help")
 
 
-def _one_line(box: str) -> str:
-    """Returns an error of tyro, a box of several lines, as one line."""
+def _one_line(box: str, shown: str) -> str:
+    """Returns an error of tyro, a box of several lines, as one line.
+
+    Args:
+        box: What tyro printed.
+        shown: The command that lists the flags.
+    """
     lines = Text.from_ansi(box).plain.splitlines()[1:-1]
     # The frame is of ASCII characters if stdout is not UTF-8.
     text = " ".join(line.strip(" │|") for line in lines)
     # After a rule or an empty line come explanations, suggestions and the help.
+    text = re.sub(r"^(?:─|-){3,} ", "", text)
     message = re.split(r" (?:─|-){3,} |  ", text)[0].rstrip(".")
     near = re.findall(r"(?:meant|similar to \S+): (--[\w.-]+)", text)
-    shown = re.search(rf"{_PROG}(?: [\w-]+)? --help", text)
     # tyro's suggestion for a flag of another command is the same flag.
     near = [] if "misplaced" in message else near[:1]
-    return _with_hint(message, near, shown[0] if shown else f"{_PROG} --help")
+    # Views check their settings when they are made, of which tyro knows the place only.
+    if setting := re.match(r"Error parsing [\w.]*\b(views[\w.]*): `(\w+)`", message):
+        message = flag(".".join(setting.groups())) + message[setting.end() :]
+    return _with_hint(message, near, shown)
 
 
 def _with_hint(message: str, near: Sequence[str], shown: str) -> str:

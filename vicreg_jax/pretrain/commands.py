@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -196,6 +197,7 @@ class _Classify:
             launch.mesh,
             data=self.data,
             test_data=self.test_data,
+            argument="--init" if self.run_folder is None else "RUN",
             augmentation=self.views,
             classes=self.classes,
             batch=self.batch,
@@ -353,8 +355,13 @@ def _compile_only(
     from vicreg_jax.pretrain import compile_only
 
     topology = launch.compile_only or ""
-    print_line(console, f"Compiling a training step for {topology}")
-    report = compile_only.compile_only(config, topology, launch.mesh, model=model)
+    report = compile_only.compile_only(
+        config,
+        topology,
+        launch.mesh,
+        model=model,
+        notify=partial(print_line, console),
+    )
     console.print(compile_only.table(report, topology))
 
 

@@ -18,6 +18,8 @@ from vicreg_jax.pretrain.protocol import Supervised
 from vicreg_jax.pretrain.step import Programs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jax.sharding import Mesh
     from jax.stages import Lowered
 
@@ -40,7 +42,12 @@ _CLASSES = 1000  # of a classifier, if --classes does not say
 
 
 def compile_only(
-    config: Config, topology: str, mesh: str | None, *, model: Any = None
+    config: Config,
+    topology: str,
+    mesh: str | None,
+    *,
+    model: Any = None,
+    notify: Callable[[str], None] | None = None,
 ) -> aot.Report:
     """Compiles one training step for TPUs.
 
@@ -50,6 +57,7 @@ def compile_only(
             such as "v5litepod-64".
         mesh: devices by axis; see `vicreg_jax.pretrain.mesh.axes`.
         model: the encoder of a classifier, whose settings `config` then has.
+        notify: called with a sentence before the compiler starts.
 
     Raises:
         UsageError: If there is no such topology, or the step does not fit its chips.
@@ -72,6 +80,8 @@ def compile_only(
         raise UsageError(
             f"--compile-only {topology}, --mesh {mesh}: {error}"
         ) from error
+    if notify is not None:
+        notify(f"Compiling a training step for {topology}")
     try:
         return aot.report_of(lowered(_programs(config, grid, model)))
     except jax.errors.JaxRuntimeError as error:

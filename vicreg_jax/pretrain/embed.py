@@ -13,7 +13,7 @@ import numpy as np
 
 from vicreg_jax.encoder import load_encoder
 from vicreg_jax.pretrain.contact_sheet import Queries, contact_sheet
-from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.errors import UsageError, of_file
 from vicreg_jax.pretrain.evaluation import unreadable_summary
 from vicreg_jax.pretrain.export import as_encoder, newest
 from vicreg_jax.pretrain.input import UnreadableError, batches, open_source
@@ -157,25 +157,28 @@ def features(
     return Embedded(*joined, unreadable=tuple(sorted(rows.unreadable)))
 
 
-def open_encoder(path: Path, mesh: str | None = "data=1") -> Encoder:
+def open_encoder(
+    path: Path, mesh: str | None = "data=1", *, argument: str = "ENCODER"
+) -> Encoder:
     """Returns the encoder of a run's newest checkpoint, or of a file.
 
     Args:
         path: the run or the file.
         mesh: devices for the parameters of a run; see `mesh.axes`.
+        argument: what the command line calls `path`, for errors.
 
     Raises:
         UsageError: If there is none.
     """
     if (path / "config.json").is_file():
         # Not the file in the run's directory, which may be of an older checkpoint.
-        return as_encoder(*newest(path, mesh=mesh), path)
+        return as_encoder(*newest(path, mesh=mesh, argument=argument), path)
     if not path.exists():
-        raise UsageError(f"ENCODER must be a run or a file that exists, got {path}")
+        raise UsageError(f"{argument} must be a run or a file that exists, got {path}")
     try:
         return load_encoder(path)
     except ValueError as error:
-        raise UsageError(f"ENCODER: {error}") from error
+        raise of_file(error, argument, path) from error
 
 
 def _check_out(out: Path) -> None:

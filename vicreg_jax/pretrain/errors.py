@@ -24,6 +24,20 @@ def flag(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
+def of_file(error: ValueError, argument: str, path: object) -> UsageError:
+    """Returns the error of a function that reads a file, for the command line.
+
+    Args:
+        error: The error, which may call the file `path`.
+        argument: How the command line calls it.
+        path: The file.
+    """
+    text, ours = str(error), "`path`"
+    if ours in text:
+        return UsageError(text.replace(ours, argument))
+    return UsageError(f"{argument} {path}: {text}")
+
+
 def check_at_least(name: str, value: float, least: float) -> None:
     """Checks the value of a field.
 

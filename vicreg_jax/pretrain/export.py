@@ -131,6 +131,7 @@ def newest(
     own_encoder: EncoderFactory | None = None,
     *,
     mesh: str | None = "data=1",
+    argument: str = "RUN",
 ) -> tuple[Programs, State]:
     """Returns the programs of a run and its newest state.
 
@@ -138,17 +139,18 @@ def newest(
         run: the directory of the run.
         own_encoder: makes the encoder, if it was given in Python.
         mesh: devices; see `vicreg_jax.pretrain.mesh.axes`.
+        argument: what the command line calls `run`, for errors.
 
     Raises:
         UsageError: If `run` is not a run, has no checkpoint yet, or has a path with a
             bracket.
     """
-    config = run_folder.read_config(run)
-    run_folder.check_path(run, "RUN")
+    config = run_folder.read_config(run, argument=argument)
+    run_folder.check_path(run, argument)
     programs = Programs(
         config, meshes.make_mesh(mesh), steps_per_epoch=1, own_encoder=own_encoder
     )
     restored = restore(run / "checkpoints", programs.start())
     if restored is None:
-        raise UsageError(f"RUN must have a checkpoint, got {run}")
+        raise UsageError(f"{argument} must have a checkpoint, got {run}")
     return programs, restored.state

@@ -10,7 +10,7 @@ from flax import nnx
 
 from vicreg_jax.encoder import load_encoder
 from vicreg_jax.pretrain import mesh as meshes
-from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.errors import UsageError, of_file
 from vicreg_jax.pretrain.network import architecture
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def load_init(programs: Programs) -> Weights | None:
     try:
         loaded = load_encoder(Path(config.init), model)
     except ValueError as error:
-        raise UsageError(f"--init {config.init}: {error}") from error
+        raise of_file(error, "--init", config.init) from error
     ours = architecture(config)
     # A file with PyTorch's tensors alone has no architecture, only shapes.
     stored = loaded.about.get("architecture", ours)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vicreg_jax.pretrain.config import Config
-from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.errors import UsageError, flag
 from vicreg_jax.pretrain.input.labels import ALL
 
 if TYPE_CHECKING:
@@ -63,9 +63,12 @@ class Supervised(Config):
         super().__post_init__()
         if self.init is None:
             raise UsageError("--init must be given if no RUN is, got neither")
-        for rate in (*self.lr, *[self.lr_backbone] * self.finetunes):
+        backbone = [("lr_backbone", self.lr_backbone)] * self.finetunes
+        for name, rate in (*(("lr", rate) for rate in self.lr), *backbone):
             if not (rate >= 0 and math.isfinite(rate)):
-                raise UsageError(f"--lr must be finite and at least 0, got {rate}")
+                raise UsageError(
+                    f"{flag(name)} must be finite and at least 0, got {rate}"
+                )
         if len(set(self.lr)) < len(self.lr):
             raise UsageError(f"--lr must be different rates, got {self.lr}")
 

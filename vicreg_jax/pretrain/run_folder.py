@@ -174,20 +174,24 @@ def absolute(data: str) -> str:
     return data if named else os.path.abspath(data)
 
 
-def read_config(folder: Path, kind: type[Config] = Config) -> Config:
+def read_config(
+    folder: Path, kind: type[Config] = Config, *, argument: str = "RUN"
+) -> Config:
     """Returns the configuration of the run in a folder.
 
     Args:
         folder: The run folder.
         kind: Class of the configuration.
+        argument: What the command line calls the folder, for errors.
 
     Raises:
         UsageError: If the folder holds no run, or one of another kind or version.
     """
-    plain = _read(folder)
+    plain = _read(folder, argument)
     if kind is Config and "protocol" in plain:
         raise UsageError(
-            f"RUN must be a pretraining run, got {folder}, which holds a classifier"
+            f"{argument} must be a pretraining run, got {folder}, which holds a "
+            "classifier"
         )
     try:
         del plain["images"]
@@ -200,17 +204,19 @@ def read_config(folder: Path, kind: type[Config] = Config) -> Config:
         return kind(**plain, views=views)
     except (KeyError, TypeError) as error:
         raise UsageError(
-            f"RUN must be a run of this version of vicreg_jax, got {folder}"
+            f"{argument} must be a run of this version of vicreg_jax, got {folder}"
         ) from error
     except ValueError as error:
         raise UsageError(f"{folder}/config.json: {error}") from error
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path, argument: str = "RUN") -> dict[str, Any]:
     try:
         return json.loads((folder / "config.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise UsageError(f"RUN must be the directory of a run, got {folder}") from error
+        raise UsageError(
+            f"{argument} must be the directory of a run, got {folder}"
+        ) from error
 
 
 def read_starts(folder: Path) -> list[dict[str, Any]]:

@@ -45,6 +45,7 @@ def settings(
     *,
     data: str | None = None,
     test_data: str | None = None,
+    argument: str = "RUN",
     **others: Any,
 ) -> tuple[Supervised, Any]:
     """Returns the settings of a classifier, and its pretrained encoder.
@@ -54,6 +55,7 @@ def settings(
         mesh: Devices to restore the checkpoint on; see `mesh.axes`.
         data: Training images. None: the images of the run.
         test_data: Test images. None: those of the run, or a part of `data`.
+        argument: What the command line calls `path`, for errors.
         others: Other fields of `Supervised`.
 
     Raises:
@@ -61,12 +63,12 @@ def settings(
     """
     if path is None:
         raise UsageError("RUN or --init must be given, got neither")
-    encoder = open_encoder(path, mesh)
+    encoder = open_encoder(path, mesh, argument=argument)
     evaluate_on = "test"
     if data is None:
         if not (path / "config.json").is_file():
             raise UsageError(f"--data must be given with the file {path}, got none")
-        run = run_folder.read_config(path)
+        run = run_folder.read_config(path, argument=argument)
         data, evaluate_on = run.data, run.evaluate_on
         test_data = test_data or run.test_data
     settings = Supervised(

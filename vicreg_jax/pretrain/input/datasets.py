@@ -131,7 +131,7 @@ def open_source(
         raise UsageError(f"{wanted}; {path} is another file")
     if not path.is_dir():
         raise FileNotFoundError(f"{wanted}; {path} does not exist")
-    return folder(path, size=size, channels=channels)
+    return folder(path, size=size, channels=channels, name=flag(name))
 
 
 def in_memory_by_name(data: str) -> bool:

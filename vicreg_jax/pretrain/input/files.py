@@ -51,7 +51,7 @@ class Files(Decoded):
         return str(self.root / self.paths[index])
 
 
-def folder(root: Path, *, size: int, channels: int = 3) -> Files:
+def folder(root: Path, *, size: int, channels: int = 3, name: str = "`root`") -> Files:
     """Returns the images in a folder and its subfolders, sorted by path.
 
     The subfolders directly below `root` are the classes, unless `root` itself holds
@@ -62,6 +62,7 @@ def folder(root: Path, *, size: int, channels: int = 3) -> Files:
         root: the folder.
         size: side in pixels to which every image is decoded.
         channels: 3 for RGB, 1 for grayscale.
+        name: of the argument that `root` comes from, for errors.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no image in it.
@@ -69,17 +70,17 @@ def folder(root: Path, *, size: int, channels: int = 3) -> Files:
     """
     if root.is_file():
         raise NotADirectoryError(
-            f"`root` must be a folder of images, got a file, {root}"
+            f"{name} must be a folder of images, got a file, {root}"
         )
     if not root.is_dir():
-        raise FileNotFoundError(f"`root` must be a folder of images, got {root}")
+        raise FileNotFoundError(f"{name} must be a folder of images, got {root}")
     # Sorted by text, so that every host numbers the images alike.
     paths = sorted(path.relative_to(root).as_posix() for path in _images(root))
     if not paths:
-        raise FileNotFoundError(f"the folder must hold images, found none in {root}")
+        raise FileNotFoundError(f"{name} must hold images, found none in {root}")
     labeled = all("/" in path for path in paths)
     classes = sorted({path.split("/")[0] for path in paths}) if labeled else []
-    number = {name: i for i, name in enumerate(classes)}
+    number = {label: i for i, label in enumerate(classes)}
     labels = [number.get(path.split("/")[0], UNLABELED) for path in paths]
     labels = np.array(labels, np.int32)
     return Files(root, tuple(paths), labels, tuple(classes), size, channels)
