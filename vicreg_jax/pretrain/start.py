@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import PIL.Image
 
+from vicreg_jax.augment import ImageViews
 from vicreg_jax.pretrain.input import batches, sample
 from vicreg_jax.pretrain.printing import print_line
 from vicreg_jax.pretrain.run_folder import (
@@ -25,6 +26,7 @@ from vicreg_jax.pretrain.run_folder import (
 )
 
 if TYPE_CHECKING:
+    from vicreg_jax.augment import Views
     from vicreg_jax.pretrain.config import Config
     from vicreg_jax.pretrain.input import Source
     from vicreg_jax.pretrain.loop import Loop
@@ -103,15 +105,27 @@ def draw_views(source: Source, config: Config, run: Path) -> None:
     pair = np.stack([np.asarray(view) for view in drawn])
     if pair.ndim != 5 or not {images.shape[-1], pair.shape[-1]} <= {1, 3}:
         return
-    # Views are normalized in a way that only they know, so both rows have one scale.
-    least, most = pair.min(), pair.max()
-    pixels = (255 * (pair - least) / max(most - least, 1e-6)).astype(np.uint8)
+    pixels = _pixels(config.views, pair)
     side = max(_LEAST_SIDE, *pair.shape[2:4])
     rows = [
         np.hstack([_cell(image, side) for image in row]) for row in (images, *pixels)
     ]
     with writing(run / "views.png"):
         PIL.Image.fromarray(np.vstack(rows)).save(run / "views.png")
+
+
+def _pixels(views: Views, pair: np.ndarray) -> np.ndarray:
+    """Returns the pixels of views, from 0 to 255."""
+    if isinstance(views, ImageViews):
+        mean, std = np.array([views.mean, views.std])
+        if pair.shape[-1] == 1:
+            mean, std = mean.mean(), std.mean()
+        unit = pair * std + mean
+    else:
+        # Normalized in a way that only they know, so all of them have one scale.
+        least, most = pair.min(), pair.max()
+        unit = (pair - least) / max(most - least, 1e-6)
+    return np.rint(255 * np.clip(unit, 0, 1)).astype(np.uint8)
 
 
 def _cell(image: np.ndarray, side: int) -> np.ndarray:
