@@ -16,7 +16,8 @@ from runs import MIRRORED, QUIET
 from test_own_views import InterruptsRun
 
 from vicreg_jax import aot
-from vicreg_jax.augment import ImageViews
+from vicreg_jax.augment import DigitViews, ImageViews
+from vicreg_jax.encoder import Encoder
 from vicreg_jax.nn import ResNet, SmallResNet
 from vicreg_jax.pretrain import recipes, records, run_folder, supervised
 from vicreg_jax.pretrain.__main__ import parse
@@ -204,6 +205,26 @@ class TestCommands:
     def test_what_is_missing_or_too_much(self, arguments, said):
         with pytest.raises(UsageError, match=said):
             parse(arguments).command.run()
+
+    def test_own_views_have_no_crops(self, monkeypatch):
+        def opened(views):
+            model = SmallResNet((4, 8), rngs=nnx.Rngs(0))
+            encoder = Encoder(model, views, 8, 1, {})
+            monkeypatch.setattr(supervised, "open_encoder", lambda *_, **__: encoder)
+            return {"data": "digits", "protocol": "linear", "lr": (0.1,)}
+
+        said = "--views must be pretraining or none for .* got crops for MirroredViews"
+        for augmentation in ({}, {"augmentation": "crops"}):
+            with pytest.raises(UsageError, match=said):
+                supervised.settings(Path("a"), **opened(MIRRORED), **augmentation)
+        for augmentation in ("pretraining", "none"):
+            found, _ = supervised.settings(
+                Path("a"), **opened(MIRRORED), augmentation=augmentation
+            )
+            assert found.augmentation == augmentation and found.views == MIRRORED
+        for views in (ImageViews(size=8), DigitViews(size=8)):
+            found, _ = supervised.settings(Path("a"), **opened(views))
+            assert found.augmentation == "crops"
 
     @pytest.mark.parametrize("lr", [(-1.0,), (float("nan"),)])
     def test_rates_that_are_none(self, lr):

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from vicreg_jax.augment import DigitViews, ImageViews
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain import records, run_folder
 from vicreg_jax.pretrain.classifier import TOP, Classifier
@@ -32,6 +33,7 @@ from vicreg_jax.pretrain.run import claimed, trained
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vicreg_jax.augment import Views
     from vicreg_jax.pretrain.config import Launch
     from vicreg_jax.pretrain.input import Batch, Source
     from vicreg_jax.pretrain.records import Log
@@ -64,6 +66,7 @@ def settings(
     if path is None:
         raise UsageError("RUN or --init must be given, got neither")
     encoder = open_encoder(path, mesh, argument=argument)
+    _check_views(encoder.views, others.get("augmentation", "crops"))
     evaluate_on = "test"
     if data is None:
         if not (path / "config.json").is_file():
@@ -85,6 +88,15 @@ def settings(
         **others,
     )
     return settings, encoder.model
+
+
+def _check_views(views: Views, augmentation: str) -> None:
+    """Refuses crops of views that may not be crops, or may change more than that."""
+    if augmentation == "crops" and not isinstance(views, ImageViews | DigitViews):
+        raise UsageError(
+            "--views must be pretraining or none for an encoder with views of your "
+            f"own, got crops for {views}"
+        )
 
 
 def _checksum(model: Any) -> str:
