@@ -213,7 +213,7 @@ class TestErrors:
         path = tmp_path / "other.safetensors"
         tensors = {"conv1.weight": np.zeros(3, np.float32)}
         save_file(tensors, path, metadata={"vicreg_jax": text})
-        said = "must have the metadata that `save_encoder` writes .*other.safetensors"
+        said = "must have the metadata that `save_encoder` writes, .*other.safetensors"
         with pytest.raises(ValueError, match=said):
             load_encoder(path)
 

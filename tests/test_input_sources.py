@@ -221,7 +221,7 @@ class TestSources:
             open_source("cats")
         with pytest.raises(FileNotFoundError, match="^--test-data must be mnist"):
             open_source("cats", name="test_data")
-        with pytest.raises(FileNotFoundError, match="`root` must hold images, found"):
+        with pytest.raises(FileNotFoundError, match="--data must hold images, found"):
             open_source(tmp_path)
         with pytest.raises(FileNotFoundError, match="`root` must be a folder of imag"):
             folder(tmp_path / "absent", size=8)

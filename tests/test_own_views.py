@@ -87,7 +87,9 @@ def test_another_kind_on_the_command_line():
     assert command(["mnist", "views:images"]).config.views == ImageViews(size=28)
     job = command(["elpv", "views:digits", "--views.size", "32", "--views.pen", "0.1"])
     assert job.config.views == DigitViews(size=32, pen=0.1)
-    with pytest.raises(UsageError, match="views:videos; see vicreg-pretrain --help"):
+    with pytest.raises(
+        UsageError, match="views:videos; see vicreg-pretrain mnist --help"
+    ):
         parse(["mnist", "views:videos"])
 
 

@@ -323,7 +323,7 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
             and "kind" in found["views"]
         ):
             raise ValueError("an entry is of another type")
-    # Of JSON that is no object too.
+    # JSON that is not an object raises a TypeError.
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             "`path` must have the metadata that `save_encoder` writes, got "
