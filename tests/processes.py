@@ -116,12 +116,14 @@ def wait_for(found, *processes, pause=0.02):
     It looks again after `pause` seconds, and returns what was found.
     """
     until = time.monotonic() + PATIENCE
-    while not (value := found()):
-        for process in processes:
-            assert process.poll() is None, process.output()
+    while True:
+        # Before looking, as a process may leave something and end right after a look.
+        ended = [process for process in processes if process.poll() is not None]
+        if value := found():
+            return value
+        assert not ended, ended[0].output()
         assert time.monotonic() < until, "nothing came"
         time.sleep(pause)
-    return value
 
 
 def descendants(pid):
