@@ -25,6 +25,7 @@ TINY = [
 FLAGS = re.sub(
     r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", "")
 ).strip()
+PROGRAMS = Path(__file__).parent / "programs"
 PATIENCE = 600  # seconds, of machines that are busy with other things
 # The metrics or a checkpoint, whichever fails first; Orbax may print after it.
 NO_ROOM = "^vicreg-pretrain: .*could not be written.*: File too large$"

@@ -16,6 +16,7 @@ import pytest
 from grids import thinned
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from processes import PROGRAMS
 from runs import QUIET, tiny, traced
 
 from vicreg_jax.convert import load_state_dict, read
@@ -485,13 +486,8 @@ class TestCommandLine:
             command_line(capsys, monkeypatch, "digits", *small)
 
     def test_a_bug_shows_its_traceback_and_ends_with_1(self, tmp_path):
-        program = (
-            "from vicreg_jax.pretrain import __main__, run\n"
-            "def planted(*_): raise ValueError('planted')\n"
-            "run.load_datasets = planted\n"
-            "__main__.main()\n"
-        )
-        command = [sys.executable, "-c", program, "--out", str(tmp_path / "run")]
+        program = PROGRAMS / "planted_bug.py"
+        command = [sys.executable, program, "--out", str(tmp_path / "run")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert "Traceback" in done.stderr and "ValueError: planted" in done.stderr
