@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
-from runs import MIRRORED, QUIET
-from test_own_views import InterruptsRun
+from runs import MIRRORED, QUIET, InterruptsRun
 
 from vicreg_jax import aot
 from vicreg_jax.augment import ImageViews

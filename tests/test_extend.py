@@ -9,7 +9,7 @@ import pytest
 from grids import thinned
 from rich.console import Console
 from runs import tiny
-from test_api import OWN, QUICK, Spectra, spectra
+from spectra import OWN, QUICK, Spectra, spectra
 
 from vicreg_jax.pretrain import pretrain, run_folder
 from vicreg_jax.pretrain.config import Launch
