@@ -51,6 +51,23 @@ def pytest_configure(config):
         _keep_programs()
 
 
+def pytest_terminal_summary(terminalreporter, config):
+    """Names what a run without the slow tests leaves out, which `-rs` does not see.
+
+    Under pytest-xdist the workers collect the tests, and their number is unknown here.
+    """
+    if config.option.markexpr != "not slow" or config.get_verbosity() < 0:
+        return
+    deselected = terminalreporter.stats.get("deselected", [])
+    slow = sum(item.get_closest_marker("slow") is not None for item in deselected)
+    if slow or config.option.numprocesses:
+        terminalreporter.write_line(
+            f"deselected: {slow or 'the'} slow tests. `pytest -m slow` runs every "
+            "slow test, including those that need libtpu, Slurm, Open MPI, the "
+            "released losses or a disk to fill."
+        )
+
+
 def _keep_programs():
     """Lets tests that build the same program anew find it, after `forget_programs` too.
 
