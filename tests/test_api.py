@@ -55,8 +55,8 @@ class TestPretrain:
         assert again.evaluation == run.evaluation
         with pytest.raises(ValueError, match="`model` must be given"):
             _ = Run.open(out).encoder
-        said = "`encoder` must be given, .*:Spectra, which no command can make"
-        with pytest.raises(UsageError, match=said):
+        message = "`encoder` must be given, .*:Spectra, which no command can make"
+        with pytest.raises(UsageError, match=message):
             export(Path(out))
         with pytest.raises(FileExistsError, match="must not hold a finished run"):
             pretrain(OWN, out=out, data=spectra(), encoder=Spectra, **QUICK)
@@ -78,10 +78,10 @@ class TestPretrain:
         images, _ = spectra()
         pretrain(OWN, out=tmp_path, data=images, encoder=Spectra, **options)
         lines = shown.getvalue().splitlines()
-        said = lines.index("Compiling the first step")
+        compiling = lines.index("Compiling the first step")
         jax_version = re.escape(jax.__version__)
         for line, wanted in zip(
-            lines[:said],
+            lines[:compiling],
             (
                 rf"vicreg_jax .*, JAX {jax_version}, 8 cpu \(cpu\)",
                 "Recipe: none",
@@ -181,9 +181,11 @@ class TestErrors:
                 super().__init__(rngs)
                 self.out_features = 8
 
-        said = r"\(batch, out_features\), \(32, 8\), got \(32, 16\) from .*:.*Promising"
+        message = (
+            r"\(batch, out_features\), \(32, 8\), got \(32, 16\) from .*:.*Promising"
+        )
         out = tmp_path / "run"
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             pretrain(OWN, out=out, data=spectra(), encoder=Promising, **QUICK)
         assert not out.exists()
 

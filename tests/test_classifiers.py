@@ -181,7 +181,7 @@ class TestCommands:
         assert (command.epochs, command.weight_decay) == (20, 0)
 
     @pytest.mark.parametrize(
-        "arguments, said",
+        "arguments, message",
         [
             (["linear"], "RUN or --init must be given, got neither"),
             (["linear", "nowhere"], "must be a run or a file that exists, got nowhere"),
@@ -191,8 +191,8 @@ class TestCommands:
             ),
         ],
     )
-    def test_what_is_missing(self, arguments, said):
-        with pytest.raises(UsageError, match=said):
+    def test_what_is_missing(self, arguments, message):
+        with pytest.raises(UsageError, match=message):
             parse(arguments).command.run()
 
     @pytest.mark.parametrize("lr", [(-1.0,), (float("nan"),)])

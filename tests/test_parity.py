@@ -289,11 +289,11 @@ class TestReport:
         console = Console(file=io.StringIO(), width=200)
         report.tables(console, self.outcomes)
         report.failures(console, self.outcomes, ["--full"])
-        said = console.file.getvalue()
+        printed = console.file.getvalue()
         for part in ("FAILED values/a", "ours    2.0", "PyTorch 1.0", "exact   1.0"):
-            assert part in said
-        assert "python -m parity --full --filter values/a" in said
-        assert "not run: 1 cases: quadra: not installed" in said
+            assert part in printed
+        assert "python -m parity --full --filter values/a" in printed
+        assert "not run: 1 cases: quadra: not installed" in printed
 
     def test_files(self, tmp_path):
         json_file, png = tmp_path / "a.json", tmp_path / "a.png"
