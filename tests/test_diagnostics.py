@@ -97,6 +97,14 @@ def test_condition_foretells_the_error(wide):
     assert vj.diagnostics(normal(256, 32)).covariance_condition == 1
 
 
+def test_condition_is_the_share_that_is_subtracted(x64):
+    z = normal(8, 64)
+    squares = np.cov(np.asarray(z, np.float64), rowvar=False) ** 2
+    want = squares.sum() / (squares.sum() - np.trace(squares))
+    got = vj.diagnostics(jnp.asarray(z, jnp.float64)).covariance_condition
+    np.testing.assert_allclose(got, want, rtol=1e-10)
+
+
 def test_condition_does_not_depend_on_the_scale(x64):
     want = vj.diagnostics(normal(8, 64)).covariance_condition
     got = vj.diagnostics(normal(8, 64) * 1e-3).covariance_condition
