@@ -90,7 +90,12 @@ def _own_step(loss, axes, views, ids, where=None) -> Outcome:
     def of_parameters(first, second):
         return loss(first[ids], second[ids], where=where, axis_name=axes)
 
-    return jax.lax.pmean(_gradient(of_parameters)(*views), axes)
+    def mean(a):
+        # Three times a number in half precision needs more bits than it has.
+        wide = a.astype(jnp.float32) if a.dtype.itemsize == 2 else a
+        return jax.lax.pmean(wide, axes).astype(a.dtype)
+
+    return jax.tree.map(mean, _gradient(of_parameters)(*views))
 
 
 def _accumulated(loss, axes, views, ids, where=None) -> Outcome:

@@ -22,7 +22,7 @@ from benchmarks import peak
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # The package imports jaxtyping for type checkers only, so that it runs on JAX alone.
-# Here it shall import it for real, and beartype shall hold every signature to it.
+# The tests import it at run time as well, and beartype checks every signature with it.
 typing.TYPE_CHECKING = True
 with install_import_hook("vicreg_jax", "beartype.beartype"):
     import vicreg_jax  # noqa: F401

@@ -93,7 +93,7 @@ class WideColumn:
         self.found = vj.diagnostics(z)
         exact = numpy_loss(z, z, weights=(0, 0, 1))
         self.error = abs(2 * float(self.found.covariance) / exact.covariance - 1)
-        gradient = jax.grad(vj.covariance)(z)
+        gradient = np.asarray(jax.grad(vj.covariance)(z))
         self.gradient_error = np.linalg.norm(gradient - exact.dz1)
         self.gradient_error /= np.linalg.norm(exact.dz1)
         squares = np.sum(np.var(np.asarray(z, np.float64), axis=0, ddof=1) ** 2)
@@ -121,6 +121,14 @@ def test_a_condition_of_millions_leaves_digits_to_the_gradient_alone():
         assert column.condition > 1e6 and column.found.covariance_condition > 1e6
         assert column.gradient_error < rounding.of_sum(32) * column.condition**0.5
     assert max(column.error for column in columns) > 0.01
+
+
+def test_condition_is_the_share_that_is_subtracted(x64):
+    z = normal(8, 64)
+    squares = np.cov(np.asarray(z, np.float64), rowvar=False) ** 2
+    want = squares.sum() / (squares.sum() - np.trace(squares))
+    got = vj.diagnostics(jnp.asarray(z, jnp.float64)).covariance_condition
+    np.testing.assert_allclose(got, want, rtol=1e-10)
 
 
 def test_condition_does_not_depend_on_the_scale(x64):
