@@ -123,7 +123,7 @@ def train(
     weights: tuple[float, float, float] = WEIGHTS,
     roundings: Roundings | None = None,
     before_step: Callable[[torch.nn.Module], None] | None = None,
-    before_relu: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    before_relu: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
 ) -> Run:
     """Trains a network in place.
 
@@ -165,11 +165,11 @@ def train(
 
 
 @contextmanager
-def _relus(model: torch.nn.Module, before: Callable | None) -> Iterator[None]:
+def _relus(model: torch.nn.Module, before: Callable) -> Iterator[None]:
     hooks = [
         layer.register_forward_pre_hook(lambda _, inputs: (before(*inputs),))
         for layer in model.modules()
-        if before and isinstance(layer, torch.nn.ReLU)
+        if isinstance(layer, torch.nn.ReLU)
     ]
     yield
     for hook in hooks:
