@@ -33,13 +33,22 @@ def main() -> None:
     for name in options.chosen_sections:
         started = time.monotonic()
         with console.status(name) as status:
-            section = RUNS[name](options, status.update)
+            # A file has no line to change: it gets one for each part.
+            progress = status.update if console.is_terminal else _dated(console)
+            section = RUNS[name](options, progress)
         results.show(console, section)
         console.print(f"{name}: {time.monotonic() - started:.0f} s\n", highlight=False)
         sections.append(section)
         if options.out:
             # After each section, so that a later failure loses no results.
             write(options.out, about, sections)
+
+
+def _dated(console: Console) -> Callable[[str], None]:
+    def progress(part: str) -> None:
+        console.print(f"{time.strftime('%H:%M:%S')} {part}", highlight=False)
+
+    return progress
 
 
 def write(out: Path, about: dict[str, str], sections: list[Section]) -> None:

@@ -46,6 +46,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         _REFERENCE,
         "tests/test_transforms.py",
         "tests/test_export.py",
+        "tests/test_multiview.py",
         _EVERY_FUNCTION,
     ),
     "_terms.py": (

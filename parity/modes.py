@@ -92,7 +92,7 @@ def _own_step(loss, axes, views, ids, where=None) -> Outcome:
 
     def mean(a):
         # Three times a number in half precision needs more bits than it has.
-        wide = a.astype(jnp.promote_types(a.dtype, jnp.float32))
+        wide = a.astype(jnp.float32) if a.dtype.itemsize == 2 else a
         return jax.lax.pmean(wide, axes).astype(a.dtype)
 
     return jax.tree.map(mean, _gradient(of_parameters)(*views))

@@ -12,7 +12,9 @@ float32: the limit is `SPREAD` times the largest distance between PyTorch's run 
 runs on permuted rows and channels: the same arithmetic in another order. `SPREAD` makes
 up for the roundings that no permutation redraws, and for the few draws. PyTorch sums
 the moments of a batch norm in float64, and some do not change at all: every array is
-allowed at least the median of all relative distances. PyTorch takes our float32
+allowed at least the median of all relative distances. If the input of a ReLU is so near
+to zero that rounding may switch it, the distances to the runs in which all such ReLUs
+are on, and off, are added; see `kinks`. PyTorch takes our float32
 learning rates, which are compared with the official formula by themselves. AdamW is
 also allowed what the float32 bias correction of Optax adds, and the losses the rounding
 of one evaluation.
@@ -28,13 +30,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from parity import training_jax, training_torch
+from parity import kinks, training_jax, training_torch
 from parity.checks import Check
 from parity.comparison import (
     Arrays,
@@ -155,8 +157,7 @@ class Experiment:
             limits = largest_distances(base, runs)
         else:
             exact = self.theirs(dtype="float64").named()
-            runs = [self.theirs(seed).named() for seed in range(_DRAWS)]
-            limits = _spread(base, runs)
+            limits = _spread(lambda *seed, **own: self.theirs(*seed, **own).named())
         if (self.dtype, self.optimizer) == ("float32", "adamw"):
             for name, moved in self._bias_correction_moves(exact).items():
                 limits[name] += moved
@@ -204,7 +205,7 @@ class Experiment:
     @cached_property
     def _gradient_reference(self) -> Reference:
         base, exact = self._gradients(), self._gradients(dtype="float64")
-        limits = _spread(base, [self._gradients(seed) for seed in range(_DRAWS)])
+        limits = _spread(self._gradients)
         for name, value in exact.items():
             # Ours are read off moments, which rounds each entry twice more.
             limits[name] += 2 * UNITS[self.dtype] * norm(value)
@@ -243,12 +244,27 @@ def channels_last(batches: np.ndarray) -> np.ndarray:
     return np.moveaxis(batches, 3, -1)
 
 
-def _spread(base: Arrays, runs: list[Arrays]) -> Distances:
-    """Returns the limits in float32, from runs on permuted rows and channels."""
+def _spread(run: Callable[..., Arrays]) -> Distances:
+    """Returns the limits in float32.
+
+    Args:
+        run: returns what PyTorch leaves, on rows and channels permuted by a seed, if it
+            gets one, and with `before_relu` of `training_torch.train`.
+    """
+    inputs = kinks.Inputs()
+    base = run(before_relu=inputs)
+    recorded = [kinks.Inputs() for _ in range(_DRAWS)]
+    runs = [run(seed, before_relu=own) for seed, own in enumerate(recorded)]
     most = largest_distances(base, runs)
     sizes = {name: norm(value) for name, value in base.items()}
     usual = float(np.median([most[name] / sizes[name] for name in most]))
-    return {name: SPREAD * max(most[name], usual * sizes[name]) for name in most}
+    limits = {name: SPREAD * max(most[name], usual * sizes[name]) for name in most}
+    noise = SPREAD * max(map(inputs.distance, recorded))
+    for side in (noise, -noise) if inputs.reach(noise) else ():
+        moved = run(before_relu=partial(kinks.switched, by=side))
+        for name, far in distances(base, moved).items():
+            limits[name] += far
+    return limits
 
 
 def _bias_correction_error(steps: int) -> np.ndarray:

@@ -123,6 +123,7 @@ def train(
     weights: tuple[float, float, float] = WEIGHTS,
     roundings: Roundings | None = None,
     before_step: Callable[[torch.nn.Module], None] | None = None,
+    before_relu: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
 ) -> Run:
     """Trains a network in place.
 
@@ -136,13 +137,14 @@ def train(
         weights: of invariance, variance and covariance.
         roundings: errors to add to each operation.
         before_step: called with the model before each update, when it has gradients.
+        before_relu: called with the input of each `nn.ReLU`, returns it or another one.
 
     Returns:
         Parameters and statistics after the last step, and all losses.
     """
     model.to(getattr(torch, dtype))
     roundings = roundings or Roundings(0.0)
-    with one_thread(), roundings.of_layers(model):
+    with one_thread(), roundings.of_layers(model), _relus(model, before_relu):
         steps = OPTIMIZERS[optimizer](list(model.parameters()), lr=1.0)
         losses = []
         for batch, rate in zip(batches, rates, strict=True):
@@ -160,6 +162,18 @@ def train(
             roundings.of_storing(model)
             losses.append(float(loss.detach()))
     return Run(parameters(model), statistics(model), np.array(losses))
+
+
+@contextmanager
+def _relus(model: torch.nn.Module, before: Callable) -> Iterator[None]:
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs: (before(*inputs),))
+        for layer in model.modules()
+        if isinstance(layer, torch.nn.ReLU)
+    ]
+    yield
+    for hook in hooks:
+        hook.remove()
 
 
 def reordered(model: torch.nn.Module, order: np.random.Generator) -> torch.nn.Module:

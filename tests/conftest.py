@@ -22,7 +22,7 @@ from benchmarks import peak
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # The package imports jaxtyping for type checkers only, so that it runs on JAX alone.
-# Here it shall import it for real, and beartype shall hold every signature to it.
+# The tests import it at run time as well, and beartype checks every signature with it.
 typing.TYPE_CHECKING = True
 with install_import_hook("vicreg_jax", "beartype.beartype"):
     import vicreg_jax  # noqa: F401
@@ -49,6 +49,23 @@ def pytest_configure(config):
     if config.option.markexpr == "not slow":
         _compile_quickly_everywhere()
         _keep_programs()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Names what a run without the slow tests leaves out, which `-rs` does not see.
+
+    Under pytest-xdist the workers collect the tests, and their number is unknown here.
+    """
+    if config.option.markexpr != "not slow" or config.get_verbosity() < 0:
+        return
+    deselected = terminalreporter.stats.get("deselected", [])
+    slow = sum(item.get_closest_marker("slow") is not None for item in deselected)
+    if slow or config.option.numprocesses:
+        terminalreporter.write_line(
+            f"deselected: {slow or 'the'} slow tests. `pytest -m slow` runs every "
+            "slow test, including those that need libtpu, Slurm, Open MPI, the "
+            "released losses or a disk to fill."
+        )
 
 
 def _keep_programs():

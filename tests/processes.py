@@ -25,6 +25,7 @@ TINY = [
 FLAGS = re.sub(
     r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", "")
 ).strip()
+PROGRAMS = Path(__file__).parent / "programs"
 PATIENCE = 600  # seconds, of machines that are busy with other things
 # The metrics or a checkpoint, whichever fails first; Orbax may print after it.
 NO_ROOM = "^vicreg-pretrain: .*could not be written.*: File too large$"
@@ -116,12 +117,14 @@ def wait_for(found, *processes, pause=0.02):
     It looks again after `pause` seconds, and returns what was found.
     """
     until = time.monotonic() + PATIENCE
-    while not (value := found()):
-        for process in processes:
-            assert process.poll() is None, process.output()
+    while True:
+        # Before looking, as a process may leave something and end right after a look.
+        ended = [process for process in processes if process.poll() is not None]
+        if value := found():
+            return value
+        assert not ended, ended[0].output()
         assert time.monotonic() < until, "nothing came"
         time.sleep(pause)
-    return value
 
 
 def descendants(pid):

@@ -14,67 +14,20 @@ import numpy as np
 import PIL.Image
 import pytest
 from flax import nnx
+from processes import PROGRAMS
 from rich.console import Console
 from runs import tiny
+from spectra import OWN, QUICK, Noise, Spectra, spectra
 
 from vicreg_jax.encoder import load_encoder, save_encoder
 from vicreg_jax.pretrain import Run, pretrain
-from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.export import export
 
-QUICK = {"probe_every": 0, "tensorboard": False, "console": None}
-
-
-class Spectra(nnx.Module):
-    """An encoder that a user writes, for views of shape (batch, 1, 12, 1)."""
-
-    def __init__(self, rngs, hidden=16):
-        self.hidden = nnx.Linear(12, hidden, rngs=rngs)
-        self.norm = nnx.BatchNorm(hidden, rngs=rngs)
-        self.out_features = hidden
-
-    def __call__(self, views):
-        rows = views.reshape(len(views), -1)
-        return jax.nn.relu(self.norm(self.hidden(rows)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Noise:
-    """The views that a user writes."""
-
-    size: int = 12
-    noise: float = 0.1
-
-    def pair(self, key, images, aspect):
-        plain = self.plain(images, aspect)
-        noise = self.noise * jax.random.normal(key, (2, *plain.shape))
-        return plain + noise[0], plain + noise[1]
-
-    def plain(self, images, aspect):
-        return images.astype(jnp.float32) / 255
-
-
-def spectra(count=80):
-    """Returns spectra of two kinds, as images of one row, and the kinds."""
-    random = np.random.default_rng(0)
-    kinds = np.arange(count) % 2
-    peaks = np.where(kinds[:, None] == 1, np.arange(12) * 20, 200)
-    noisy = np.clip(peaks + random.integers(-20, 20, (count, 12)), 0, 255)
-    return noisy.astype(np.uint8).reshape(count, 1, 12, 1), kinds
-
-
-OWN = Config(views=Noise(), batch=32, expander=16, epochs=2)
-
 
 def test_importing_the_package_is_cheap():
-    program = (
-        "import sys, vicreg_jax.pretrain\n"
-        "print([m for m in ('orbax', 'sklearn', 'matplotlib') if m in sys.modules])"
-    )
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    program = PROGRAMS / "imports_pretrain.py"
+    subprocess.run([sys.executable, program], check=True)
 
 
 @pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
@@ -85,7 +38,7 @@ class TestPretrain:
         run = pretrain(OWN, out=out, data=spectra(), encoder=Spectra, **quick)
         assert run.finished and run.folder == tmp_path / "run"
         assert run.evaluation["VICReg"]["k-NN"] > 0.9
-        assert run.config.encoder_class == f"{__name__}:Spectra"
+        assert run.config.encoder_class == f"{Spectra.__module__}:Spectra"
         assert run.picture.name == "report.png" and run.picture.exists()
         np.testing.assert_array_equal(run.metrics["step"], np.arange(4))
         assert np.isfinite(run.metrics["loss"]).all()
@@ -102,8 +55,8 @@ class TestPretrain:
         assert again.evaluation == run.evaluation
         with pytest.raises(ValueError, match="`model` must be given"):
             _ = Run.open(out).encoder
-        said = "`encoder` must be given, .*:Spectra, which no command can make"
-        with pytest.raises(UsageError, match=said):
+        message = "`encoder` must be given, .*:Spectra, which no command can make"
+        with pytest.raises(UsageError, match=message):
             export(Path(out))
         with pytest.raises(FileExistsError, match="must not hold a finished run"):
             pretrain(OWN, out=out, data=spectra(), encoder=Spectra, **QUICK)
@@ -126,10 +79,10 @@ class TestPretrain:
         images, _ = spectra()
         pretrain(OWN, out=tmp_path, data=images, encoder=Spectra, **options)
         lines = shown.getvalue().splitlines()
-        said = lines.index("Compiling the first step")
+        compiling = lines.index("Compiling the first step")
         jax_version = re.escape(jax.__version__)
         for line, wanted in zip(
-            lines[:said],
+            lines[:compiling],
             (
                 rf"vicreg_jax .*, JAX {jax_version}, 8 cpu \(cpu\)",
                 "Recipe: none",
@@ -162,7 +115,7 @@ class TestPretrain:
     def test_starts_from_the_weights_of_another_run(self, tmp_path):
         encoder = Spectra(nnx.Rngs(7))
         path = tmp_path / "a.safetensors"
-        kind = {"name": f"{__name__}:Spectra"}
+        kind = {"name": f"{Spectra.__module__}:Spectra"}
         save_encoder(
             path, encoder, architecture=kind, views=Noise(), size=12, channels=1
         )
@@ -233,9 +186,11 @@ class TestErrors:
                 super().__init__(rngs)
                 self.out_features = 8
 
-        said = r"\(batch, out_features\), \(32, 8\), got \(32, 16\) from .*:.*Promising"
+        message = (
+            r"\(batch, out_features\), \(32, 8\), got \(32, 16\) from .*:.*Promising"
+        )
         out = tmp_path / "run"
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             pretrain(OWN, out=out, data=spectra(), encoder=Promising, **QUICK)
         assert not out.exists()
 

@@ -395,7 +395,7 @@ class TestViews:
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         (dict(flip=1.5), r"`flip` must be a probability, got 1.5"),
         (dict(blur=(0.5, -0.1)), r"`blur` must be a probability, got \(0.5, -0.1\)"),
@@ -409,6 +409,6 @@ class TestViews:
         (dict(scale=(0.5, 1.1)), r"`scale` must be .* at most 1, got \(0.5, 1.1\)"),
     ],
 )
-def test_refuses_what_could_not_be_drawn(change, said):
-    with pytest.raises(ValueError, match=said):
+def test_refuses_what_could_not_be_drawn(change, message):
+    with pytest.raises(ValueError, match=message):
         ImageViews(**change)

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
-from runs import MIRRORED, QUIET
-from test_own_views import InterruptsRun
+from runs import MIRRORED, QUIET, InterruptsRun
 
 from vicreg_jax import aot
 from vicreg_jax.augment import DigitViews, ImageViews
@@ -183,7 +182,7 @@ class TestCommands:
         assert (command.epochs, command.weight_decay) == (20, 0)
 
     @pytest.mark.parametrize(
-        "arguments, said",
+        "arguments, message",
         [
             (["linear"], "RUN or --init must be given, got neither"),
             (["linear", "nowhere"], "RUN must be a run or a file that exists, got no"),
@@ -202,8 +201,8 @@ class TestCommands:
             ),
         ],
     )
-    def test_what_is_missing_or_too_much(self, arguments, said):
-        with pytest.raises(UsageError, match=said):
+    def test_what_is_missing_or_too_much(self, arguments, message):
+        with pytest.raises(UsageError, match=message):
             parse(arguments).command.run()
 
     def test_own_views_have_no_crops(self, monkeypatch):
@@ -213,9 +212,11 @@ class TestCommands:
             monkeypatch.setattr(supervised, "open_encoder", lambda *_, **__: encoder)
             return {"data": "digits", "protocol": "linear", "lr": (0.1,)}
 
-        said = "--views must be pretraining or none for .* got crops for MirroredViews"
+        message = (
+            "--views must be pretraining or none for .* got crops for MirroredViews"
+        )
         for augmentation in ({}, {"augmentation": "crops"}):
-            with pytest.raises(UsageError, match=said):
+            with pytest.raises(UsageError, match=message):
                 supervised.settings(Path("a"), **opened(MIRRORED), **augmentation)
         for augmentation in ("pretraining", "none"):
             found, _ = supervised.settings(
@@ -230,8 +231,8 @@ class TestCommands:
     def test_rates_that_are_none(self, lr):
         with pytest.raises(UsageError, match="--lr must be finite and at least 0, got"):
             settings(lr=lr)
-        said = "--lr-backbone must be finite and at least 0, got"
-        with pytest.raises(UsageError, match=said):
+        message = "--lr-backbone must be finite and at least 0, got"
+        with pytest.raises(UsageError, match=message):
             settings("finetune", lr_backbone=lr[0])
 
 

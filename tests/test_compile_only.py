@@ -34,13 +34,15 @@ def test_a_small_step(mesh, capsys):
 
 def test_what_does_not_fit_becomes_advice():
     """An expander whose parameters alone need 48 GiB."""
-    said = r"--compile-only must name chips that hold .* --accumulate 2 .* --expander"
-    with pytest.raises(ValueError, match=said):
+    message = (
+        r"--compile-only must name chips that hold .* --accumulate 2 .* --expander"
+    )
+    with pytest.raises(ValueError, match=message):
         compile_only(small(expander=46_000), "v5e:2x4", None)
 
 
 @pytest.mark.parametrize(
-    "topology, mesh, said",
+    "topology, mesh, message",
     [
         ("v5e:9x9x9", None, "`topology` must be known"),
         *[
@@ -51,8 +53,8 @@ def test_what_does_not_fit_becomes_advice():
         ("v5e:5x5", None, "--batch must be a multiple of the 25 devices"),
     ],
 )
-def test_chips_that_are_none(topology, mesh, said):
-    with pytest.raises(ValueError, match=said):
+def test_chips_that_are_none(topology, mesh, message):
+    with pytest.raises(ValueError, match=message):
         compile_only(small(batch=729 if "9" in topology else 128), topology, mesh)
 
 

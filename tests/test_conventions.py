@@ -55,7 +55,7 @@ def test_eps_by_its_name_in_each_project():
 
 
 @pytest.mark.parametrize(
-    "name, given, said",
+    "name, given, message",
     [
         ("lightly", "lambd", "lightly.. has no .* 'lambd'; .* calls it 'lambda_param'"),
         ("official", "mu_param", "has no argument 'mu_param'; .* 'std_coeff'"),
@@ -65,9 +65,9 @@ def test_eps_by_its_name_in_each_project():
         ("solo_learn", "tau", "has no argument 'tau'; its arguments are sim_loss_weig"),
     ],
 )
-def test_names_of_other_projects(name, given, said):
+def test_names_of_other_projects(name, given, message):
     needed = {"dim": DIM} if name == "eb_jepa" else {}
-    with pytest.raises(TypeError, match=said):
+    with pytest.raises(TypeError, match=message):
         getattr(conventions, name)(**needed, **{given: 10.0})
 
 

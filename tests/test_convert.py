@@ -244,8 +244,8 @@ class TestErrors:
     def test_missing_and_unexpected_keys_are_named(self):
         tensors = self.tensors(**{"layer9.weight": np.zeros(2, np.float32)})
         del tensors["layer3.1.bn2.running_var"]
-        said = "missing `layer3.1.bn2.running_var`, unexpected `layer9.weight`"
-        with pytest.raises(ValueError, match=said):
+        message = "missing `layer3.1.bn2.running_var`, unexpected `layer9.weight`"
+        with pytest.raises(ValueError, match=message):
             convert.load_resnet(tensors)
 
     def test_nothing_is_set_when_one_does_not_fit(self):
@@ -253,25 +253,25 @@ class TestErrors:
         before = convert.state_dict(model)
         wrong = {k: v + 1 for k, v in before.items()}
         wrong["layer4.1.conv2.weight"] = np.zeros((32, 32, 1, 1), np.float32)
-        said = (
+        message = (
             r"`layer4.1.conv2.weight` must have shape \(32, 32, 3, 3\), got .* 1, 1\)"
         )
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             convert.load_state_dict(model, wrong)
         after = convert.state_dict(model)
         assert all(np.array_equal(before[name], after[name]) for name in before)
 
     def test_integers_are_no_weights(self):
         tensors = self.tensors(**{"bn1.weight": np.ones(4, np.int8)})
-        said = "`bn1.weight` must have a floating dtype, got int8"
-        with pytest.raises(ValueError, match=said):
+        message = "`bn1.weight` must have a floating dtype, got int8"
+        with pytest.raises(ValueError, match=message):
             convert.load_resnet(tensors)
 
     def test_other_depths(self):
         tensors = self.tensors()
         gone = {k: v for k, v in tensors.items() if not k.startswith("layer3.1.")}
-        said = r"depth 18, 34, .* got \(2, 2, 1, 2\) basic blocks"
-        with pytest.raises(ValueError, match=said):
+        message = r"depth 18, 34, .* got \(2, 2, 1, 2\) basic blocks"
+        with pytest.raises(ValueError, match=message):
             convert.load_resnet(gone)
 
     def test_loaded_networks_are_in_eval_mode(self):
@@ -283,13 +283,13 @@ class TestErrors:
 
     def test_other_stems(self):
         kernel = np.zeros((4, 3, 5, 5), np.float32)
-        said = r"`conv1.weight` must have shape .*, got \(4, 3, 5, 5\)"
-        with pytest.raises(ValueError, match=said):
+        message = r"`conv1.weight` must have shape .*, got \(4, 3, 5, 5\)"
+        with pytest.raises(ValueError, match=message):
             convert.load_resnet(self.tensors(**{"conv1.weight": kernel}))
 
     def test_no_resnet(self):
-        said = "must hold a ResNet in PyTorch's names, got `blocks.0.weight`"
-        with pytest.raises(ValueError, match=said):
+        message = "must hold a ResNet in PyTorch's names, got `blocks.0.weight`"
+        with pytest.raises(ValueError, match=message):
             convert.load_resnet({"blocks.0.weight": np.zeros(3)})
         with pytest.raises(ValueError, match="a ResNet under `encoder.` in"):
             convert.load_resnet(self.tensors(), prefix="encoder.")
@@ -303,8 +303,8 @@ class TestErrors:
             for i, prefix in enumerate(["", "momentum_"])
             for k, v in tensors.items()
         }
-        said = "under each of `backbone.`, `momentum_backbone.`"
-        with pytest.raises(ValueError, match=f"`prefix` must be given, .* {said}"):
+        message = "under each of `backbone.`, `momentum_backbone.`"
+        with pytest.raises(ValueError, match=f"`prefix` must be given, .* {message}"):
             convert.load_resnet(both)
         model = convert.load_resnet(both, prefix="momentum_backbone.")
         expected = tensors["bn1.bias"] + 1
@@ -340,7 +340,7 @@ class TestErrors:
             convert.read(tmp_path / "torn.pth")
 
     @pytest.mark.parametrize(
-        "tensors, said",
+        "tensors, message",
         [
             ({0: torch.ones(2)}, "must hold tensors by name, got .* with 0"),
             ({"a": torch.ones(2).to_sparse()}, "dense tensors .*`a` of .*sparse_coo"),
@@ -348,9 +348,9 @@ class TestErrors:
             ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, "`a` of torch.float8_e4m3"),
         ],
     )
-    def test_tensors_that_numpy_has_not(self, tmp_path, tensors, said):
+    def test_tensors_that_numpy_has_not(self, tmp_path, tensors, message):
         torch.save(tensors, tmp_path / "a.pth")
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             convert.read(tmp_path / "a.pth")
 
     def test_safetensors_that_numpy_has_not(self, tmp_path):

@@ -258,7 +258,7 @@ class TestStep:
 
 class TestErrors:
     @pytest.mark.parametrize(
-        "make, said",
+        "make, message",
         [
             (
                 lambda: convnext(drop_path=1.0),
@@ -281,12 +281,12 @@ class TestErrors:
             ),
         ],
     )
-    def test_sizes(self, make, said):
-        with pytest.raises(ValueError, match=said):
+    def test_sizes(self, make, message):
+        with pytest.raises(ValueError, match=message):
             make()
 
     @pytest.mark.parametrize(
-        "changes, said",
+        "changes, message",
         [
             ({"drop_path": 1.0}, "--drop-path must be at least 0 and below 1, got 1.0"),
             (
@@ -300,6 +300,6 @@ class TestErrors:
             ({"views": ImageViews(size=31)}, "--views.size must be at least 32 with"),
         ],
     )
-    def test_settings(self, changes, said):
-        with pytest.raises(UsageError, match=said):
+    def test_settings(self, changes, message):
+        with pytest.raises(UsageError, match=message):
             dataclasses.replace(recipes.convnext(), **changes)

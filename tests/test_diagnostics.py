@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rounding
 from reference import numpy_loss
 
 import vicreg_jax as vj
@@ -84,17 +85,50 @@ def test_nothing_is_known_of_less_than_two_rows(rows):
     assert all(map(jnp.isnan, got.values())), got
 
 
+class WideColumn:
+    """Embeddings with one column `wide` times as wide as the others, in float32."""
+
+    def __init__(self, wide, column=3):
+        z = normal(32, 256).at[:, column].multiply(wide).astype(jnp.float32)
+        self.found = vj.diagnostics(z)
+        exact = numpy_loss(z, z, weights=(0, 0, 1))
+        self.error = abs(2 * float(self.found.covariance) / exact.covariance - 1)
+        gradient = np.asarray(jax.grad(vj.covariance)(z))
+        self.gradient_error = np.linalg.norm(gradient - exact.dz1)
+        self.gradient_error /= np.linalg.norm(exact.dz1)
+        squares = np.sum(np.var(np.asarray(z, np.float64), axis=0, ddof=1) ** 2)
+        self.condition = 1 + squares / (256 * exact.covariance / 2)
+
+
 @pytest.mark.parametrize("wide", [1.0, 100.0, 1000.0])
 def test_condition_foretells_the_error(wide):
     """One column that outweighs all others costs as many digits as it says."""
-    z = normal(32, 256).at[:, 3].multiply(wide).astype(jnp.float32)
-    exact = numpy_loss(z, z).covariance / 2
-    got = vj.diagnostics(z)
-    error = abs(float(got.covariance) / exact - 1)
+    column = WideColumn(wide)
+    condition = float(column.found.covariance_condition)
     # Of the sum of all squares, a few roundings of float32 for each of its sums.
-    assert error < 8 * 2**-24 * 32 * float(got.covariance_condition)
-    assert (float(got.covariance_condition) > 100) == (wide >= 100)
+    assert column.error < 8 * rounding.UNIT * 32 * condition
+    # |K| is sqrt(condition) |C_off|, so K X is that much larger than X C_off.
+    assert column.gradient_error < rounding.of_sum(32) * condition**0.5
+    np.testing.assert_allclose(condition, column.condition, rtol=0.1)
+    assert (condition > 100) == (wide >= 100)
     assert vj.diagnostics(normal(256, 32)).covariance_condition == 1
+
+
+def test_a_condition_of_millions_leaves_digits_to_the_gradient_alone():
+    """A column 10,000 times as wide: the term is wrong, and its condition says so."""
+    columns = [WideColumn(1e4, column) for column in range(4)]
+    for column in columns:
+        assert column.condition > 1e6 and column.found.covariance_condition > 1e6
+        assert column.gradient_error < rounding.of_sum(32) * column.condition**0.5
+    assert max(column.error for column in columns) > 0.01
+
+
+def test_condition_is_the_share_that_is_subtracted(x64):
+    z = normal(8, 64)
+    squares = np.cov(np.asarray(z, np.float64), rowvar=False) ** 2
+    want = squares.sum() / (squares.sum() - np.trace(squares))
+    got = vj.diagnostics(jnp.asarray(z, jnp.float64)).covariance_condition
+    np.testing.assert_allclose(got, want, rtol=1e-10)
 
 
 def test_condition_does_not_depend_on_the_scale(x64):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,15 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_run
-from processes import (
-    NO_ROOM,
-    checkpoints,
-    end,
-    start,
-    started,
-    wait_for,
-    without_labels,
-)
+from interruption import interrupted
+from processes import NO_ROOM, checkpoints, end, start, started, without_labels
 
 from parity.processes import free_address
 from vicreg_jax import vicreg_terms
@@ -39,7 +33,7 @@ def data(tmp_path_factory):
     return without_labels(tmp_path_factory.mktemp("data"))
 
 
-def pair(out, *flags):
+def pair(out, flags=()):
     """Starts both processes of the run."""
     flags = [*flags, "--distributed", "--num-processes", "2"]
     flags += ["--heartbeat", str(HEARTBEAT)]
@@ -82,34 +76,37 @@ def test_two_processes_are_one_run(tmp_path):
 
 @pytest.mark.usefixtures(*IN_PROCESS)
 def test_the_end_of_one_is_the_end_of_both_until_they_go_on(data, tmp_path):
-    with started(*pair(tmp_path, *data)) as processes:
-        wait_for(lambda: checkpoints(tmp_path), *processes)
+    killed = []
+
+    def kill(processes):
         processes[1].send_signal(signal.SIGKILL)
-        killed = time.monotonic()
-        status, said = end(processes[0])
-        # A missed heartbeat, and the time to report it on a busy machine.
-        assert time.monotonic() - killed < 3 * HEARTBEAT + 30
-    assert status not in (0, 75), said
-    with started(*pair(tmp_path, *data)) as processes:
+        killed.append(time.monotonic())
+
+    out, ended = interrupted(tmp_path, partial(pair, flags=data), kill)
+    # A missed heartbeat, and the time to report it on a busy machine.
+    assert time.monotonic() - killed[-1] < 3 * HEARTBEAT + 30
+    assert ended[0][0] not in (0, 75), ended
+    with started(*pair(out, data)) as processes:
         ended = [end(process) for process in processes]
     assert [status for status, _ in ended] == [0, 0], ended
     assert "Going on after step" in ended[0][1]
-    reference_run.assert_agrees(records.read(tmp_path / "metrics.jsonl"))
+    reference_run.assert_agrees(records.read(out / "metrics.jsonl"))
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_what_one_cannot_write_ends_both(data, tmp_path, which):
     """The disk of one is full: both end with an error, the last checkpoint stays."""
-    with started(*pair(tmp_path, *data)) as processes:
-        wait_for(lambda: checkpoints(tmp_path), *processes)
+
+    def fill(processes):
         resource.prlimit(processes[which].pid, resource.RLIMIT_FSIZE, (0, 0))
-        ended = [end(process) for process in processes]
-    status, said = ended[which]
-    assert status == 2 and re.search(NO_ROOM, said, re.M), ended
+
+    out, ended = interrupted(tmp_path, partial(pair, flags=data), fill)
+    status, printed = ended[which]
+    assert status == 2 and re.search(NO_ROOM, printed, re.M), ended
     # The other finds it gone, by its own error or by JAX's heartbeat.
     assert ended[1 - which][0] in (1, 2, -signal.SIGABRT), ended
-    left = checkpoints(tmp_path)
-    with started(*pair(tmp_path, *data)) as processes:
+    left = checkpoints(out)
+    with started(*pair(out, data)) as processes:
         ended = [end(process) for process in processes]
     assert [status for status, _ in ended] == [0, 0], ended
     assert f"Going on after step {left[-1]}" in ended[0][1]
@@ -129,9 +126,9 @@ def test_ends_though_its_error_cannot_be_printed(tmp_path):
 
 
 def test_told_to_stop_both_save(data, tmp_path):
-    with started(*pair(tmp_path, *data)) as processes:
-        wait_for(lambda: checkpoints(tmp_path), *processes)
+    def tell_to_stop(processes):
         processes[1].send_signal(signal.SIGTERM)
-        ended = [end(process) for process in processes]
+
+    out, ended = interrupted(tmp_path, partial(pair, flags=data), tell_to_stop)
     assert [status for status, _ in ended] == [75, 75], ended
-    assert len(records.read(tmp_path / "metrics.jsonl")) == checkpoints(tmp_path)[-1]
+    assert len(records.read(out / "metrics.jsonl")) == checkpoints(out)[-1]

@@ -62,8 +62,10 @@ def damage(folder):
 class TestFile:
     def test_features_names_labels_and_classes(self, encoder, photographs, tmp_path):
         out = tmp_path / "features.npz"
-        (said,) = embed(encoder, str(photographs), out)
-        assert "Embedded 12 images" in said and "at step 7: 8 features each" in said
+        (printed,) = embed(encoder, str(photographs), out)
+        assert (
+            "Embedded 12 images" in printed and "at step 7: 8 features each" in printed
+        )
         found = np.load(out)
         assert found["features"].dtype == np.float32
         assert found["names"][0] == str(photographs / "china" / "0.png")
@@ -92,8 +94,8 @@ class TestFile:
     def test_unreadable_images_are_left_out_and_named(self, encoder, tmp_path):
         folder = write_photographs(tmp_path / "photographs")
         path, out = damage(folder), tmp_path / "out.npz"
-        said = embed(encoder, str(folder), out, neighbors=2)
-        assert said[1] == f"1 image could not be read: {path}"
+        printed = embed(encoder, str(folder), out, neighbors=2)
+        assert printed[1] == f"1 image could not be read: {path}"
         found = np.load(out)
         assert len(found["features"]) == len(found["labels"]) == 11
         assert str(path) not in found["names"]
@@ -158,8 +160,8 @@ class TestNeighbors:
         assert names == {"cat", "dog"}
 
     def test_it_lies_beside_the_features(self, encoder, photographs, tmp_path):
-        said = embed(encoder, str(photographs), tmp_path / "a.npz", neighbors=3)
-        assert said[-1] == f"Nearest neighbors by cosine are in {tmp_path / 'a.png'}"
+        printed = embed(encoder, str(photographs), tmp_path / "a.npz", neighbors=3)
+        assert printed[-1] == f"Nearest neighbors by cosine are in {tmp_path / 'a.png'}"
         assert imread(tmp_path / "a.png").std() > 0.05
 
     def test_queries_of_the_user(self, encoder, photographs, tmp_path, monkeypatch):
@@ -223,8 +225,8 @@ class TestRun:
     def test_its_newest_checkpoint_is_used(self, run, tmp_path):
         programs, state = newest(run)
         data = programs.config.data
-        (said,) = embed(run, data, tmp_path / "out.npz")
-        assert "at step 0" in said
+        (printed,) = embed(run, data, tmp_path / "out.npz")
+        assert "at step 0" in printed
         assert open_encoder(run).about["recipe"] == "images"
         source = open_source(data, size=8, channels=1)
         wanted = evaluation.features(programs, state, source)

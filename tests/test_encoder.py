@@ -213,8 +213,10 @@ class TestErrors:
         path = tmp_path / "other.safetensors"
         tensors = {"conv1.weight": np.zeros(3, np.float32)}
         save_file(tensors, path, metadata={"vicreg_jax": text})
-        said = "must have the metadata that `save_encoder` writes, .*other.safetensors"
-        with pytest.raises(ValueError, match=said):
+        message = (
+            "must have the metadata that `save_encoder` writes, .*other.safetensors"
+        )
+        with pytest.raises(ValueError, match=message):
             load_encoder(path)
 
     def test_of_something_else(self, tmp_path):

@@ -69,6 +69,8 @@ def test_negative_settings(value):
         vj.vicreg_terms(good, good, eps=value)
     with pytest.raises(ValueError, match="`gamma` must be at least 0, got"):
         vj.variance(good, value)
+    with pytest.raises(ValueError, match="`eps` must be at least 0, got"):
+        vj.variance(good, eps=value)
     with pytest.raises(ValueError, match="`collapsed_std` must be at least 0, got"):
         vj.diagnostics(good, collapsed_std=value)
 

@@ -9,7 +9,7 @@ import pytest
 from grids import thinned
 from rich.console import Console
 from runs import tiny
-from test_api import OWN, QUICK, Spectra, spectra
+from spectra import OWN, QUICK, Spectra, spectra
 
 from vicreg_jax.pretrain import pretrain, run_folder
 from vicreg_jax.pretrain.config import Launch
@@ -84,8 +84,8 @@ class TestFolder:
 
     def test_fewer_epochs_are_refused(self, tmp_path):
         self.finish(tmp_path, epochs=3)
-        said = "--epochs must be at least 3 as in the run in .*, got 2; for another"
-        with pytest.raises(ValueError, match=said):
+        message = "--epochs must be at least 3 as in the run in .*, got 2; for another"
+        with pytest.raises(ValueError, match=message):
             self.claim(tmp_path, epochs=2)
         with pytest.raises(FileExistsError, match="extended by larger --epochs"):
             self.claim(tmp_path, epochs=3)
@@ -117,7 +117,7 @@ class TestFolder:
             self.claim(tmp_path, epochs=2)
         assert not run_folder.finished(tmp_path)
         assert run_folder.read_config(tmp_path) == tiny()
-        (said,) = self.claim(tmp_path, epochs=2)
-        assert said.startswith("Extending the run from 1 to 2 epochs")
+        (printed,) = self.claim(tmp_path, epochs=2)
+        assert printed.startswith("Extending the run from 1 to 2 epochs")
         assert (tmp_path / "probes-1-epochs.json").exists()
         assert self.claim(tmp_path, epochs=2) == []

@@ -134,14 +134,14 @@ class TestBoxes:
 
     @pytest.mark.usefixtures("unchecked_signatures")
     @pytest.mark.parametrize(
-        "change, said",
+        "change, message",
         [
             ({"count": 0}, "`count` must be at least 1, got 0"),
             ({"scale": (0.5, 2.0)}, "`scale` must be a least and a largest value"),
         ],
     )
-    def test_settings_out_of_range(self, change, said):
-        with pytest.raises(ValueError, match=said):
+    def test_settings_out_of_range(self, change, message):
+        with pytest.raises(ValueError, match=message):
             RandomCrops(**change)
 
 

@@ -204,15 +204,15 @@ class TestBatches:
 
     @pytest.mark.usefixtures("unchecked_signatures")
     @pytest.mark.parametrize(
-        "change, said",
+        "change, message",
         [
             (dict(workers=-1), "`workers` must be at least 0, got -1"),
             (dict(threads=0), "`threads` must be at least 1, got 0"),
             (dict(unreadable="hide"), "`unreadable` must be 'skip' or 'fatal', got 'h"),
         ],
     )
-    def test_refuses(self, change, said):
-        with pytest.raises(ValueError, match=said):
+    def test_refuses(self, change, message):
+        with pytest.raises(ValueError, match=message):
             batches(numbered(30), batch=4, **change)
 
 

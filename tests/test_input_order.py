@@ -82,7 +82,7 @@ class TestOrder:
         assert len(hashes) == 5
 
     @pytest.mark.parametrize(
-        "change, said",
+        "change, message",
         [
             (dict(batch=0), "`batch` must be at least 1, got 0"),
             (dict(batch=11), "--batch must be at most the number of images, 10"),
@@ -92,6 +92,6 @@ class TestOrder:
             (dict(shard=(0, 3)), "`batch` must be a multiple of the 3 shards, got 4"),
         ],
     )
-    def test_refuses(self, change, said):
-        with pytest.raises(ValueError, match=said):
+    def test_refuses(self, change, message):
+        with pytest.raises(ValueError, match=message):
             Order(**dict(images=10, batch=4) | change)

@@ -4,28 +4,12 @@ import signal
 import sys
 
 import pytest
-from processes import Process, descendants, end, running, started, wait_for
+from processes import PROGRAMS, Process, descendants, end, running, started, wait_for
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="finds processes in /proc"
 )
-READS = """
-import multiprocessing, numpy as np, os, signal
-from vicreg_jax.pretrain.input import Arrays, batches
-
-pixels = np.zeros((8, 1, 1, 1), np.uint8)
-reading = batches(Arrays(pixels, np.zeros(8, np.int32)), batch=2, workers=1)
-"""
-READS_ON = READS + "while True: next(reading); print('read', flush=True)"
-SIGNALS_WORKERS = """
-next(reading)
-for worker in multiprocessing.active_children():
-    os.kill(worker.pid, signal.SIGTERM)
-    os.kill(worker.pid, signal.SIGINT)
-for _ in range(20):
-    next(reading)
-reading.close()
-"""
+PROGRAM = PROGRAMS / "reads_batches.py"
 
 
 def workers(parent):
@@ -43,7 +27,7 @@ def workers(parent):
 )
 def test_a_signal_ends_all(number, reads):
     """While they start, and while they read."""
-    with started(Process("-c", READS_ON)) as (parent,):
+    with started(Process(PROGRAM, "forever")) as (parent,):
         wait_for(lambda: workers(parent), parent)
         if reads:
             wait_for(lambda: "read" in parent.output(), parent)
@@ -56,7 +40,7 @@ def test_a_signal_ends_all(number, reads):
 @pytest.mark.slow
 def test_workers_leave_signals_to_their_parent():
     """They read on."""
-    with started(Process("-c", READS + SIGNALS_WORKERS)) as (parent,):
+    with started(Process(PROGRAM, "signals")) as (parent,):
         wait_for(lambda: workers(parent), parent)
         left = descendants(parent.pid)
         status, printed = end(parent)

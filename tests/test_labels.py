@@ -44,23 +44,23 @@ def test_a_list_names_files_as_simclrs_do(photographs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
         ("n1_9.png\n", "got 'n1_9.png' in .*, which they have 0 times"),
         ("n1_8.png\n", "got 'n1_8.png' in .*, which they have 2 times"),
         ("\n", "--labels must list at least one image, got .*list.txt, empty"),
     ],
 )
-def test_refuses_a_list_that_does_not_fit(photographs, tmp_path, text, said):
+def test_refuses_a_list_that_does_not_fit(photographs, tmp_path, text, message):
     (tmp_path / "list.txt").write_text(text)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         labeled(photographs, str(tmp_path / "list.txt"))
 
 
 @pytest.mark.parametrize("labels", ["0%", "101%"])
 def test_refuses_a_share_out_of_range(labels):
-    said = f"--labels must be above 0% and at most 100%, got {labels}"
-    with pytest.raises(UsageError, match=said):
+    message = f"--labels must be above 0% and at most 100%, got {labels}"
+    with pytest.raises(UsageError, match=message):
         labeled(SOURCE, labels)
 
 

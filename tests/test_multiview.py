@@ -201,6 +201,22 @@ def test_every_mode(x64, name, n, d, padded):
     np.testing.assert_allclose(np.stack(got), gradients, rtol=0, atol=1e-12 * scale)
 
 
+def test_two_views_by_default_are_the_terms():
+    """With the defaults of each, and for users who switch off rank promotion."""
+    views = np.float32(draw(12, 5))
+    with jax.numpy_rank_promotion("raise"):
+        found = vj.multiview_terms(views)
+        np.testing.assert_allclose(found, vj.vicreg_terms(*views), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("unchecked_signatures")
+@pytest.mark.parametrize("name", ["lambd", "mu", "nu"])
+def test_weights_must_be_scalars(name):
+    weights = {"lambd": 25.0, "mu": 25.0} | {name: np.ones(2)}
+    with pytest.raises(ValueError, match=f"`{name}` must be a scalar"):
+        vj.multiview_loss(np.ones((3, 4, 3)), **weights)
+
+
 @pytest.mark.usefixtures("unchecked_signatures")
 @pytest.mark.parametrize(
     "views, options, error, match",

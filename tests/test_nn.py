@@ -272,15 +272,15 @@ class TestDevices:
 
 class TestErrors:
     @pytest.mark.parametrize(
-        "options, said",
+        "options, message",
         [
             ({"depth": 19}, r"`depth` must be one of \[18, 34, .*\], got 19"),
             ({"width": 0}, "`width` must be at least 1, got 0"),
             ({"channels": 0}, "`channels` must be at least 1, got 0"),
         ],
     )
-    def test_sizes(self, options, said):
-        with pytest.raises(ValueError, match=said):
+    def test_sizes(self, options, message):
+        with pytest.raises(ValueError, match=message):
             tiny(**options)
 
     @pytest.mark.parametrize("shape", [(8, 8, 3), (2, 3, 8, 8)])

@@ -3,14 +3,13 @@
 import dataclasses
 import io
 import json
-import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
-from runs import tiny
+from runs import InterruptsRun, tiny
 
 from vicreg_jax.augment import DigitViews, ImageViews
 from vicreg_jax.augment.stored import views_from_json, views_to_json
@@ -42,15 +41,6 @@ class NoisyViews:
 
 
 OWN = NoisyViews(noise=(0.1, 0.3))
-
-
-class InterruptsRun(io.StringIO):
-    """Tells the run to stop once it reports its first step."""
-
-    def write(self, text):
-        if "First step" in text:
-            signal.raise_signal(signal.SIGTERM)
-        return super().write(text)
 
 
 @pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")

@@ -83,6 +83,23 @@ class TestFaults:
             faulty = values.check_case("values/a", case, FAULTS[name].ours)
             assert not all(passed(faulty)), name
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        "distribution, n, d, names",
+        [
+            ("normal", 64, 64, ["tf32-products"]),
+            ("normal", 257, 257, ["tf32-products", "bfloat16-products"]),
+            ("scales", 64, 24, ["half-the-columns", "missing-variance-gradient"]),
+            ("large", 64, 24, ["half-the-columns"]),
+        ],
+    )
+    def test_where_the_bounds_are_wide(self, distribution, n, d, names):
+        case = Case(distribution, n, d, "float32")
+        assert all(passed(values.check_case("values/a", case, PACKAGE)))
+        for name in names:
+            faulty = values.check_case("values/a", case, FAULTS[name].ours)
+            assert not all(passed(faulty)), name
+
     @pytest.mark.parametrize(
         "mode", thinned(MAPPED, keep=["shard_map, inside, no vma"])
     )
@@ -272,11 +289,11 @@ class TestReport:
         console = Console(file=io.StringIO(), width=200)
         report.tables(console, self.outcomes)
         report.failures(console, self.outcomes, ["--full"])
-        said = console.file.getvalue()
+        printed = console.file.getvalue()
         for part in ("FAILED values/a", "ours    2.0", "PyTorch 1.0", "exact   1.0"):
-            assert part in said
-        assert "python -m parity --full --filter values/a" in said
-        assert "not run: 1 cases: quadra: not installed" in said
+            assert part in printed
+        assert "python -m parity --full --filter values/a" in printed
+        assert "not run: 1 cases: quadra: not installed" in printed
 
     def test_files(self, tmp_path):
         json_file, png = tmp_path / "a.json", tmp_path / "a.png"

@@ -16,6 +16,7 @@ import pytest
 from grids import thinned
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from processes import PROGRAMS
 from runs import QUIET, tiny, traced
 
 from vicreg_jax.convert import load_state_dict, read
@@ -160,34 +161,34 @@ def test_refuses_what_could_not_run(name, value):
 @pytest.mark.parametrize("name", ["lambd", "mu", "nu", "weight_decay"])
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
 def test_refuses_weights_that_are_none(name, value):
-    said = f"--{name.replace('_', '-')} must be finite and at least 0, got {value}"
-    with pytest.raises(UsageError, match=said):
+    message = f"--{name.replace('_', '-')} must be finite and at least 0, got {value}"
+    with pytest.raises(UsageError, match=message):
         Config(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "trust_coefficient"])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_refuses_rates_that_are_none(name, value):
-    said = f"--{name.replace('_', '-')} must be finite and above 0, got {value}"
-    with pytest.raises(UsageError, match=said):
+    message = f"--{name.replace('_', '-')} must be finite and above 0, got {value}"
+    with pytest.raises(UsageError, match=message):
         Config(**{name: value})
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
         ({"channels": 2}, "--channels must be 1 or 3, got 2"),
         ({"accumulate": 3}, "--batch must be a multiple of --accumulate, 3, got 128"),
         ({"warmup": None, "epochs": 10}, "--epochs must be above 10, .* got 10"),
     ],
 )
-def test_refuses_what_does_not_go_together(changes, said):
-    with pytest.raises(UsageError, match=said):
+def test_refuses_what_does_not_go_together(changes, message):
+    with pytest.raises(UsageError, match=message):
         Config(**changes)
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
         ({"log_every": 0}, "--log-every must be at least 1, got 0"),
         ({"checkpoint_every": 0}, "--checkpoint-every must be at least 1, got 0"),
@@ -199,8 +200,8 @@ def test_refuses_what_does_not_go_together(changes, said):
         ({"force_workers": True}, "--force-workers must be given with --workers only"),
     ],
 )
-def test_refuses_what_could_not_be_carried_out(changes, said):
-    with pytest.raises(UsageError, match=said):
+def test_refuses_what_could_not_be_carried_out(changes, message):
+    with pytest.raises(UsageError, match=message):
         Launch(**changes)
 
 
@@ -218,8 +219,10 @@ def test_refuses_a_mesh_that_is_none(mesh):
 
 
 def test_refuses_a_batch_that_does_not_spread(tmp_path):
-    said = "--batch must be a multiple of the 8 devices, got 100; --mesh may name few"
-    with pytest.raises(UsageError, match=said):
+    message = (
+        "--batch must be a multiple of the 8 devices, got 100; --mesh may name few"
+    )
+    with pytest.raises(UsageError, match=message):
         run(tiny(batch=100), Launch(out=tmp_path), QUIET)
 
 
@@ -228,8 +231,8 @@ def test_refuses_a_batch_that_does_not_spread(tmp_path):
 def test_refuses_a_directory_that_holds_other_things(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
-    said = f"--out must be a new or empty directory.* holds {name.split('/')[0]}$"
-    with pytest.raises(UsageError, match=said):
+    message = f"--out must be a new or empty directory.* holds {name.split('/')[0]}$"
+    with pytest.raises(UsageError, match=message):
         run(tiny(), Launch(out=tmp_path), QUIET)
     assert (tmp_path / name).read_text() == "mine"
     with pytest.raises(UsageError, match="--out must be a directory, got the file"):
@@ -379,7 +382,7 @@ def command_line(capsys, monkeypatch, *arguments):
 
 class TestCommandLine:
     @pytest.mark.parametrize(
-        "arguments, status, said",
+        "arguments, status, printed",
         [
             (["mnist", "--help"], 0, "Weight of the invariance term"),
             (["--data", "cats"], 2, "--data must be mnist, digits, elpv, "),
@@ -393,11 +396,11 @@ class TestCommandLine:
             ),
         ],
     )
-    def test_ends_as_promised(self, arguments, status, said):
+    def test_ends_as_promised(self, arguments, status, printed):
         command = [sys.executable, "-m", "vicreg_jax.pretrain", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == status
-        assert said in done.stdout + done.stderr
+        assert printed in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
 
     def test_help_lists_recipes_and_commands_in_one_line_each(
@@ -431,7 +434,7 @@ class TestCommandLine:
 
     @pytest.mark.usefixtures("relaxed_promotion")
     @pytest.mark.parametrize(
-        "arguments, said",
+        "arguments, message",
         [
             ("digits --batch 1", "--batch must be at least 2, got 1"),
             ("digits --batch 2000", "--batch must be at most the number of images"),
@@ -484,14 +487,14 @@ class TestCommandLine:
         ],
     )
     def test_what_the_user_can_mend_is_said_in_one_line(
-        self, capsys, monkeypatch, tmp_path, arguments, said
+        self, capsys, monkeypatch, tmp_path, arguments, message
     ):
         (tmp_path / "notes.txt").write_text("mine")
         words = arguments.format(tmp_path).split()
         status, printed = command_line(capsys, monkeypatch, *words)
         assert status == 2
         assert printed.startswith("vicreg-pretrain: ") and printed.count("\n") == 1
-        assert said in printed
+        assert message in printed
         assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
     def test_a_view_that_cannot_be_is_said_by_its_flag(self, capsys, monkeypatch):
@@ -513,13 +516,8 @@ class TestCommandLine:
             command_line(capsys, monkeypatch, "digits", *small)
 
     def test_a_bug_shows_its_traceback_and_ends_with_1(self, tmp_path):
-        program = (
-            "from vicreg_jax.pretrain import __main__, run\n"
-            "def planted(*_): raise ValueError('planted')\n"
-            "run.load_datasets = planted\n"
-            "__main__.main()\n"
-        )
-        command = [sys.executable, "-c", program, "--out", str(tmp_path / "run")]
+        program = PROGRAMS / "planted_bug.py"
+        command = [sys.executable, program, "--out", str(tmp_path / "run")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert "Traceback" in done.stderr and "ValueError: planted" in done.stderr

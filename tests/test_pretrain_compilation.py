@@ -82,10 +82,10 @@ def test_an_entry_that_was_cut_short_is_compiled_again(tmp_path, no_other_cache)
     (entry,) = tmp_path.glob("*cache")
     entry.write_bytes(entry.read_bytes()[:100])
     jax.clear_caches()
-    with compilation.kept_in(tmp_path), warnings.catch_warnings(record=True) as said:
+    with compilation.kept_in(tmp_path), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         np.testing.assert_allclose(jax.jit(jnp.cos)(x), np.cos(x), rtol=1e-6)
-    assert any("compilation cache" in str(warning.message) for warning in said)
+    assert any("compilation cache" in str(warning.message) for warning in caught)
 
 
 def test_the_users_own_cache_stays(tmp_path, no_other_cache):

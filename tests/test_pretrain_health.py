@@ -22,9 +22,9 @@ class TestHealth:
         assert "vary along one direction" in evaluation.warning(line)
 
     def test_covariance_is_said_beside_its_floor(self):
-        said = evaluation.summary(self.healthy | {"k-NN": 0.5}, 2048, 8192)
-        assert "k-NN 50.0%, effective rank 30 of 2048" in said
-        assert "covariance of both views 6.50 (at least 3.00 at a batch size" in said
+        summary = evaluation.summary(self.healthy | {"k-NN": 0.5}, 2048, 8192)
+        assert "k-NN 50.0%, effective rank 30 of 2048" in summary
+        assert "covariance of both views 6.50 (at least 3.00 at a batch size" in summary
 
     def test_the_covariance_is_that_of_the_loss(self):
         rng = np.random.default_rng(0)

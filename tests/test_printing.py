@@ -77,10 +77,10 @@ def test_a_quick_check(console, monkeypatch):
 
 @pytest.mark.parametrize("words", ["digits", "linear a", "finetune a --labels 1%"])
 def test_compile_only_says_what_it_does(words, capsys, monkeypatch):
-    said = []
+    printed = []
 
     def compiled(_):
-        said.append(capsys.readouterr().out)
+        printed.append(capsys.readouterr().out)
         return aot.Report(0, 0, 0.0, {}, {}, "")
 
     # Stands in for the compiler, which needs a package.
@@ -91,7 +91,7 @@ def test_compile_only_says_what_it_does(words, capsys, monkeypatch):
     monkeypatch.setattr(supervised, "settings", lambda *_, **__: (tiny(), None))
     topology = ("--compile-only", "v5litepod-64")
     parse([*words.split(), *topology]).command.run()
-    assert said == ["Compiling a training step for v5litepod-64\n"]
+    assert printed == ["Compiling a training step for v5litepod-64\n"]
     assert "v5litepod-64" in capsys.readouterr().out  # the table
 
 

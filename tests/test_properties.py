@@ -32,8 +32,8 @@ def loss(z1, z2, **options):
 
 
 def assert_close(got, want):
-    # The energy beside the diagonal is what is left of sums as large as the squares of
-    # the variances; constant columns leave 0 of them.
+    # The off-diagonal energy is what is left of sums as large as the squares of the
+    # variances; constant columns leave 0 of them.
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
 
 

@@ -9,6 +9,7 @@ import time
 import pytest
 import reference_run
 from grids import thinned
+from interruption import interrupted
 from processes import (
     NO_ROOM,
     checkpoints,
@@ -33,8 +34,8 @@ def whole(tmp_path_factory, data):
     """An uninterrupted run."""
     out = tmp_path_factory.mktemp("whole")
     with started(start(out, *data)) as (process,):
-        status, said = end(process)
-    assert status == 0, said
+        status, printed = end(process)
+    assert status == 0, printed
     assert [line["step"] for line in seen(out)] == list(range(STEPS))
     return out
 
@@ -53,32 +54,38 @@ def test_killed_at_any_moment_it_goes_on(
             # It may now be in a step, in a save or in the middle of a line.
             time.sleep(moments.uniform(0, 0.3))
             process.send_signal(signal.SIGKILL)
-            status, said = end(process)
+            status, printed = end(process)
         if status == 0:
             break  # it was faster than the signal, and is finished
-        assert status == -signal.SIGKILL, said
+        assert status == -signal.SIGKILL, printed
     if status != 0:
         with started(start(tmp_path, *data)) as (process,):
-            status, said = end(process)
-        assert status == 0, said
-        assert "Going on after step" in said
+            status, printed = end(process)
+        assert status == 0, printed
+        assert "Going on after step" in printed
     assert seen(tmp_path) == seen(whole)
     assert checksum(tmp_path) == checksum(whole)
+
+
+def tell_to_stop(processes):
+    processes[-1].send_signal(signal.SIGTERM)
 
 
 @pytest.mark.slow
 def test_no_room_ends_it_until_there_is(whole, data, tmp_path, unchecked_signatures):
-    with started(start(tmp_path, *data, "--tensorboard")) as (process,):
-        wait_for(lambda: checkpoints(tmp_path), process)
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, 0))
-        status, said = end(process)
-    assert status == 2, said
-    assert re.search(NO_ROOM, said, re.M), said
-    with started(start(tmp_path, *data)) as (process,):
-        status, said = end(process)
-    assert status == 0 and "Going on after step" in said, said
-    assert seen(tmp_path) == seen(whole)
-    assert checksum(tmp_path) == checksum(whole)
+    def fill(processes):
+        resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (0, 0))
+
+    out, [(status, printed)] = interrupted(
+        tmp_path, lambda out: [start(out, *data, "--tensorboard")], fill
+    )
+    assert status == 2, printed
+    assert re.search(NO_ROOM, printed, re.M), printed
+    with started(start(out, *data)) as (process,):
+        status, printed = end(process)
+    assert status == 0 and "Going on after step" in printed, printed
+    assert seen(out) == seen(whole)
+    assert checksum(out) == checksum(whole)
 
 
 @pytest.mark.slow
@@ -86,32 +93,30 @@ def test_no_room_ends_it_until_there_is(whole, data, tmp_path, unchecked_signatu
 def test_goes_on_with_other_devices(data, tmp_path):
     """Each step sees the same images, so only rounding differs."""
     flags = [*data, *reference_run.FLAGS]
-    with started(start(tmp_path, *flags, devices=4)) as (process,):
-        wait_for(lambda: checkpoints(tmp_path), process)
-        process.send_signal(signal.SIGTERM)
-        status, said = end(process)
-    assert status == 75, said
-    with started(start(tmp_path, *flags, devices=2)) as (process,):
-        status, said = end(process)
-    assert status == 0 and "Going on after step" in said, said
-    reference_run.assert_agrees(seen(tmp_path))
+    out, [(status, printed)] = interrupted(
+        tmp_path, lambda out: [start(out, *flags, devices=4)], tell_to_stop
+    )
+    assert status == 75, printed
+    with started(start(out, *flags, devices=2)) as (process,):
+        status, printed = end(process)
+    assert status == 0 and "Going on after step" in printed, printed
+    reference_run.assert_agrees(seen(out))
 
 
 @pytest.mark.slow
 def test_told_to_stop_it_saves_first(whole, data, tmp_path, unchecked_signatures):
-    with started(start(tmp_path, *data)) as (process,):
-        wait_for(lambda: checkpoints(tmp_path), process)
-        process.send_signal(signal.SIGTERM)
-        status, said = end(process)
-    assert status == 75, said
-    stopped = checkpoints(tmp_path)[-1]
-    assert f"saved after step {stopped}; the same command resumes the run" in said
-    assert len(seen(tmp_path)) == stopped < STEPS
-    with started(start(tmp_path, *data, "--epochs", "2")) as (process,):
-        status, said = end(process)
-    assert status == 2 and "--epochs must be at least 3 as in the run" in said
-    with started(start(tmp_path, *data)) as (process,):
-        status, said = end(process)
-    assert status == 0 and f"Going on after step {stopped}" in said
-    assert seen(tmp_path) == seen(whole)
-    assert checksum(tmp_path) == checksum(whole)
+    out, [(status, printed)] = interrupted(
+        tmp_path, lambda out: [start(out, *data)], tell_to_stop
+    )
+    assert status == 75, printed
+    stopped = checkpoints(out)[-1]
+    assert f"saved after step {stopped}; the same command resumes the run" in printed
+    assert len(seen(out)) == stopped < STEPS
+    with started(start(out, *data, "--epochs", "2")) as (process,):
+        status, printed = end(process)
+    assert status == 2 and "--epochs must be at least 3 as in the run" in printed
+    with started(start(out, *data)) as (process,):
+        status, printed = end(process)
+    assert status == 0 and f"Going on after step {stopped}" in printed
+    assert seen(out) == seen(whole)
+    assert checksum(out) == checksum(whole)

@@ -21,9 +21,9 @@ class TestFolder:
         launch = Launch(out=tmp_path)
         with run_folder.claim(tiny(), launch, images=9):
             pass
-        said = r"--width must be 4 as in the run .*, got 8; for another run give"
+        message = r"--width must be 4 as in the run .*, got 8; for another run give"
         with (
-            pytest.raises(ValueError, match=said),
+            pytest.raises(ValueError, match=message),
             run_folder.claim(tiny(width=8), launch, images=9),
         ):
             pass
@@ -32,10 +32,12 @@ class TestFolder:
         monkeypatch.chdir(tmp_path)
         with run_folder.claim(tiny(), Launch(), images=9) as first:
             pass
-        said = "--data must have 9 training images as in the run .*, got 8; for another"
+        message = (
+            "--data must have 9 training images as in the run .*, got 8; for another"
+        )
         for launch in (Launch(), Launch(out=first)):
             with (
-                pytest.raises(ValueError, match=said),
+                pytest.raises(ValueError, match=message),
                 run_folder.claim(tiny(), launch, images=8),
             ):
                 pass
@@ -44,11 +46,11 @@ class TestFolder:
         content = run_folder.contents(tiny(), images=9)
         del content["images"]
         run_folder.write_json(tmp_path / "config.json", content)
-        said = "RUN must be a run of this version of vicreg_jax, got"
-        with pytest.raises(ValueError, match=said):
+        message = "RUN must be a run of this version of vicreg_jax, got"
+        with pytest.raises(ValueError, match=message):
             run_folder.read_config(tmp_path)
         with (
-            pytest.raises(ValueError, match=said),
+            pytest.raises(ValueError, match=message),
             run_folder.claim(tiny(), Launch(out=tmp_path), images=9),
         ):
             pass
@@ -187,6 +189,6 @@ class TestLog:
         for step in range(3):
             value = jnp.asarray(jnp.nan if step else 1.0)
             log.add(step, self.step(**{name: value}), order=0)
-        said = f"the {name.replace('_', ' ')} is no longer finite at step 1"
-        with pytest.raises(FloatingPointError, match=said):
+        message = f"the {name.replace('_', ' ')} is no longer finite at step 1"
+        with pytest.raises(FloatingPointError, match=message):
             log.write()

@@ -187,8 +187,10 @@ class TestErrors:
     def test_missing_and_unexpected_keys_are_named(self):
         tensors = arrays(reference("vicregl"))
         tensors["stages.1.grn.weight"] = tensors.pop("stages.1.blocks.0.norm.weight")
-        said = "missing `stages.1.blocks.0.norm.weight`, unexpected `stages.1.grn.weigh"
-        with pytest.raises(ValueError, match=said):
+        message = (
+            "missing `stages.1.blocks.0.norm.weight`, unexpected `stages.1.grn.weigh"
+        )
+        with pytest.raises(ValueError, match=message):
             convert.load_convnext(tensors)
 
     def test_another_network(self):
@@ -199,6 +201,6 @@ class TestErrors:
             convert.load_vit(arrays(reference("standard")))
 
     def test_heads_that_are_not_told(self):
-        said = "`heads` must be given if .* multiple of 64, got a width of 24"
-        with pytest.raises(ValueError, match=said):
+        message = "`heads` must be given if .* multiple of 64, got a width of 24"
+        with pytest.raises(ValueError, match=message):
             convert.load_vit(arrays(reference("vit")))

@@ -6,7 +6,7 @@ through the sample covariance (equation 3 of arXiv:2105.04906)
     C = X^T X / (n - 1),    X = Z - mean(Z)    (n rows, d columns)
 
 and of ``C`` only through two things: its diagonal, which holds the variances ``v_j``
-(equation 1), and the sum of squares beside the diagonal (equation 4)
+(equation 1), and the sum of its squared off-diagonal entries (equation 4)
 
     E = sum_{i != j} C_ij^2.
 

@@ -80,13 +80,14 @@ def multiview_loss(
         precision: as in `vicreg_loss`.
 
     Returns:
-        A scalar, float32; float64 where a view is float64.
+        A scalar, float32, or float64 if a view is float64. NaN with fewer than two
+        included rows.
 
     Raises:
-        ValueError: there are fewer than two views, a shape is wrong, ``global_views``
-            is not between 1 and the number of views, ``gamma`` or ``eps`` is a negative
-            number, or ``axis_name`` is not bound.
-        TypeError: a dtype is wrong.
+        ValueError: if there are fewer than two views, a shape is wrong,
+            ``global_views`` is not between 1 and the number of views, ``gamma`` or
+            ``eps`` is a negative number, or ``axis_name`` is not bound.
+        TypeError: if a dtype is wrong.
 
     Example:
         >>> import jax.numpy as jnp, vicreg_jax
@@ -136,12 +137,12 @@ def multiview_terms(
 
     Returns:
         The mean of the invariance over the pairs, and twice the mean of the variance
-        and of the covariance over the views: three scalars, float32; float64 where a
+        and of the covariance over the views: three scalars, float32, or float64 if a
         view is float64.
 
     Raises:
         ValueError: as in `multiview_loss`.
-        TypeError: a dtype is wrong.
+        TypeError: if a dtype is wrong.
 
     Example:
         >>> import jax.numpy as jnp, vicreg_jax

@@ -110,13 +110,13 @@ def local_loss(
         precision: of the matrix products of the covariances.
 
     Returns:
-        A scalar, float32; float64 where a map is float64.
+        A scalar, float32, or float64 if a map is float64.
 
     Raises:
-        ValueError: a shape is wrong, a number of matches is larger than the map, an
+        ValueError: if a shape is wrong, a number of matches is larger than the map, an
             option is unknown, ``gamma`` or ``eps`` is a negative number, or
             ``axis_name`` is not bound.
-        TypeError: a dtype is wrong.
+        TypeError: if a dtype is wrong.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -198,11 +198,11 @@ def vicregl_loss(
         precision: as in `local_loss`.
 
     Returns:
-        A scalar, float32; float64 where an embedding or a map is float64.
+        A scalar, float32, or float64 if an embedding or a map is float64.
 
     Raises:
-        ValueError: as in `local_loss`, or the numbers of views differ.
-        TypeError: a dtype is wrong.
+        ValueError: as in `local_loss`, or if the numbers of views differ.
+        TypeError: if a dtype is wrong.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -49,7 +49,7 @@ def paper_schedule(
         A function of the step that gives the learning rate.
 
     Raises:
-        ValueError: the run would end in its warm-up.
+        ValueError: if the run would end in its warm-up.
     """
     if epochs <= WARMUP_EPOCHS:
         raise ValueError(

@@ -15,6 +15,7 @@ PAGES = {
     "changelog": "CHANGELOG.md",
 }
 _LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")
+_PICTURE = re.compile(r"^(!\[.*\]\(.*\))$", re.MULTILINE)
 
 
 def _append(app, docname, source):
@@ -23,7 +24,8 @@ def _append(app, docname, source):
         path = ROOT / PAGES[docname]
         app.env.note_dependency(str(path))
         text = _LINK.sub(lambda link: f"]({_target(path, link[1])})", path.read_text())
-        source[0] += text
+        # Plots have small labels, and the column of the text is narrow.
+        source[0] += _PICTURE.sub(r"\1{.full-width}", text)
 
 
 def _target(path, link):

@@ -1,4 +1,4 @@
-"""Draws what a crop loses that is cut from a square of 256 pixels.
+"""Draws what a crop loses if it is cut from a square of 256 pixels.
 
 python docs/images/crops.py    # writes crops.png; needs scikit-image
 """
@@ -22,7 +22,7 @@ CROPS = 10  # of each photograph and area
 
 
 def photographs():
-    """The photographs as PNG files."""
+    """Yields the photographs as PNG files."""
     for name in PHOTOGRAPHS:
         file = io.BytesIO()
         PIL.Image.fromarray(getattr(data, name)()).save(file, "PNG")
@@ -30,7 +30,7 @@ def photographs():
 
 
 def exact(content, area, seed=0):
-    """The crops of one area from the original pixels, and their boxes."""
+    """Returns crops of one area from the original pixels, and their boxes."""
     croppings = (RandomCrops(CROPS, VIEW, (area, area)),)
     numbers = [uniform(seed, 0, range(1), count=CROPS)[0]]
     (crops,), _ = decode_crops(content, croppings, numbers, channels=3)
@@ -38,7 +38,7 @@ def exact(content, area, seed=0):
 
 
 def squeezed(content, boxes, size):
-    """The same crops from a square of some size."""
+    """Returns the same crops from a square of some size."""
     square = PIL.Image.fromarray(decode(content, size=size, channels=3).pixels)
     corners = np.stack(
         [boxes[:, 1], boxes[:, 0], boxes[:, 1] + boxes[:, 3], boxes[:, 0] + boxes[:, 2]]
@@ -51,13 +51,13 @@ def squeezed(content, boxes, size):
 
 
 def psnr(found, wanted):
-    """The peak signal-to-noise ratio of each crop in decibels."""
+    """Returns the peak signal-to-noise ratio of each crop in decibels."""
     error = (found.astype(float) - wanted) ** 2
     return 10 * np.log10(255**2 / error.mean((1, 2, 3)))
 
 
 def power(crops):
-    """The mean power by frequency, in cycles a view, of gray windowed crops."""
+    """Returns the mean power by frequency, in cycles a view, of gray crops."""
     window = np.hanning(VIEW)[:, None] * np.hanning(VIEW)
     gray = crops.mean(-1) - crops.mean((1, 2, 3))[:, None, None]
     spectrum = np.abs(np.fft.fft2(gray * window)) ** 2
@@ -84,9 +84,11 @@ def draw_example(axes, content):
 
 
 def draw_loss(ratio_axes, power_axes, files):
-    """Draws the error by area, and for the smallest area the power by frequency."""
+    """Draws the PSNR by area, and for the smallest area the power by frequency."""
     power_axes.set(
-        xlabel="cycles a view", ylabel="power, of the original's", ylim=(0, 1.1)
+        xlabel="cycles a view",
+        ylabel="power, as a share of the original's",
+        ylim=(0, 1.1),
     )
     ratio_axes.set(xlabel="area of the crop", ylabel="PSNR, dB")
     for size in SQUARES:
@@ -104,7 +106,7 @@ def draw_loss(ratio_axes, power_axes, files):
         print(f"{size}: PSNR {dict(zip(AREAS, np.round(means, 1), strict=True))}")
         print(f"{size}: power at 28, 56 cycles {(ours / theirs)[[28, 56]].round(2)}")
     power_axes.set_title(f"crops of {100 * AREAS[0]:.0f}% of the area")
-    ratio_axes.set_title("error of the view")
+    ratio_axes.set_title("similarity to the original")
     ratio_axes.legend()
     power_axes.legend()
 

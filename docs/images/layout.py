@@ -4,14 +4,17 @@ python docs/images/layout.py    # writes layout.png
 """
 
 import ast
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
+from statistics import fmean
 
 import matplotlib.pyplot as plt
 
 PACKAGE = Path(__file__).parents[2] / "vicreg_jax"
 # Imported by nearly every module, so their arrows would hide the others.
 LEFT_OUT = {"", "__main__", "_check", "_check_maps", "_types"}
+SWEEPS = 8
+LINE = {"color": "#8899aa", "linewidth": 1.2}
 
 
 def parts():
@@ -68,53 +71,75 @@ def level(part, imports):
     return 1 + max((level(below, imports) for below in imports[part]), default=-1)
 
 
-def _middle(part, imports, spots):
-    """Returns where a part is best placed: above what it imports, private ones left."""
-    below = [spots[other][0] for other in imports[part]]
-    return (sum(below) / len(below) if below else not part.startswith("_")), part
+def _chains(imports, levels):
+    """Yields each arrow as the nodes that it passes, from a part to an import.
+
+    Between them it passes one point in each row, which the arrows to the same part
+    share. The points take room in their rows, so no line crosses a box.
+    """
+    for part, below in imports.items():
+        for other in below:
+            between = range(levels[part] - 1, levels[other], -1)
+            yield [part, *((other, height) for height in between), other]
 
 
 def _spread(row):
-    """Yields where the labels of a row stand: each takes room by its length."""
-    ends = list(accumulate(len(part) + 3 for part in row))
-    for part, end in zip(row, ends, strict=True):
-        yield (end - (len(part) + 3) / 2) / ends[-1]
+    """Yields where the nodes of a row stand: each takes room by its label's length."""
+    ends = list(accumulate(_room(node) for node in row))
+    for node, end in zip(row, ends, strict=True):
+        yield (end - _room(node) / 2) / ends[-1]
+
+
+def _room(node):
+    return len(node) + 3 if isinstance(node, str) else 3
+
+
+def _placed(chains, levels):
+    """Returns where each node stands: near those that its arrows join it with."""
+    neighbors, rows = {}, {}
+    for chain in chains:
+        for above, below in pairwise(chain):
+            neighbors.setdefault(above, set()).add(below)
+            neighbors.setdefault(below, set()).add(above)
+    for node in sorted(neighbors, key=str):
+        height = levels[node] if isinstance(node, str) else node[1]
+        rows.setdefault(height, []).append(node)
+    across = {}
+    # Up and down in turns, until the order has settled.
+    for height in [*sorted(rows), *sorted(rows, reverse=True)] * SWEEPS:
+        row = sorted(rows[height], key=lambda node: _middle(neighbors[node], across))
+        across |= dict(zip(row, _spread(row), strict=True))
+    return {node: (across[node], height) for height in rows for node in rows[height]}
+
+
+def _middle(neighbors, across):
+    return fmean([across.get(node, 0.5) for node in neighbors])
+
+
+def _box(axes, spot, part):
+    color = "#dbe9f6" if part.startswith("_") else "#fde8c8"
+    box = dict(boxstyle="round,pad=0.4", facecolor=color, edgecolor="#667788")
+    font = dict(fontsize=11, family="monospace", ha="center", va="center")
+    return axes.text(*spot, part, bbox=box, zorder=2, **font).get_bbox_patch()
 
 
 def figure():
     """Returns the picture: an arrow goes from a part to each part it imports."""
     imports = reduced(parts())
-    rows = {}
-    for part in imports:
-        rows.setdefault(level(part, imports), []).append(part)
-    canvas, axes = plt.subplots(figsize=(9, 1.3 * len(rows)))
-    spots = {}
-    for height in sorted(rows):
-        row = sorted(rows[height], key=lambda part: _middle(part, imports, spots))
-        for part, x in zip(row, _spread(row), strict=True):
-            spots[part] = x + 0.05 * (height % 3 - 1), height
-    for part, below in imports.items():
-        for other in below:
-            axes.annotate(
-                "",
-                spots[other],
-                spots[part],
-                arrowprops=dict(
-                    arrowstyle="->", color="#8899aa", shrinkA=14, shrinkB=14, lw=1.2
-                ),
-            )
-    for part, spot in spots.items():
-        color = "#dbe9f6" if part.startswith("_") else "#fde8c8"
-        axes.text(
-            *spot,
-            part,
-            ha="center",
-            va="center",
-            fontsize=11,
-            family="monospace",
-            bbox=dict(boxstyle="round,pad=0.4", facecolor=color, edgecolor="#667788"),
-        )
-    axes.set(xlim=(-0.05, 1.1), ylim=(-0.5, len(rows) - 0.5))
+    levels = {part: level(part, imports) for part in imports}
+    chains = list(_chains(imports, levels))
+    spots = _placed(chains, levels)
+    canvas, axes = plt.subplots(figsize=(9, 1.1 * (1 + max(levels.values()))))
+    boxes = {part: _box(axes, spots[part], part) for part in imports}
+    for chain in chains:
+        axes.plot(*zip(*(spots[n] for n in chain[:-1]), strict=True), **LINE, zorder=1)
+        # The arrow ends at the edge of its box, and is drawn above it.
+        ends = dict(shrinkA=0, shrinkB=1, patchB=boxes[chain[-1]])
+        if chain[-2] in boxes:
+            ends["patchA"] = boxes[chain[-2]]
+        arrow = dict(arrowstyle="->", **LINE, **ends)
+        axes.annotate("", spots[chain[-1]], spots[chain[-2]], arrowprops=arrow)
+    axes.set(xlim=(-0.05, 1.05), ylim=(-0.4, max(levels.values()) + 0.4))
     axes.set_axis_off()
     canvas.tight_layout()
     return canvas

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 from vicreg_jax import vicreg_loss, vicreg_terms
 
-SAMPLES, STEPS = 120, 400
+SAMPLES, STEPS = 50, 400
 WEIGHTS = {
     "invariance": (25, 0, 0),
     "+ variance": (25, 25, 0),
@@ -21,14 +21,14 @@ WEIGHTS = {
 
 
 def start():
-    """Two views of correlated samples: narrow, and apart by some noise."""
+    """Returns two views of correlated samples: narrow, and apart by some noise."""
     samples, noise = jax.random.key(0), jax.random.key(1)
-    x = jax.random.normal(samples, (SAMPLES, 2)) @ jnp.array([[0.5, 0.4], [0.0, 0.2]])
-    return x + 0.12 * jax.random.normal(noise, (2, SAMPLES, 2))
+    x = jax.random.normal(samples, (SAMPLES, 2)) @ jnp.array([[0.6, 0.5], [0.0, 0.2]])
+    return x + 0.25 * jax.random.normal(noise, (2, SAMPLES, 2))
 
 
 def trained(views, weights, steps=STEPS):
-    """The views after gradient descent on the loss."""
+    """Returns the views after gradient descent on the loss."""
     gradient = jax.jit(jax.grad(lambda v: vicreg_loss(v[0], v[1], *weights)))
     for _ in range(steps):
         # The loss is a mean over samples, so the step is scaled back to each sample.
@@ -41,11 +41,11 @@ def draw(axes, views, title):
     color = plt.get_cmap("viridis")(jnp.linspace(0, 1, SAMPLES))
     order = jnp.argsort(start().mean(0) @ jnp.ones(2))
     for i, c in zip(order, color, strict=True):
-        axes.plot(*views[:, i].T, "-o", color=c, markersize=2.5, linewidth=1)
+        axes.plot(*views[:, i].T, "-o", color=c, markersize=3, linewidth=1)
     terms = [f"{float(term):.2f}" for term in vicreg_terms(*views)]
     axes.set_title(title, fontsize=14)
     axes.set_xlabel("s {}  v {}  c {}".format(*terms), fontsize=13)
-    axes.set(xlim=(-3.6, 3.6), ylim=(-3.6, 3.6), xticks=[], yticks=[], aspect="equal")
+    axes.set(xlim=(-3, 3), ylim=(-3, 3), xticks=[], yticks=[], aspect="equal")
 
 
 def overview():
@@ -58,7 +58,7 @@ def overview():
     return figure
 
 
-def strip(weights, at=(0, 15, 400)):
+def strip(weights, at=(0, 5, 400)):
     """Returns one row: the same samples after each number of steps in `at`."""
     figure, axes = plt.subplots(1, len(at), figsize=(8.2, 3.2))
     views = start()

@@ -29,8 +29,8 @@ def prepare(
         aspect: width over height of each original image. None: that of `images`.
 
     Raises:
-        ValueError: a shape is wrong.
-        TypeError: `images` is neither uint8 nor float.
+        ValueError: if a shape is wrong.
+        TypeError: if `images` is neither uint8 nor float.
     """
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(

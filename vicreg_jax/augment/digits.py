@@ -75,8 +75,8 @@ class DigitViews:
             float32 in [0, 1].
 
         Raises:
-            TypeError: `images` is neither uint8 nor float.
-            ValueError: a shape is wrong.
+            TypeError: if `images` is neither uint8 nor float.
+            ValueError: if a shape is wrong.
         """
         pixels = self.plain(images, aspect)
         keys = shard_like(pixels, jax.random.split(key, len(pixels)))

@@ -139,8 +139,8 @@ class ImageViews:
             float32, normalized by `mean` and `std`.
 
         Raises:
-            TypeError: `images` is neither uint8 nor float.
-            ValueError: a shape is wrong.
+            TypeError: if `images` is neither uint8 nor float.
+            ValueError: if a shape is wrong.
         """
         return self._drawn(key, images, aspect, view)[0]
 
@@ -159,8 +159,8 @@ class ImageViews:
             mirrored, left and right exchanged.
 
         Raises:
-            TypeError: `crops` is neither uint8 nor float.
-            ValueError: a shape is wrong.
+            TypeError: if `crops` is neither uint8 nor float.
+            ValueError: if a shape is wrong.
         """
         pixels, _ = prepare(crops, None)
         keys = shard_like(pixels, jax.random.split(key, len(pixels)))

@@ -56,7 +56,7 @@ def vicregl_terms(
     Each view has an embedding and a map in `outputs`, and a `Place` in `places`.
 
     Raises:
-        UsageError: A map has fewer positions than there are matches to keep.
+        UsageError: If a map has fewer positions than there are matches to keep.
     """
     embeddings, maps = zip(*outputs, strict=True)
     positions = tuple(
