@@ -66,10 +66,12 @@ class Check:
         return self.ratio <= 1 and self.reference_agrees
 
     def in_units(self, distance: float) -> float:
-        """Returns a distance in units of rounding."""
+        """Returns a distance in units of rounding; infinite if a result overflowed."""
         if distance == 0:
             return 0.0
-        return distance / self.unit if self.unit else math.inf
+        # A NaN would have any place in an order, and a median none.
+        known = self.unit and not math.isnan(distance)
+        return distance / self.unit if known else math.inf
 
 
 def share(error: float, limit: float) -> float:

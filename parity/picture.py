@@ -37,6 +37,8 @@ def draw(path: Path, outcomes: Iterable[Outcome]) -> None:
     for axes in panels[:, 0]:
         axes.set_ylabel("error, in units of rounding")
     figure.suptitle("Distance to the float64 oracle; overflows are not drawn")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figure.savefig(path, dpi=110)
 
 
@@ -48,6 +50,6 @@ def _panel(axes, checks: list[Check], title: str) -> None:
     axes.set(title=title, xscale="log")
     # Many results are exact, and a logarithmic axis has no zero.
     axes.set_yscale("symlog", linthresh=0.1)
-    axes.set_ylim(bottom=-0.02)
+    axes.yaxis.get_major_locator().set_params(numticks=6)
+    axes.set_ylim(bottom=-0.02, top=3 * axes.get_ylim()[1])
     axes.axhline(1, color="gray", linewidth=0.5)
-    axes.legend(loc="upper left")

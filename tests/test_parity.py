@@ -3,6 +3,7 @@
 import importlib.metadata
 import io
 import json
+import math
 import subprocess
 import sys
 import time
@@ -54,6 +55,12 @@ OF_FINETUNING = {"backbone-in-eval-mode", "one-rate"}
 MAPPED = ("shard_map", "shard_map, inside, no vma", "pmap", "vmap")
 PASSES = Check("values/a", "total", 1.0, 1.0, 1.0, 1e-7, 0.0, 0.0, 1e-6, size=6)
 FAILS = replace(PASSES, ours=2.0, distance=1.0, dtype="float32")
+
+
+def test_an_overflow_is_infinitely_far():
+    """Or a median of distances would depend on their order."""
+    assert PASSES.in_units(float("nan")) == math.inf
+    assert PASSES.in_units(2e-7) == 2
 
 
 def passed(checks):
