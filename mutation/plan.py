@@ -73,7 +73,12 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/test_devices.py",
         "tests/test_transforms.py",
     ),
-    "conventions.py": ("tests/test_conventions.py", "vicreg_jax/conventions.py"),
+    "conventions.py": (
+        "tests/test_conventions.py",
+        "vicreg_jax/conventions.py",
+        "tests/test_local.py::test_conventions",
+        "tests/test_local.py::test_lightly_with_its_global_loss_and_local_crops",
+    ),
     "optim.py": ("tests/test_optim.py", "vicreg_jax/optim.py"),
 }
 
