@@ -86,6 +86,18 @@ def test_two_views_are_the_loss_exactly(name):
     assert all(one == other for one, other in terms)
 
 
+def test_the_class_passes_on_its_settings(x64):
+    """And the mask; only the weights and gamma may be traced."""
+    views, where = several(3, 12, 5), np.arange(12) < 9
+    loss = vj.VICRegLoss(2.0, 3.0, 5.0, 0.7, global_views=1, eps=1e-2)
+    options = dict(global_views=1, where=where, eps=1e-2)
+    want = vj.multiview_terms(views, 0.7, **options)
+    np.testing.assert_array_equal(loss.multiview_terms(views, where=where), want)
+    total = vj.multiview_loss(views, 2.0, 3.0, 5.0, 0.7, **options)
+    assert loss.multiview(views, where=where) == total
+    assert jax.tree.leaves(loss) == [2.0, 3.0, 5.0, 0.7]
+
+
 def test_vicregl_averages_over_views(x64):
     """Its own formula: the mean over pairs, and the means over views."""
     views = several(4, 12, 5)
