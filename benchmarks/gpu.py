@@ -1,6 +1,6 @@
 """The GPU section: the loss on JAX's default device, if that is a GPU.
 
-This section has not been run on a GPU yet. The functions that it calls run on CPUs.
+This section has not been run to its end on a GPU yet. What it calls runs on CPUs.
 """
 
 from __future__ import annotations
