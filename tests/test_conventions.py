@@ -64,6 +64,7 @@ def test_eps_by_its_name_in_each_project():
         ("eb_jepa", "sim_coeff", "are std_coeff, cov_coeff, dim, axis_name, precision"),
         ("quadra", "inv_coeff", "has no argument 'inv_coeff'; .* 'lambd'"),
         ("pytorch_metric_learning", "mu", "has no argument 'mu'; .* 'variance_mu'"),
+        ("vicregl", "mu", "has no argument 'mu'; .* 'var_coeff'"),
         ("vicregl_lightly", "nu", "has no argument 'nu'; .* 'nu_param'"),
         ("solo_learn", "tau", "has no argument 'tau'; its arguments are sim_loss_weig"),
     ],

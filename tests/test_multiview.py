@@ -219,6 +219,7 @@ def test_two_views_by_default_are_the_terms():
     with jax.numpy_rank_promotion("raise"):
         found = vj.multiview_terms(views)
         np.testing.assert_allclose(found, vj.vicreg_terms(*views), rtol=1e-6)
+        vj.multiview_terms(np.float32(several(3, 12, 5)), global_views=2)
 
 
 @pytest.mark.usefixtures("unchecked_signatures")
