@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import vicreg_jax
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -22,3 +24,4 @@ def test_one_version_everywhere():
     page = (ROOT / "docs/cite.md").read_text()
     assert f"\nversion: {PROJECT['version']}\n" in citation
     assert f"version = {{{PROJECT['version']}}}" in page
+    assert vicreg_jax.__version__ == PROJECT["version"]
