@@ -18,8 +18,16 @@ import jax
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vicreg_jax"
-_SLOW_TO_IMPORT = ("chex", "flax.nnx", "jax.test_util", "optax", "torch")
-_SLOW_TO_IMPORT += ("beartype", "hypothesis", "jaxtyping")
+_SLOW_TO_IMPORT = (
+    "beartype",
+    "chex",
+    "flax.nnx",
+    "hypothesis",
+    "jax.test_util",
+    "jaxtyping",
+    "optax",
+    "torch",
+)
 # One process, no cache of pytest's, and no word on plugins that are imported already.
 # Asserts stay plain: pytest would read the modules that it rewrites by itself.
 _PYTEST = ["-x", "-q", "-n0", "-p", "no:cacheprovider", "--assert=plain"]

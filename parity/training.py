@@ -149,15 +149,17 @@ class Experiment:
 
     @cached_property
     def _reference(self) -> Reference:
-        base = self.theirs().named()
         if self.dtype == "float64":
-            unit, exact = UNITS["float64"], base
+            base = exact = self.theirs().named()
+            unit = UNITS["float64"]
             noises = [Roundings(unit, seed) for seed in range(_DRAWS)]
             runs = [self.theirs(roundings=noise).named() for noise in noises]
             limits = largest_distances(base, runs)
         else:
             exact = self.theirs(dtype="float64").named()
-            limits = _spread(lambda *seed, **own: self.theirs(*seed, **own).named())
+            base, limits = _spread(
+                lambda *seed, **own: self.theirs(*seed, **own).named()
+            )
         if (self.dtype, self.optimizer) == ("float32", "adamw"):
             for name, moved in self._bias_correction_moves(exact).items():
                 limits[name] += moved
@@ -204,8 +206,8 @@ class Experiment:
 
     @cached_property
     def _gradient_reference(self) -> Reference:
-        base, exact = self._gradients(), self._gradients(dtype="float64")
-        limits = _spread(self._gradients)
+        exact = self._gradients(dtype="float64")
+        base, limits = _spread(self._gradients)
         for name, value in exact.items():
             # Ours are read off moments, which rounds each entry twice more.
             limits[name] += 2 * UNITS[self.dtype] * norm(value)
@@ -244,8 +246,8 @@ def channels_last(batches: np.ndarray) -> np.ndarray:
     return np.moveaxis(batches, 3, -1)
 
 
-def _spread(run: Callable[..., Arrays]) -> Distances:
-    """Returns the limits in float32.
+def _spread(run: Callable[..., Arrays]) -> tuple[Arrays, Distances]:
+    """Returns PyTorch's undisturbed run in float32, and the limits.
 
     Args:
         run: returns what PyTorch leaves, on rows and channels permuted by a seed, if it
@@ -264,7 +266,7 @@ def _spread(run: Callable[..., Arrays]) -> Distances:
         moved = run(before_relu=partial(kinks.switched, by=side))
         for name, far in distances(base, moved).items():
             limits[name] += far
-    return limits
+    return base, limits
 
 
 def _bias_correction_error(steps: int) -> np.ndarray:

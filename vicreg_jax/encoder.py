@@ -45,8 +45,13 @@ Images: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray | Iterable[Any]"
 _NO_NUMBERS = [np.zeros((1, TRIES, 4))]  # a centered crop is not random
 FILE = "encoder.safetensors"
 _KEY = "vicreg_jax"
-_STORED = {"architecture": dict, "views": dict, "size": int, "channels": int}
-_STORED |= {"about": dict}
+_STORED = {
+    "architecture": dict,
+    "views": dict,
+    "size": int,
+    "channels": int,
+    "about": dict,
+}
 
 
 @dataclass(frozen=True)

@@ -309,10 +309,22 @@ class ImageViews:
         return _space.blur(image, sigma, radius=math.ceil(4 * largest))
 
     def _normalize(self, images):
-        mean, std = jnp.array(self.mean), jnp.array(self.std)
-        if images.shape[-1] == 1:
-            mean, std = mean.mean(), std.mean()
+        mean, std = self._moments(images)
         return (images - mean) / std
+
+    def unnormalized(self, views: jax.Array) -> jax.Array:
+        """Returns normalized views in [0, 1] again, but for rounding.
+
+        Args:
+            views: shape ``(..., height, width, channels)``, with 1 or 3 channels.
+        """
+        mean, std = self._moments(views)
+        return views * std + mean
+
+    def _moments(self, images):
+        mean, std = jnp.array(self.mean), jnp.array(self.std)
+        # Gray images have one channel, and the mean over the colors.
+        return (mean, std) if images.shape[-1] == 3 else (mean.mean(), std.mean())
 
 
 def _maybe(key, probability, change, image):

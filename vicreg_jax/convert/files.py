@@ -13,8 +13,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 # What PyTorch raises for files that are damaged or hold other things.
-_DAMAGED = (pickle.UnpicklingError, struct.error, EOFError, RuntimeError, LookupError)
-_DAMAGED += (ValueError, TypeError, AttributeError)
+_DAMAGED = (
+    pickle.UnpicklingError,
+    struct.error,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:

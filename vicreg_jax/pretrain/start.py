@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
@@ -117,10 +118,7 @@ def draw_views(source: Source, config: Config, run: Path) -> None:
 def _pixels(views: Views, pair: np.ndarray) -> np.ndarray:
     """Returns the pixels of views, from 0 to 255."""
     if isinstance(views, ImageViews):
-        mean, std = np.array([views.mean, views.std])
-        if pair.shape[-1] == 1:
-            mean, std = mean.mean(), std.mean()
-        unit = pair * std + mean
+        unit = np.asarray(views.unnormalized(jnp.asarray(pair)))
     else:
         # Normalized in a way that only they know, so all of them have one scale.
         least, most = pair.min(), pair.max()

@@ -93,7 +93,7 @@ class Load:
         mapped = map if self.threads == 1 else _pool(self.threads).map
         try:
             rows = list(mapped(partial(self._row, images), *numbered))
-        except (UnreadableError, UsageError):
+        except Exception:
             _discard(images)
             raise
         shown = np.array([row.shown for row in rows], np.int64)
