@@ -7,7 +7,7 @@ import torch
 
 
 class Inputs:
-    """Records the inputs of each ReLU of a run, in any order of the rows.
+    """Records the inputs of each ReLU of a run, sorted, as other runs permute the rows.
 
     Attributes:
         seen: the inputs of one ReLU in one step, sorted along the rows.

@@ -191,7 +191,7 @@ def _batch(arrays: Arrays, ids: np.ndarray, shown: np.ndarray) -> Batch:
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Returns this process's threads. New ones would take new memory for each batch."""
+    """Returns the threads of this process, which keep their memory between batches."""
     return ThreadPoolExecutor(threads)
 
 
