@@ -62,13 +62,19 @@ class Process(subprocess.Popen):
         return "".join(self._lines)
 
 
-def start(out, *flags, devices=1):
-    """Starts the tiny job, or goes on with it."""
+def command(*words, devices=1, **environment):
+    """Starts a command of the job."""
     return Process(
-        *("-m", "vicreg_jax.pretrain", *TINY, "--out", out, *flags),
+        *("-m", "vicreg_jax.pretrain", *words),
         JAX_NUM_CPU_DEVICES=str(devices),
         **compiled_quickly(),
+        **environment,
     )
+
+
+def start(out, *flags, devices=1):
+    """Starts the tiny job, or goes on with it."""
+    return command(*TINY, "--out", out, *flags, devices=devices)
 
 
 def compiled_quickly():
