@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -335,6 +336,12 @@ class TestCompileOnly:
         report = compile_only(config, "v5e:8x8", None, model=model)
         assert report.arguments + report.temporaries < memory("v5e")
         assert sum(report.moved.values()) < 2 * 2048 * 1000 * 4
+
+    def test_the_command(self, pretrained, capsys):
+        """The axes are those of the chips, and the run is restored on this machine."""
+        words = ["linear", str(pretrained[0]), "--compile-only", "v5e:2x4"]
+        parse([*words, "--mesh", "data=4,more=2"]).command.run()
+        assert re.search(r"total memory .* of 16.00 GiB: fits", capsys.readouterr().out)
 
     def test_a_small_finetune_on_two_axes(self):
         model = SmallResNet((8, 16), stem_stride=1, rngs=nnx.Rngs(0))

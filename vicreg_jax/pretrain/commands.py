@@ -194,7 +194,8 @@ class _Classify:
         processes.connect(launch)
         config, model = supervised.settings(
             self.run_folder or self.init,
-            launch.mesh,
+            # The devices that are compiled for are not here.
+            "data=1" if launch.compile_only else launch.mesh,
             data=self.data,
             test_data=self.test_data,
             argument="--init" if self.run_folder is None else "RUN",
