@@ -23,7 +23,7 @@ _FLAGS = [
 ]
 # XLA gives a process at least as many threads as it has devices, and products may
 # depend on how many there are.
-_THREADS = {"NPROC": "2"}
+_THREADS = "2"
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_two_processes_are_one_classifier(encoder, tmp_path, protocol):
     pair, one = tmp_path / "pair", tmp_path / "one"
     several = ["--distributed", "--num-processes", "2"]
     several += ["--coordinator", free_address(), "--process-id"]
-    ended(*(command(*words, pair, *several, i, **_THREADS) for i in (0, 1)))
-    ended(command(*words, one, devices=2, **_THREADS))
+    ended(*(command(*words, pair, *several, i, NPROC=_THREADS) for i in (0, 1)))
+    ended(command(*words, one, devices=2, NPROC=_THREADS))
     found = bits(pair)
     assert [test["epoch"] for test in found[1]] == [2, 3]
     assert found == bits(one)
