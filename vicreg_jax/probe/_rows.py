@@ -51,7 +51,9 @@ def mesh_of(features: Any, mesh: Mesh | None) -> Mesh | None:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
 
 
-def by_rows(array: Any, mesh: Mesh | None, multiple: int, fill: float = 0) -> Array:
+def pad_and_shard(
+    array: Any, mesh: Mesh | None, multiple: int, fill: float = 0
+) -> Array:
     """Returns an array whose rows are padded, and spread over all axes of a mesh.
 
     Args:
@@ -77,8 +79,8 @@ def labeled(features: Any, labels: Any, mesh: Mesh | None) -> Rows:
     numbers of samples share a compiled program.
     """
     multiple = max(MULTIPLE, _AT_LEAST // (mesh.size if mesh else 1))
-    whole = by_rows(np.asarray(labels, np.int32), mesh, multiple, NO_LABEL)
-    return Rows(by_rows(features, mesh, multiple), whole)
+    whole = pad_and_shard(np.asarray(labels, np.int32), mesh, multiple, NO_LABEL)
+    return Rows(pad_and_shard(features, mesh, multiple), whole)
 
 
 def wide(features: Float[Array, "rows width"]) -> Float[Array, "rows width"]:

@@ -181,13 +181,13 @@ def _fit(train: Labeled, mesh: Mesh | None) -> _Classifier:
 
 def _linear_accuracy(classifier: _Classifier, test: Labeled) -> float:
     _rows.check("test", *test)
-    rows = _rows.by_rows(test.features, classifier.mesh, _rows.MULTIPLE)
+    rows = _rows.pad_and_shard(test.features, classifier.mesh, _rows.MULTIPLE)
     found = classifier.linear.classes(rows)[: len(test.labels)]
     return _accuracy(jnp.asarray(classifier.labels)[found], test.labels)
 
 
 def _area(classifier: _Classifier, test: Labeled) -> float:
-    rows = _rows.by_rows(test.features, classifier.mesh, 1)
+    rows = _rows.pad_and_shard(test.features, classifier.mesh, 1)
     scores = process_allgather(classifier.linear.scores(rows), tiled=True)
     margins = (scores[:, 1] - scores[:, 0])[: len(test.labels)]
     return float(roc_auc_score(np.asarray(test.labels), margins))

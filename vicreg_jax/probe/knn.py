@@ -134,9 +134,9 @@ def nearest(
     count, devices = len(queries), mesh.size if mesh else 1
     block = max(1, min(_QUERIES // devices, -(-count // devices)))
     result = search(
-        _rows.by_rows(bank, mesh, 1),
-        _rows.by_rows(found, mesh, 1),
-        _rows.by_rows(queries, mesh, block),
+        _rows.pad_and_shard(bank, mesh, 1),
+        _rows.pad_and_shard(found, mesh, 1),
+        _rows.pad_and_shard(queries, mesh, block),
         neighbors=neighbors,
         block=block,
         mesh=mesh,
