@@ -1,7 +1,7 @@
 """Checkpoints of a run, restored bit by bit or not at all.
 
     with Checkpoints(run_folder / "checkpoints", keep=3) as checkpoints:
-        restored = checkpoints.restore(like=state)  # None in a new folder
+        restored = checkpoints.restore(like=state)  # None in a new run
         ...
         checkpoints.save(step, state)
 
