@@ -33,11 +33,11 @@ def in_file(path):
     return found[1:]
 
 
-def scalars(folder):
-    """Returns step, tag and value of every scalar in the files of a folder."""
+def scalars(directory):
+    """Returns step, tag and value of every scalar in the files of a directory."""
     return [
         (event.step, value.tag, value.simple_value)
-        for path in sorted(folder.iterdir())
+        for path in sorted(directory.iterdir())
         for event in in_file(path)
         for value in event.summary.value
     ]
