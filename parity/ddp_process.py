@@ -1,6 +1,6 @@
-"""One process of a PyTorch DDP run: `python -m parity.ddp_process RANK WORLD DIRECTORY`.
+"""One process of a PyTorch DDP run: `python -m parity.ddp_process RANK WORLD DIR`.
 
-It reads the run from `setup.npz` in the directory, meets the other processes through a
+It reads the run from `setup.npz` in that directory, meets the other processes through a
 file there, and trains. Rank 0 writes `parameters.npz`. It does not import JAX.
 """
 
