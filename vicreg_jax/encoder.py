@@ -45,6 +45,7 @@ Images: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray | Iterable[Any]"
 _NO_NUMBERS = [np.zeros((1, TRIES, 4))]  # a centered crop is not random
 FILE = "encoder.safetensors"
 _KEY = "vicreg_jax"
+# What every file has. `crop` is missing in older ones.
 _STORED = {
     "architecture": dict,
     "views": dict,

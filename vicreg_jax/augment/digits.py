@@ -131,6 +131,7 @@ def _redraw(image, change):
     """Makes strokes thicker by `change` of a pixel, or thinner if it is negative."""
     window = (3, 3, 1)
     strides = (1, 1, 1)
+    # 0 and 1 bound the pixels, so the padding changes no maximum and no minimum.
     thick = jax.lax.reduce_window(image, 0.0, jax.lax.max, window, strides, "SAME")
     thin = jax.lax.reduce_window(image, 1.0, jax.lax.min, window, strides, "SAME")
     toward = jnp.where(change > 0, thick, thin)

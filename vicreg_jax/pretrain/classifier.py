@@ -128,6 +128,8 @@ class Classifier(Programs):
 
     @cached_property
     def _optimizer(self):
+        # As in PyTorch's SGD, the momentum is one of gradients. The rates come after
+        # it, in `_stepped`, and do not stay in it.
         decay = optax.add_decayed_weights(self.config.weight_decay)
         return optax.chain(decay, optax.trace(MOMENTUM))
 

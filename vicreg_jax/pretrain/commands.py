@@ -155,6 +155,7 @@ class Report:
 
 
 def _launch() -> Launch:
+    # After every epoch, since the official code reports the best of them.
     return Launch(probe_every=1)
 
 

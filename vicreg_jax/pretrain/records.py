@@ -132,6 +132,7 @@ class Log:
         if not taken:
             return
         lines = self._lines(taken)
+        # Before the check, so that the file has the step that is not finite.
         self._append(self._steps, lines, "train")
         for line in lines:
             _check_finite(line)

@@ -164,6 +164,7 @@ def contents(config: Config, images: int) -> dict[str, Any]:
         plain["views"] = views_to_json(config.views)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    # As it will be read again: JSON makes lists of tuples.
     return json.loads(json.dumps(plain | {"images": images}))
 
 
@@ -268,6 +269,7 @@ def _usable(run: Path) -> Iterator[None]:
 
 def _refuse_another(ours: dict[str, Any], run: Path, kind: type[Config]) -> int:
     """Returns the epochs of the run, which may be fewer than ours."""
+    # Through `Config`, so that settings newer than the run have their defaults.
     theirs = contents(read_config(run, kind), _read(run)["images"])
     for name in ours:
         extends = name == "epochs" and ours[name] > theirs[name]

@@ -109,6 +109,7 @@ class Programs:
 
     def start(self) -> State:
         """Returns the state before the first step."""
+        # In a program, so that every device makes its own copy.
         return jax.jit(self._start, out_shardings=meshes.whole(self.mesh))()
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:

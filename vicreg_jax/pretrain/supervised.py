@@ -179,6 +179,7 @@ class _Loop(Loop):
         return self.programs.count
 
     def _check_is_due(self, done: int) -> bool:
+        # The result is that of the last epoch.
         return done == self.steps or super()._check_is_due(done)
 
     def _quick_check(self, state: State, batch: Batch, done: int, log: Log) -> None:

@@ -64,6 +64,7 @@ def pad_and_shard(
     """
     missing = -array.shape[0] % (multiple * (mesh.size if mesh else 1))
     if missing:
+        # Where the array is: `jnp.pad` would first bring all rows to one device.
         numpy_like = np if isinstance(array, np.ndarray) else jnp
         widths = ((0, missing), *((0, 0) for _ in array.shape[1:]))
         array = numpy_like.pad(array, widths, constant_values=fill)

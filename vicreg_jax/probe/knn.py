@@ -82,6 +82,8 @@ def _vote(found: Neighbors, labels, temperature):
     # Relative to the nearest, so that a low temperature does not overflow.
     gaps = found.similarities - found.similarities[:, :1]
     weights = jnp.exp(gaps / jnp.asarray(temperature, gaps.dtype))
+    # Votes by neighbor and not by class, so that memory does not grow with the classes.
+    # The first of the largest is the label of the nearest row.
     same = named[:, :, None] == named[:, None, :]
     votes = jnp.sum(jnp.where(same, weights[:, None, :], 0), axis=2)
     return jnp.take_along_axis(named, jnp.argmax(votes, axis=1)[:, None], axis=1)[:, 0]
@@ -132,6 +134,7 @@ def nearest(
         )
     mesh = _rows.mesh_of(bank, mesh)
     count, devices = len(queries), mesh.size if mesh else 1
+    # At most what the queries fill, because they are padded to a multiple of it.
     block = max(1, min(_QUERIES // devices, -(-count // devices)))
     result = search(
         _rows.pad_and_shard(bank, mesh, 1),
@@ -176,6 +179,7 @@ def search(
 
 def _search(bank, where, queries, *, neighbors, block, axes) -> Neighbors:
     """Returns the neighbors of this device's queries in the rows of all devices."""
+    # NaN marks rows that are not searched. Rows of zeros have 0, and are.
     scales = jnp.where(where, _inverse_norms(bank), jnp.nan)
     first = jax.lax.axis_index(axes) * len(bank) if axes else 0
 
@@ -226,6 +230,7 @@ def _best_rows(bank, scales, queries, neighbors, axes) -> Neighbors:
     shape, dtype = (len(queries), neighbors), _accumulated(bank, queries)
     none = Neighbors(jnp.full(shape, -jnp.inf, dtype), jnp.zeros(shape, jnp.int32))
     if axes:
+        # `shard_map` wants a carry to vary over the same axes before and after.
         none = jax.lax.pcast(none, axes, to="varying")
     return jax.lax.fori_loop(0, -(-len(bank) // size), add, none)
 

@@ -135,6 +135,7 @@ def minimize(
     zeros = _Parameters(
         jnp.zeros((x.shape[2], classes), x.dtype), jnp.zeros(classes, x.dtype)
     )
+    # The bound of `fit` for one row, as are the loss and its gradient here.
     found = _lbfgs(loss, zeros, 2 * share * tolerance, max_iterations)
     bias = jnp.where(present(rows.labels, classes), found.bias, _never(x.dtype))
     return Linear(mean, scale, found.weights, bias)
@@ -142,6 +143,7 @@ def minimize(
 
 def present(labels: Integer[Array, " rows"], classes: int):
     """Returns which classes have samples, shape ``(classes,)``, bool."""
+    # Elsewhere in JAX, a label of -1 would mean the last class.
     counts = jnp.zeros(classes, bool)
     return counts.at[labels].set(True, mode="drop", wrap_negative_indices=False)
 
@@ -155,10 +157,12 @@ def _loss(x, labels, count, share, parameters: _Parameters):
     """Returns the mean cross entropy plus the penalty."""
     valid = labels != _rows.NO_LABEL
     classes = parameters.bias.shape[0]
+    # Weights for each part: without a batch axis it would be one product again.
     weights = jnp.broadcast_to(parameters.weights.T, (len(x), classes, x.shape[2]))
     products = jnp.einsum("prw,pcw->prc", x, weights, precision=Precision.HIGHEST)
     logits = products.reshape(-1, classes) + parameters.bias
     logits = jnp.where(present(labels, classes), logits, _never(x.dtype))
+    # Rows without a label take class 0 here and are left out below.
     losses = optax.softmax_cross_entropy_with_integer_labels(
         logits, jnp.where(valid, labels, 0)
     )
@@ -177,6 +181,7 @@ def _lbfgs(loss, parameters, bound, max_iterations: int) -> _Parameters:
         # Where the line search has ended.
         value, gradient = optax.tree.get(state, "value"), optax.tree.get(state, "grad")
         squared = optax.tree.norm(gradient, squared=True)
+        # The first state has an infinite value and no gradient, which is no optimum.
         enough = (iteration > 0) & (squared <= bound * value)
         return moved & ~enough & (iteration < max_iterations)
 

@@ -107,6 +107,7 @@ def fit(
         raise ValueError("`held_out` must hold out some labeled rows and leave some")
     mesh = _rows.mesh_of(features, mesh)
     rows = _rows.labeled(features, labels, mesh)
+    # Padded and spread as the rows are. Only the labels are used.
     chosen = _rows.labeled(features[:, :1], drawn, mesh).labels == 1
     sums = moments(rows, chosen, classes=classes)
     return _solve(*sums, jnp.asarray(lambdas))
@@ -137,6 +138,8 @@ def moments(
         held_out: which rows belong to the second part, shape ``(rows,)``.
         classes: number of classes.
     """
+    # By the mean of all rows. What `_centered` subtracts later is then small, and
+    # cancels little.
     x, mean = centered(rows.features, rows.labels != _rows.NO_LABEL)
     # Rows without a label have no class, and zeros for features.
     y = jax.nn.one_hot(rows.labels, classes, dtype=x.dtype)
@@ -154,6 +157,7 @@ def _solve(mean, rest: _Moments, held: _Moments, lambdas) -> Ridge:
 
 
 def _moments(x, y, rows) -> _Moments:
+    # Targets are one-hot, or zeros without a label, so this counts labeled rows.
     count = jnp.sum(y * rows[:, None].astype(y.dtype))
     x = jnp.where(rows[:, None], x, 0)
     y = jnp.where(rows[:, None], y, 0)
@@ -174,6 +178,8 @@ def _solution(sums: _Moments, penalty):
     x, y, gram, cross = _centered(sums)
     width = len(gram)
     shift = penalty * jnp.trace(gram) / width
+    # For one lambda a Cholesky factorization costs less than the eigenvectors, and
+    # those of `_solutions` are of another Gram matrix.
     factor = cho_factor(gram + shift * jnp.eye(width, dtype=gram.dtype))
     weights = cho_solve(factor, cross)
     return weights, y - matmul(x[None], weights)[0]
@@ -207,6 +213,7 @@ def _errors(fitted: _Moments, held: _Moments, lambdas):
         quadratic = jnp.sum(weights * matmul(held.xx, weights))
         mixed = jnp.sum(weights * held.xy) + jnp.sum(bias * held.y)
         shifts = jnp.sum(matmul(held.x[None], weights)[0] * bias)
+        # Targets are 0 or 1, so each is its own square.
         constant = jnp.sum(held.y) + held.rows * jnp.sum(bias**2)
         return (quadratic - 2 * mixed + 2 * shifts + constant) / held.rows
 
