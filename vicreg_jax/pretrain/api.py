@@ -61,6 +61,7 @@ class Run:
         Raises:
             ValueError: If it is not the directory of a run.
         """
+        # For its errors.
         run_folder.read_config(Path(run))
         return cls(Path(run), None if encoder is None else own_encoder(encoder))
 
@@ -85,6 +86,7 @@ class Run:
                 Python and `Run.open` has not got it.
         """
         if not self.finished:
+            # A file that is there already may be of an older checkpoint.
             newest = export.newest(self.run_folder, self.own_encoder)
             export.write_encoder(self.run_folder, *newest)
         model = None

@@ -55,6 +55,7 @@ class Pretrain:
 
     def run(self) -> None:
         """Pretrains, or compiles only."""
+        # Here, because it takes seconds, and --help does not need it.
         from vicreg_jax.pretrain.api import pretrain
 
         console = Console()

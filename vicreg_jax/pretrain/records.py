@@ -177,6 +177,8 @@ class Board:
         self._directory = directory
         with writing(directory):
             directory.mkdir(exist_ok=True)
+            # `SummaryWriter` would write in a thread. Once that has failed, its queue
+            # fills, and the next call never returns.
             self._events = EventsWriter(str(directory / "events"))
         if first:
             self._add(first, session_log=SessionLog(status=SessionLog.START))

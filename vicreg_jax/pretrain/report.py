@@ -173,6 +173,7 @@ def _draw_map(axes, held_out):
         # The images may be sorted by class.
         chosen = np.random.default_rng(0).choice(len(labels), _MAPPED, replace=False)
         features, labels = features[chosen], labels[chosen]
+    # scikit-learn refuses a perplexity of as many as there are points.
     perplexity = min(30.0, (len(labels) - 1) / 3)
     plane = TSNE(perplexity=perplexity, random_state=0).fit_transform(features)
     axes.set(title="Held-out features, t-SNE", xticks=[], yticks=[])

@@ -199,6 +199,7 @@ class Programs:
     @cached_property
     def _shapes(self):
         model = nnx.eval_shape(lambda: build(self.config, self.own_encoder))
+        # The graph keeps the mode, so `_merged` makes networks in train mode.
         model.train()
         return model
 
@@ -223,6 +224,7 @@ class Programs:
 
     def _train(self, state: State, images: Images, aspect: Aspect):
         key = self._key(state)
+        # Outside of the loss, which may compute a part again, but not its views.
         views, places = self._drawn(key, images, aspect)
 
         def loss(params):

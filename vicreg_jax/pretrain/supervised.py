@@ -156,6 +156,7 @@ def accuracies(
     rows = in_order(programs, source, workers)
     with closing(rows):
         parts = [programs.count(state, *programs.inputs(batch)) for batch in rows]
+    # Fetched at the end, so that the devices do not wait for the host.
     total = jax.tree.map(lambda *part: np.sum(part, axis=0), *jax.device_get(parts))
     if total.images == 0:
         raise UsageError(f"--test-data must have labels, got {source.name(0)} without")

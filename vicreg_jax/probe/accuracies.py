@@ -174,6 +174,7 @@ def _drawn(samples: Labeled, share: float, seed: int) -> Labeled:
 def _fit(train: Labeled, mesh: Mesh | None) -> _Classifier:
     labels = np.asarray(train.labels)
     names = np.unique(labels[labels >= 0])
+    # The labels may have gaps, which the numbers of classes may not.
     classes = np.where(labels >= 0, np.searchsorted(names, labels), -1)
     linear = logistic.fit(train.features, classes, classes=len(names), mesh=mesh)
     return _Classifier(linear, names, _rows.mesh_of(train.features, mesh))
