@@ -10,7 +10,7 @@ from jax.experimental.multihost_utils import process_allgather
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
-from vicreg_jax.probe import _rows, knn, logistic
+from vicreg_jax.probe import _inputs, knn, logistic
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -177,18 +177,18 @@ def _fit(train: Labeled, mesh: Mesh | None) -> _Classifier:
     # The labels may have gaps, which the numbers of classes may not.
     classes = np.where(labels >= 0, np.searchsorted(names, labels), -1)
     linear = logistic.fit(train.features, classes, classes=len(names), mesh=mesh)
-    return _Classifier(linear, names, _rows.mesh_of(train.features, mesh))
+    return _Classifier(linear, names, _inputs.mesh_of(train.features, mesh))
 
 
 def _linear_accuracy(classifier: _Classifier, test: Labeled) -> float:
-    _rows.check("test", *test)
-    rows = _rows.pad_and_shard(test.features, classifier.mesh, _rows.MULTIPLE)
+    _inputs.check("test", *test)
+    rows = _inputs.pad_and_shard(test.features, classifier.mesh, _inputs.MULTIPLE)
     found = classifier.linear.classes(rows)[: len(test.labels)]
     return _accuracy(jnp.asarray(classifier.labels)[found], test.labels)
 
 
 def _area(classifier: _Classifier, test: Labeled) -> float:
-    rows = _rows.pad_and_shard(test.features, classifier.mesh, 1)
+    rows = _inputs.pad_and_shard(test.features, classifier.mesh, _inputs.MULTIPLE)
     scores = process_allgather(classifier.linear.scores(rows), tiled=True)
     margins = (scores[:, 1] - scores[:, 0])[: len(test.labels)]
     return float(roc_auc_score(np.asarray(test.labels), margins))

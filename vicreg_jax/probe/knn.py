@@ -11,8 +11,8 @@ import numpy as np
 from jax.lax import Precision
 from jax.sharding import PartitionSpec as P
 
-from vicreg_jax.probe import _rows
-from vicreg_jax.probe._rows import wide
+from vicreg_jax.probe import _inputs
+from vicreg_jax.probe._inputs import wide
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -66,12 +66,12 @@ def classify(
         TypeError: As `nearest`, and if the labels are not integers.
         ValueError: As `nearest`, and if `temperature` is not positive.
     """
-    _rows.check("bank", bank, labels)
+    _inputs.check("bank", bank, labels)
     if not temperature > 0:
         raise ValueError(f"`temperature` must be above 0, got {temperature}")
     voters = np.asarray(labels, np.int32)
     found = nearest(
-        bank, queries, neighbors=neighbors, where=voters != _rows.NO_LABEL, mesh=mesh
+        bank, queries, neighbors=neighbors, where=voters != _inputs.NO_LABEL, mesh=mesh
     )
     return _vote(found, jnp.asarray(voters), temperature)
 
@@ -120,7 +120,7 @@ def nearest(
             not from 1 to the number of rows searched.
     """
     for name, features in (("bank", bank), ("queries", queries)):
-        _rows.check(name, features)
+        _inputs.check(name, features)
     if queries.shape[1] != bank.shape[1]:
         raise ValueError(
             f"`queries` must have the width of `bank`, {bank.shape[1]}, "
@@ -132,14 +132,14 @@ def nearest(
             f"`neighbors` must be from 1 to the {found.sum()} rows of `bank` that are "
             f"searched, got {neighbors}"
         )
-    mesh = _rows.mesh_of(bank, mesh)
+    mesh = _inputs.mesh_of(bank, mesh)
     count, devices = len(queries), mesh.size if mesh else 1
     # At most what the queries fill, because they are padded to a multiple of it.
     block = max(1, min(_QUERIES // devices, -(-count // devices)))
     result = search(
-        _rows.pad_and_shard(bank, mesh, 1),
-        _rows.pad_and_shard(found, mesh, 1),
-        _rows.pad_and_shard(queries, mesh, block),
+        _inputs.pad_and_shard(bank, mesh, 1),
+        _inputs.pad_and_shard(found, mesh, 1),
+        _inputs.pad_and_shard(queries, mesh, block),
         neighbors=neighbors,
         block=block,
         mesh=mesh,

@@ -11,14 +11,14 @@ import numpy as np
 import optax
 from jax.lax import Precision
 
-from vicreg_jax.probe import _rows
+from vicreg_jax.probe import _inputs
 from vicreg_jax.probe._linear import Linear, centered, column_sums
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
     from jaxtyping import Array, Float, Integer
 
-    from vicreg_jax.probe._rows import Rows
+    from vicreg_jax.probe._inputs import Rows
 
 
 class _Parameters(NamedTuple):
@@ -70,15 +70,15 @@ def fit(
         ValueError: If a shape does not fit, a value is not finite, `l2` is not
             positive, or a label is out of range.
     """
-    _rows.check("features", features, labels)
+    _inputs.check("features", features, labels)
     classes = class_count(labels, classes)
     if not l2 > 0:
         raise ValueError(f"`l2` must be above 0, got {l2}")
     # Softmax has two opposite vectors for two classes. Together they have half the
     # squared norm of their difference, which is the one vector of the binary case.
     l2 = 2 * l2 if classes == 2 else l2
-    mesh = _rows.mesh_of(features, mesh)
-    rows = _rows.labeled(features, labels, mesh)
+    mesh = _inputs.mesh_of(features, mesh)
+    rows = _inputs.labeled(features, labels, mesh)
     return minimize(
         rows,
         l2,
@@ -121,7 +121,7 @@ def minimize(
     as fast as one, because jaxlib 0.10.2 is slow at the gradient's product over all
     rows. Rows that are spread over devices would have to move for more than one part.
     """
-    valid = rows.labels != _rows.NO_LABEL
+    valid = rows.labels != _inputs.NO_LABEL
     x, mean = centered(rows.features, valid)
     count = jnp.sum(valid, dtype=x.dtype)
     deviation = jnp.sqrt(column_sums(x * x) / count)
@@ -155,7 +155,7 @@ def _never(dtype):
 
 def _loss(x, labels, count, share, parameters: _Parameters):
     """Returns the mean cross entropy plus the penalty."""
-    valid = labels != _rows.NO_LABEL
+    valid = labels != _inputs.NO_LABEL
     classes = parameters.bias.shape[0]
     # Weights for each part: without a batch axis it would be one product again.
     weights = jnp.broadcast_to(parameters.weights.T, (len(x), classes, x.shape[2]))
@@ -167,7 +167,7 @@ def _loss(x, labels, count, share, parameters: _Parameters):
         logits, jnp.where(valid, labels, 0)
     )
     # In two steps: one float32 sum over all rows would be too coarse for the search.
-    sums = jnp.sum(jnp.where(valid, losses, 0).reshape(-1, _rows.MULTIPLE), axis=1)
+    sums = jnp.sum(jnp.where(valid, losses, 0).reshape(-1, _inputs.MULTIPLE), axis=1)
     return jnp.sum(sums) / count + share / 2 * jnp.sum(parameters.weights**2)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.scipy.linalg import cho_factor, cho_solve
 from sklearn.model_selection import train_test_split
 
-from vicreg_jax.probe import _rows
+from vicreg_jax.probe import _inputs
 from vicreg_jax.probe._linear import Linear, centered, column_sums, matmul
 from vicreg_jax.probe.logistic import class_count
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
     from jaxtyping import Array, Bool, Float, Integer
 
-    from vicreg_jax.probe._rows import Rows
+    from vicreg_jax.probe._inputs import Rows
 
 LAMBDAS = tuple(10.0**power for power in range(-4, 3))
 _HELD_OUT = 0.2
@@ -96,26 +96,26 @@ def fit(
         ValueError: If a shape does not fit, a value is not finite, a lambda is not
             positive, a label is out of range, or no row is held out or left.
     """
-    _rows.check("features", features, labels)
+    _inputs.check("features", features, labels)
     classes = class_count(labels, classes)
     if not lambdas or not all(value > 0 for value in lambdas):
         raise ValueError(f"`lambdas` must be above 0, at least one, got {lambdas}")
     labels = np.asarray(labels)
     drawn = _draw(labels, seed) if held_out is None else np.asarray(held_out)
-    used = labels != _rows.NO_LABEL
+    used = labels != _inputs.NO_LABEL
     if not (drawn & used).any() or not (~drawn & used).any():
         raise ValueError("`held_out` must hold out some labeled rows and leave some")
-    mesh = _rows.mesh_of(features, mesh)
-    rows = _rows.labeled(features, labels, mesh)
+    mesh = _inputs.mesh_of(features, mesh)
+    rows = _inputs.labeled(features, labels, mesh)
     # Padded and spread as the rows are. Only the labels are used.
-    chosen = _rows.labeled(features[:, :1], drawn, mesh).labels == 1
+    chosen = _inputs.labeled(features[:, :1], drawn, mesh).labels == 1
     sums = moments(rows, chosen, classes=classes)
     return _solve(*sums, jnp.asarray(lambdas))
 
 
 def _draw(labels: np.ndarray, seed: int) -> np.ndarray:
     """Returns which labeled rows are held out to choose lambda on."""
-    rows = np.flatnonzero(labels != _rows.NO_LABEL)
+    rows = np.flatnonzero(labels != _inputs.NO_LABEL)
     counts = np.unique(labels[rows], return_counts=True)[1]
     enough = counts.min() >= 2 and len(rows) * _HELD_OUT >= len(counts)
     _, chosen = train_test_split(
@@ -140,7 +140,7 @@ def moments(
     """
     # By the mean of all rows. What `_centered` subtracts later is then small, and
     # cancels little.
-    x, mean = centered(rows.features, rows.labels != _rows.NO_LABEL)
+    x, mean = centered(rows.features, rows.labels != _inputs.NO_LABEL)
     # Rows without a label have no class, and zeros for features.
     y = jax.nn.one_hot(rows.labels, classes, dtype=x.dtype)
     return mean, _moments(x, y, ~held_out), _moments(x, y, held_out)

@@ -1,4 +1,4 @@
-"""Rows of features and labels, padded and spread over the devices of a mesh."""
+"""The inputs of probes: features and labels, checked, padded and spread over a mesh."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Integer
 
 NO_LABEL = -1
-MULTIPLE = 128  # of the rows of each device
+# Of the rows of each device. The loss of logistic regression is summed in such blocks,
+# and test sets of about the same size share a compiled program.
+MULTIPLE = 128
 _AT_LEAST = 1024  # of all rows
 
 
