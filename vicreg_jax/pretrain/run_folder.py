@@ -90,6 +90,7 @@ def claim(
         if jax.process_index() == 0:
             run.mkdir(parents=True, exist_ok=True)
             (run / "lock").touch()
+    # The first process holds the lock for all of them.
     if jax.process_index() != 0:
         yield run
         return

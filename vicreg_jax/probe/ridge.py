@@ -117,6 +117,7 @@ def _draw(labels: np.ndarray, seed: int) -> np.ndarray:
     """Returns which labeled rows are held out to choose lambda on."""
     rows = np.flatnonzero(labels != _inputs.NO_LABEL)
     counts = np.unique(labels[rows], return_counts=True)[1]
+    # scikit-learn draws class by class only if each class has two rows and a place.
     enough = counts.min() >= 2 and len(rows) * _HELD_OUT >= len(counts)
     _, chosen = train_test_split(
         rows,
