@@ -109,7 +109,8 @@ def diagnostics(
 
 @partial(jax.jit, inline=True, static_argnames="axes")
 def _diagnostics(z, where, collapsed_std, *, axes) -> Diagnostics:
-    # Gathered before the cast, so that rows travel in their own dtype.
+    # Gathered before the cast, so that rows travel in their own dtype. On an Explicit
+    # mesh JAX has no SVD of a sharded matrix.
     z = _rows.replicated(_rows.gathered(mask_rows(z, where), axes))
     z = z.astype(statistics_dtype(z))
     where = None if where is None else _rows.gathered(where, axes)

@@ -8,7 +8,7 @@ layer1.0.conv1, downsample.0), which `vicreg_jax.convert` relies on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 from flax import nnx
@@ -161,7 +161,9 @@ class ResNet(nnx.Module):
         x = jax.nn.relu(self.bn1(self.conv1(images)))
         if not self.small_images:
             # "SAME" would pad an even side at its end only, and PyTorch pads both ends.
-            x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            # Flax accepts pairs, although its annotation says a string.
+            both: Any = ((1, 1), (1, 1))
+            x = nnx.max_pool(x, (3, 3), (2, 2), both)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
                 x = block(x)

@@ -67,7 +67,9 @@ def _epoch(count: int, seed: int) -> Int64[np.ndarray, " images"]:
 def _encipher(
     blocks: UInt64[np.ndarray, " rows"], seed: int, count: int
 ) -> UInt64[np.ndarray, " rows"]:
-    """Returns the blocks enciphered, which have enough bits for `count` images."""
+    """Returns the blocks enciphered, in Grain's number of bits for `count` images."""
+    # Too few if count - 1 is an even power of two from 2^16 on: of 65,537 images, one
+    # is shown twice an epoch, and the last one never.
     bits = math.ceil(math.log2(count - 1)) if count > 1 else 0
     half = max(bits + bits % 2, _LEAST_BITS) // 2
     mask = np.uint64(2**half - 1)
