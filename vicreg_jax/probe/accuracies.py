@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import train_test_split
 
 from vicreg_jax.probe import _rows, knn, logistic
 
@@ -157,6 +155,8 @@ def _name(share: float, part: Labeled, count: int, available: int | None) -> str
 
 def _drawn(samples: Labeled, share: float, seed: int) -> Labeled:
     """Returns a share of the samples, the same for every class."""
+    from sklearn.model_selection import train_test_split
+
     if share >= 1:
         return samples
     labels = np.asarray(samples.labels)
@@ -187,6 +187,8 @@ def _linear_accuracy(classifier: _Classifier, test: Labeled) -> float:
 
 
 def _area(classifier: _Classifier, test: Labeled) -> float:
+    from sklearn.metrics import roc_auc_score
+
     rows = _rows.by_rows(test.features, classifier.mesh, 1)
     scores = process_allgather(classifier.linear.scores(rows), tiled=True)
     margins = (scores[:, 1] - scores[:, 0])[: len(test.labels)]

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_factor, cho_solve
-from sklearn.model_selection import train_test_split
 
 from vicreg_jax.probe import _rows
 from vicreg_jax.probe._linear import Linear, centered, column_sums, matmul
@@ -114,6 +113,8 @@ def fit(
 
 def _draw(labels: np.ndarray, seed: int) -> np.ndarray:
     """Returns which labeled rows are held out to choose lambda on."""
+    from sklearn.model_selection import train_test_split
+
     rows = np.flatnonzero(labels != _rows.NO_LABEL)
     counts = np.unique(labels[rows], return_counts=True)[1]
     enough = counts.min() >= 2 and len(rows) * _HELD_OUT >= len(counts)
