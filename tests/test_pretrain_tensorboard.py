@@ -10,8 +10,8 @@ import pytest
 from runs import log
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from vicreg_jax.pretrain.records import Board
 from vicreg_jax.pretrain.step import Metrics
+from vicreg_jax.pretrain.tensorboard import Board
 
 
 def events(directory):

@@ -55,7 +55,7 @@ class Pretrain:
 
     def run(self) -> None:
         """Pretrains, or compiles only."""
-        # Here, because it takes seconds, and --help does not need it.
+        # Here, so that --help does not wait for it.
         from vicreg_jax.pretrain.api import pretrain
 
         console = Console()

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import train_test_split
 
 from vicreg_jax.probe import _inputs, knn, logistic
 
@@ -157,6 +155,8 @@ def _name(share: float, part: Labeled, count: int, available: int | None) -> str
 
 def _drawn(samples: Labeled, share: float, seed: int) -> Labeled:
     """Returns a share of the samples, the same for every class."""
+    from sklearn.model_selection import train_test_split
+
     if share >= 1:
         return samples
     labels = np.asarray(samples.labels)
@@ -188,6 +188,8 @@ def _linear_accuracy(classifier: _Classifier, test: Labeled) -> float:
 
 
 def _area(classifier: _Classifier, test: Labeled) -> float:
+    from sklearn.metrics import roc_auc_score
+
     rows = _inputs.pad_and_shard(test.features, classifier.mesh, _inputs.MULTIPLE)
     scores = process_allgather(classifier.linear.scores(rows), tiled=True)
     margins = (scores[:, 1] - scores[:, 0])[: len(test.labels)]

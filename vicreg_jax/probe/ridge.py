@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_factor, cho_solve
-from sklearn.model_selection import train_test_split
 
 from vicreg_jax.probe import _inputs
 from vicreg_jax.probe._linear import Linear, centered, column_sums, matmul
@@ -115,6 +114,8 @@ def fit(
 
 def _draw(labels: np.ndarray, seed: int) -> np.ndarray:
     """Returns which labeled rows are held out to choose lambda on."""
+    from sklearn.model_selection import train_test_split
+
     rows = np.flatnonzero(labels != _inputs.NO_LABEL)
     counts = np.unique(labels[rows], return_counts=True)[1]
     # scikit-learn draws class by class only if each class has two rows and a place.
