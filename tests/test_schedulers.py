@@ -63,18 +63,18 @@ def environment(**more):
 @contextmanager
 def slurm():
     """Runs Slurm, and yields a function that runs a command of it."""
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:  # a short path
-        with _slurm(Path(folder)) as command:
+    with tempfile.TemporaryDirectory(prefix="slurm-") as directory:  # a short path
+        with _slurm(Path(directory)) as command:
             yield command
 
 
 @contextmanager
-def _slurm(folder):
-    use = environment(SLURM_CONF=str(folder / "slurm.conf"))
+def _slurm(directory):
+    use = environment(SLURM_CONF=str(directory / "slurm.conf"))
     # It ends when its standard input does, which is also when this process is killed.
-    program = [sys.executable, ROOT / "tests" / "slurm_cluster.py", folder]
+    program = [sys.executable, ROOT / "tests" / "slurm_cluster.py", directory]
     with (
-        (folder / "log").open("w") as log,
+        (directory / "log").open("w") as log,
         subprocess.Popen(
             program, env=use, stdin=subprocess.PIPE, stdout=log, stderr=log
         ) as cluster,
@@ -82,13 +82,13 @@ def _slurm(folder):
 
         def command(*words):
             """Returns what it prints, or "" if it does not reach a busy slurmctld."""
-            assert cluster.poll() is None, (folder / "log").read_text()
+            assert cluster.poll() is None, (directory / "log").read_text()
             words = [str(word) for word in words]
             output = {"stdout": subprocess.PIPE, "stderr": log, "text": True}
             done = subprocess.run(words, env=use, check=False, **output)
             return done.stdout.strip()
 
-        wait_for((folder / "slurm.conf").exists)
+        wait_for((directory / "slurm.conf").exists)
         wait_for(lambda: command("sinfo", "-h", "-o%T") == "idle", pause=0.5)
         yield command
 
