@@ -119,6 +119,12 @@ def _tpu(options: Options, progress) -> Section:
     return tpu.run(options, progress)
 
 
+def _precisions(options: Options, progress) -> Section:
+    from benchmarks import precisions
+
+    return precisions.run(options, progress)
+
+
 def _gpu(options: Options, progress) -> Section:
     from benchmarks import gpu
 
@@ -135,6 +141,7 @@ RUNS: dict[str, Callable[[Options, Callable[[str], None]], Section]] = {
     "job": _job,
     "startup": _startup,
     "tpu": _tpu,
+    "precisions": _precisions,
     "gpu": _gpu,
 }
 

@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from benchmarks import loss, precisions, timing
+from benchmarks import loss, timing
 from benchmarks.options import Options
 from benchmarks.place import Place
 from benchmarks.results import Section, Sheet, not_run
@@ -29,18 +29,14 @@ def run(options: Options, progress) -> Section:
     place = Place("gpu", "cuda" if _torch_sees_one() else None)
     progress("gpu ceilings")
     ceilings = _ceilings()
-    compared = precisions.records(options, place.jax, progress)
     found = loss.run(options, place, progress)
     sheet = Sheet(
         f"Ceilings of {device.device_kind}",
         ["what", "reached"],
         [[what, f"{value:.4g}"] for what, value in ceilings.items()],
     )
-    sheets = [
-        s._replace(title=f"GPU: {s.title}")
-        for s in (precisions.sheet(compared), *found.sheets)
-    ]
-    return Section("gpu", [ceilings, *compared, *found.records], [sheet, *sheets])
+    sheets = [s._replace(title=f"GPU: {s.title}") for s in found.sheets]
+    return Section("gpu", [ceilings, *found.records], [sheet, *sheets])
 
 
 def _torch_sees_one() -> bool:

@@ -30,7 +30,7 @@ def with_gradient(loss: Callable) -> Callable:
     return jax.value_and_grad(loss, argnums=(0, 1))
 
 
-def products(z1, z2, *, by_rows: bool):
+def products(z1, z2, *, gram: bool):
     """Returns the matrix products that every exact gradient needs: two for each view.
 
     They take the smaller of the two forms. Centering and sums are left out. The inputs
@@ -39,7 +39,7 @@ def products(z1, z2, *, by_rows: bool):
 
     def of(z):
         matmul = partial(jnp.matmul, precision="highest")
-        return matmul(matmul(z, z.T), z) if by_rows else matmul(z, matmul(z.T, z))
+        return matmul(matmul(z, z.T), z) if gram else matmul(z, matmul(z.T, z))
 
     return of(z1), of(z2)
 
@@ -58,7 +58,7 @@ def build_loss(loss: Callable, problem: Problem, platform: str) -> Call:
 
 def build_products(problem: Problem, platform: str) -> Call:
     """Returns a compiled call that computes the bare products."""
-    function = partial(products, by_rows=problem.size.by_rows)
+    function = partial(products, gram=problem.size.uses_gram)
     program, views = compiled(function, problem._replace(dtype="float32"), platform)
 
     def call():
@@ -83,7 +83,7 @@ def temporaries(name: str, problem: Problem) -> int | None:
     functions = {
         "ours": with_gradient(ours),
         "plain JAX": with_gradient(plain),
-        "floor, JAX": partial(products, by_rows=problem.size.by_rows),
+        "floor, JAX": partial(products, gram=problem.size.uses_gram),
     }
     if name not in functions:
         return None

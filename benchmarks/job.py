@@ -32,13 +32,13 @@ def run(options: Options, progress) -> Section:
     batch = recipes.RECIPES[recipe]().batch
     command = [sys.executable, "-m", "vicreg_jax.pretrain", recipe]
     command += _QUICK if options.quick else ()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         progress("job: starts")
-        starts = [_start(command, Path(folder, "starts")) for _ in range(2)]
+        starts = [_start(command, Path(directory, "starts")) for _ in range(2)]
         progress("job: whole")
         started = time.monotonic()
-        _finish(_job(command, Path(folder, "whole")), (0,))
-        record = _shares(Path(folder, "whole"), batch)
+        _finish(_job(command, Path(directory, "whole")), (0,))
+        record = _shares(Path(directory, "whole"), batch)
         record["seconds"] = time.monotonic() - started
     record |= {"recipe": recipe, "first_start": starts[0], "second_start": starts[1]}
     return Section("job", [record], [_sheet(record)])
@@ -116,7 +116,7 @@ def _sheet(record: dict) -> Sheet:
         rows,
         [
             "a start is a new process, imports included; the second start reads the "
-            "programs that the first one compiled from the run's folder",
+            "programs that the first one compiled from the run's directory",
             "outside the steps: checkpoints, evaluations, logs, waiting: 1 - steps x "
             f"median / time; goal at most {100 * _GOAL:.0f}%: {met}",
         ],

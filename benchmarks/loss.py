@@ -83,11 +83,10 @@ def run(options: Options, place: Place, progress) -> Section:
         rates: dict[str, float] = {}
         for size in options.loss_sizes():
             problem = Problem(size, dtype)
-            progress(f"loss {problem}")
             chosen = options.contenders(dtype)
-            measured = measure(problem, chosen, place, options.budget, rates)
+            measured = measure(problem, chosen, place, options.budget, rates, progress)
             records.append(measured.record())
-    return Section("loss", records, sheets(records))
+    return Section("loss", records, sheets(records, goals=place.jax == "cpu"))
 
 
 def measure(
@@ -96,6 +95,7 @@ def measure(
     place: Place,
     budget: Budget,
     rates: dict[str, float],
+    progress,
 ) -> Measured:
     """Measures the contenders against each other on one problem.
 
@@ -107,6 +107,7 @@ def measure(
         rates: seconds for each multiplication of `Size.work` by contender, as measured
             at the size before. It predicts which contenders would take too long, and is
             updated.
+        progress: called with a description of each part.
     """
     calls, estimates, values, missing = {}, {}, {}, {}
     for contender in chosen:
@@ -114,6 +115,7 @@ def measure(
         if expected > LONGEST:
             missing[contender.name] = f"left out: it would take about {expected:.0f} s"
             continue
+        progress(f"loss {problem} {contender.name}")
         try:
             call = contender.build(problem, place)
             value, estimates[contender.name] = timing.warmed_up(call)

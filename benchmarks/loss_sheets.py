@@ -14,15 +14,20 @@ Record = dict[str, Any]
 _AGREES = {"float32": 1e-3, "bfloat16": 5e-2}
 
 
-def sheets(records: list[Record]) -> list[Sheet]:
-    """Returns tables of times and ratios by dtype, and of the goals."""
+def sheets(records: list[Record], *, goals: bool) -> list[Sheet]:
+    """Returns tables of times and ratios by dtype.
+
+    Args:
+        records: of the sizes and dtypes.
+        goals: whether a table compares them with the goals, which are for two cores.
+    """
     dtypes = dict.fromkeys(record["dtype"] for record in records)
     found = []
     for dtype in dtypes:
         here = [record for record in records if record["dtype"] == dtype]
         found += [_times(dtype, here), _ratios(dtype, here)]
-    goals = _goals(records)
-    return found + ([goals] if goals.rows else [])
+    compared = _goals(records)
+    return found + ([compared] if goals and compared.rows else [])
 
 
 def _times(dtype: str, records: list[Record]) -> Sheet:

@@ -29,6 +29,7 @@ SECTIONS = (
     "job",
     "startup",
     "tpu",
+    "precisions",
     "gpu",
 )
 

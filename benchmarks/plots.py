@@ -29,11 +29,11 @@ _STYLES = {
 }
 
 
-def draw(folder: Path, sections: Iterable[Section], caption: str) -> list[str]:
+def draw(directory: Path, sections: Iterable[Section], caption: str) -> list[str]:
     """Writes a PNG for each plot that has records, and returns their names.
 
     Args:
-        folder: directory to write to.
+        directory: to write to.
         sections: of the run.
         caption: date, versions and machine, below each plot.
     """
@@ -50,7 +50,7 @@ def draw(folder: Path, sections: Iterable[Section], caption: str) -> list[str]:
         if records:
             figure = plot(records)
             figure.text(0.01, 0.005, caption, fontsize=6, color="gray")
-            figure.savefig(folder / name, dpi=110)
+            figure.savefig(directory / name, dpi=110)
             written.append(name)
     return written
 

@@ -10,7 +10,7 @@ from jax.lax import DotAlgorithmPreset, Precision
 
 from benchmarks import jax_side, timing
 from benchmarks.options import Options
-from benchmarks.results import Sheet, spread
+from benchmarks.results import Section, Sheet, spread
 from benchmarks.sizes import WEIGHTS, Problem
 from benchmarks.timing import Spread
 from parity.oracle import Result, numpy_loss
@@ -28,23 +28,22 @@ PRECISIONS = {precision.name.lower(): precision for precision in Precision} | {
 }
 
 
-def records(options: Options, platform: str, progress) -> list[dict]:
-    """Measures every precision at each size, in float32.
+def run(options: Options, progress) -> Section:
+    """Measures every precision at each size, in float32, on JAX's default device.
 
     Args:
         options: of the command line.
-        platform: "cpu" or "gpu"; the first device of that platform.
         progress: called with a description of each part.
     """
+    device = jax.devices()[0]
     found = []
     for size in options.precision_sizes():
-        progress(f"precisions {size}")
-        found += _of_size(Problem(size, "float32"), options, platform)
-    return found
+        problem = Problem(size, "float32")
+        found += _of_size(problem, options, device.platform, progress)
+    return Section("precisions", found, [_sheet(found, device.device_kind)])
 
 
-def sheet(found: list[dict]) -> Sheet:
-    """Returns the table of the records."""
+def _sheet(found: list[dict], device: str) -> Sheet:
     rows = []
     for record in found:
         over = record["times_highest"]
@@ -60,7 +59,7 @@ def sheet(found: list[dict]) -> Sheet:
         rows[-1] += [""] * (6 - len(rows[-1]))
     headings = ["size", "precision", "median (quartiles)", "times highest"]
     return Sheet(
-        "Precision of the matrix products, float32",
+        f"Precision of the matrix products on {device}, float32",
         [*headings, "error of the value", "of the gradient"],
         rows,
         [
@@ -72,10 +71,11 @@ def sheet(found: list[dict]) -> Sheet:
     )
 
 
-def _of_size(problem: Problem, options: Options, platform: str) -> list[dict]:
+def _of_size(problem: Problem, options: Options, platform: str, progress) -> list[dict]:
     exact = numpy_loss(*problem.views(), WEIGHTS)
     calls, estimates, errors, missing = {}, {}, {}, {}
     for name, precision in PRECISIONS.items():
+        progress(f"precisions {problem} {name}")
         loss = partial(_loss, precision=precision)
         try:
             program, views = jax_side.compiled(

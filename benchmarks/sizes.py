@@ -21,8 +21,8 @@ class Size(NamedTuple):
         return f"{self.n}x{self.d}"
 
     @property
-    def by_rows(self) -> bool:
-        """Whether the loss uses the batch x batch product."""
+    def uses_gram(self) -> bool:
+        """Whether the loss uses the batch x batch Gram matrix."""
         return 2 * self.n <= self.d
 
     @property

@@ -85,7 +85,7 @@ def build_products(problem: Problem, device: str) -> Call:
     def call():
         held = []
         for z in views:
-            held.append((z @ z.T) @ z if problem.size.by_rows else z @ (z.T @ z))
+            held.append((z @ z.T) @ z if problem.size.uses_gram else z @ (z.T @ z))
         _finish(device)
 
     return call

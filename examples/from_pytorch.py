@@ -67,7 +67,7 @@ def main(epochs: int):
 
     # 3. Back to PyTorch. The run's file has torchvision's names and layout.
     before = embed_in_torch(model, run.encoder, images[:8])
-    model.load_state_dict(load_file(run.folder / "encoder.safetensors"))
+    model.load_state_dict(load_file(run.run_folder / "encoder.safetensors"))
     compare("back in PyTorch", model, run.encoder, images[:8])
     moved = np.abs(embed_in_torch(model, run.encoder, images[:8]) - before).max()
     print(f"pretraining moved the features by {moved:.2f}")

@@ -34,7 +34,7 @@ def main(out: Path, epochs: int):
     # The recipe reads the number of images and their colors from the files.
     config = recipes.images(photographs, size=32, epochs=epochs)
     run = pretrain(config, out=out / "run")
-    print("Look at", run.folder / "views.png", "and at", run.picture)
+    print("Look at", run.run_folder / "views.png", "and at", run.picture)
     for features, accuracies in (run.evaluation or {}).items():
         print(f"{features}: k-NN {100 * accuracies['k-NN']:.1f}%")
 
@@ -45,7 +45,9 @@ def main(out: Path, epochs: int):
     print("features of two images:", new.shape)
 
     # As `vicreg-pretrain embed RUN --data FOLDER --out features.npz --neighbors 8`.
-    for line in embed(run.folder, str(photographs), out / "features.npz", neighbors=8):
+    for line in embed(
+        run.run_folder, str(photographs), out / "features.npz", neighbors=8
+    ):
         print(line)
     saved = np.load(out / "features.npz")
     pixels = [decode(Path(name), size=32, channels=1).pixels for name in saved["names"]]

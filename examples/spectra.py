@@ -83,7 +83,7 @@ def main():
     for features, accuracies in (run.evaluation or {}).items():
         print(f"{features}: k-NN {100 * accuracies['k-NN']:.1f}%")
     # Later, in another program. The run's file does not hold the encoder's class.
-    encoder = Run.open(run.folder, encoder=SpectrumEncoder).encoder
+    encoder = Run.open(run.run_folder, encoder=SpectrumEncoder).encoder
     print("features of new spectra:", encoder.embed(measure(5, seed=2)[0]).shape)
 
 

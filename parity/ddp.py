@@ -84,13 +84,13 @@ def _reference(rows: int, width: int) -> Reference:
     """Returns the parameters by DDP and by one process, and the limits."""
     setup = _setup(rows, width)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        ddp_process.save(folder / "setup.npz", setup)
+        directory = Path(name)
+        ddp_process.save(directory / "setup.npz", setup)
         commands = [
             ["parity.ddp_process", str(rank), str(WORLD), name] for rank in range(WORLD)
         ]
-        processes.run(commands, folder, SECONDS, GLOO_SOCKET_IFNAME=_loopback())
-        with np.load(folder / "parameters.npz") as found:
+        processes.run(commands, directory, SECONDS, GLOO_SOCKET_IFNAME=_loopback())
+        with np.load(directory / "parameters.npz") as found:
             theirs = dict(found)
     alone, unit = _alone(rows, width), UNITS["float64"]
     disturbed = [_alone(rows, width, Roundings(unit, seed)) for seed in range(_DRAWS)]

@@ -1,6 +1,6 @@
-"""One process of a PyTorch DDP run: `python -m parity.ddp_process RANK WORLD FOLDER`.
+"""One process of a PyTorch DDP run: `python -m parity.ddp_process RANK WORLD DIR`.
 
-It reads the run from `setup.npz` in the folder, meets the other processes through a
+It reads the run from `setup.npz` in that directory, meets the other processes through a
 file there, and trains. Rank 0 writes `parameters.npz`. It does not import JAX.
 """
 
@@ -77,21 +77,21 @@ def save(path: Path, arrays: dict[str, Any]) -> None:
     np.savez(path, **arrays)
 
 
-def main(rank: int, world: int, folder: Path) -> None:
+def main(rank: int, world: int, directory: Path) -> None:
     """Trains as one of `world` processes."""
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo",
-        init_method=f"file://{folder / 'meeting'}",
+        init_method=f"file://{directory / 'meeting'}",
         rank=rank,
         world_size=world,
         timeout=datetime.timedelta(seconds=60),
     )
-    with np.load(folder / "setup.npz") as setup:
+    with np.load(directory / "setup.npz") as setup:
         network = train(dict(setup), rank, world)
     if rank == 0:
         found = {k: v.detach().numpy() for k, v in network.named_parameters()}
-        save(folder / "parameters.npz", found)
+        save(directory / "parameters.npz", found)
     distributed.barrier()
     distributed.destroy_process_group()
 

@@ -24,16 +24,16 @@ from parity.ours import Ours, enabled, rounded, wide
 from parity.values import HALF, UNITS, Expected, theirs
 
 # n < d / 2, then n < 2 d, then more rows.
-_BY_ROWS, _BETWEEN, _BY_COLUMNS = (16, 48), (40, 24), (64, 24)
+_FEW_ROWS, _BETWEEN, _MANY_ROWS = (16, 48), (40, 24), (64, 24)
 _BATCHES = {
-    Level.QUICK: ((*_BY_ROWS, "float32", True),),
+    Level.QUICK: ((*_FEW_ROWS, "float32", True),),
     Level.STANDARD: (
-        (*_BY_ROWS, "float64", False),
+        (*_FEW_ROWS, "float64", False),
         (*_BETWEEN, "float64", True),
-        (*_BY_COLUMNS, "float64", True),
-        (*_BY_COLUMNS, "float32", False),
-        (*_BY_ROWS, "bfloat16", False),
-        (*_BY_COLUMNS, "float16", False),
+        (*_MANY_ROWS, "float64", True),
+        (*_MANY_ROWS, "float32", False),
+        (*_FEW_ROWS, "bfloat16", False),
+        (*_MANY_ROWS, "float16", False),
     ),
     Level.FULL: (
         (256, 1024, "float32", False),
@@ -77,8 +77,8 @@ def check_mode(
     bound = partial(rounding_bounds, *counted, UNITS[compute or case.dtype])
     # All rows, masked ones included, decide which product the loss uses.
 
-    def bounds(by_rows: bool) -> Bounds:
-        found = bound(by_rows=by_rows, exact=exact)
+    def bounds(gram: bool) -> Bounds:
+        found = bound(gram=gram, exact=exact)
         return Bounds(**_spread_out(found._asdict(), rows))
 
     whole = Result(**_spread_out(exact._asdict(), rows))

@@ -123,7 +123,7 @@ def _expected(task, case, maps, positions, compute) -> tuple[Expected, Bounds]:
     bound = partial(
         local_rounding_bounds, maps, positions, UNITS[compute], case.settings
     )
-    bounds = [bound(by_rows=by_rows) for by_rows in (None, False)]
+    bounds = [bound(gram=gram) for gram in (None, False)]
     ours, peer = (Bounds(*found[:4], *found.gradients) for found in bounds)
     whole = Result(*exact[:4], *exact.gradients)
     return Expected(task, case.dtype, whole, ours), peer

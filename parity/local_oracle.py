@@ -136,7 +136,7 @@ def local_rounding_bounds(
     settings=OFFICIAL,
     weights=WEIGHTS,
     *,
-    by_rows=None,
+    gram=None,
 ) -> LocalResult:
     """Returns how far from `numpy_local_loss` rounding alone can take a result.
 
@@ -149,7 +149,7 @@ def local_rounding_bounds(
         unit: roundoff of the dtype that is computed in.
         settings: of the matching.
         weights: lambd, mu and nu.
-        by_rows: as in `oracle.rounding_bounds`.
+        gram: as in `oracle.rounding_bounds`.
     """
     flat, chosen = _prepared(maps, positions, settings)
     sums = (8 * np.sqrt(len(chosen)) + 8) * unit
@@ -158,7 +158,7 @@ def local_rounding_bounds(
     for slot in chosen:
         sides = _sides(flat, slot)
         exact = numpy_loss(*sides, weights)
-        bound = rounding_bounds(*sides, unit, weights, by_rows=by_rows, exact=exact)
+        bound = rounding_bounds(*sides, unit, weights, gram=gram, exact=exact)
         values += slot.share * (np.array(bound[:4]) + sums * np.abs(exact[:4]))
         wider = (
             b + sums * np.abs(e) for b, e in zip(bound[4:], exact[4:], strict=True)

@@ -130,7 +130,7 @@ def rounding_bounds(
     gamma=1.0,
     eps=1e-4,
     *,
-    by_rows=None,
+    gram=None,
     inputs=0.0,
     exact=None,
 ) -> Bounds:
@@ -151,7 +151,7 @@ def rounding_bounds(
         weights: lambd, mu and nu.
         gamma: target standard deviation.
         eps: added to the variances.
-        by_rows: whether the product is the n x n one. None: if 2n <= d.
+        gram: whether the product is the n x n Gram matrix. None: if 2n <= d.
         inputs: unit roundoff of the inputs of matrix products, below the highest
             precision.
         exact: the result of `numpy_loss` for the same arguments, if known already.
@@ -160,9 +160,9 @@ def rounding_bounds(
     n, d = z1.shape
     if exact is None:
         exact = numpy_loss(z1, z2, weights, gamma, eps)
-    by_rows = 2 * n <= d if by_rows is None else by_rows
+    gram = 2 * n <= d if gram is None else gram
     views = [_centered(z, unit, inputs) for z in (z1, z2)]
-    of_product = _rows_error if by_rows else _columns_error
+    of_product = _gram_error if gram else _covariance_error
     invariance = _invariance_error(z1, z2, unit)
     variances = [_variance_error(view, gamma, eps) for view in views]
     covariances = [of_product(view) for view in views]
@@ -215,7 +215,7 @@ def _variance_error(view: _Centered, gamma, eps) -> _Error:
     return _Error(float(value), hinge * gradient)
 
 
-def _rows_error(view: _Centered) -> _Error:
+def _gram_error(view: _Centered) -> _Error:
     """Returns the errors of the form that uses the n x n product `K`.
 
     The diagonal part is subtracted from the total. The gradient is `K X - X diag(v)`.
@@ -246,7 +246,7 @@ def _rows_error(view: _Centered) -> _Error:
     return _Error(float(energy / d), 4 * gradient / (d * dof))
 
 
-def _columns_error(view: _Centered) -> _Error:
+def _covariance_error(view: _Centered) -> _Error:
     """Returns the errors of the form that uses the d x d product `C`.
 
     The diagonal is removed before squaring. The gradient is `X C`. An error `e`

@@ -19,12 +19,14 @@ def free_address() -> str:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def run(commands: list[list[str]], folder: Path, seconds: float, **environment) -> None:
+def run(
+    commands: list[list[str]], directory: Path, seconds: float, **environment
+) -> None:
     """Runs modules of this project at the same time and waits for all of them.
 
     Args:
         commands: module and arguments of each process.
-        folder: for their output.
+        directory: for their output.
         seconds: time limit.
         **environment: additional environment variables.
 
@@ -35,7 +37,7 @@ def run(commands: list[list[str]], folder: Path, seconds: float, **environment) 
     """
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     variables = os.environ | {"PYTHONPATH": path} | environment
-    logs = [folder / f"log{i}" for i in range(len(commands))]
+    logs = [directory / f"log{i}" for i in range(len(commands))]
     started: list[subprocess.Popen] = []
     try:
         for command, log in zip(commands, logs, strict=True):

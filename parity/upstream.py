@@ -29,7 +29,7 @@ class Upstream(NamedTuple):
     Attributes:
         package: its distribution's name.
         version: the release.
-        folder: of the files, in the distribution.
+        directory: of the files, in the distribution.
         files: names and git blobs. The file of the loss is the last one.
         stand_ins: returns the modules that the files import from their own package.
         build: returns a loss of two tensors, from the loaded module, the project's own
@@ -38,7 +38,7 @@ class Upstream(NamedTuple):
 
     package: str
     version: str
-    folder: str
+    directory: str
     files: dict[str, str]
     stand_ins: Callable[[], dict[str, ModuleType]]
     build: Callable[..., Callable]
@@ -82,7 +82,7 @@ def _checked_files(upstream: Upstream) -> list[tuple[str, Path]]:
         raise NotLoaded("not installed") from None
     found = []
     for file, blob in upstream.files.items():
-        name = f"{upstream.folder}/{file}"
+        name = f"{upstream.directory}/{file}"
         path = Path(str(distribution.locate_file(name)))
         if not path.is_file() or git_blob(path.read_bytes()) != blob:
             raise NotLoaded(

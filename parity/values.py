@@ -78,7 +78,7 @@ def check_case(
     inputs = 0.0 if precision else _DEFAULT_INPUTS[platform]
     got = outcome(ours, case, (z1, z2), precision)._asdict()
     expected = Expected(task, case.dtype, exact, bound(inputs=inputs), case.exact)
-    return expected.checks(got, native, peer, bound(by_rows=False))
+    return expected.checks(got, native, peer, bound(gram=False))
 
 
 def theirs(case: Case, z1, z2, compute: str | None) -> dict[str, float | np.ndarray]:

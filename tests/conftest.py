@@ -42,9 +42,9 @@ def pytest_configure(config):
     """Compiles quickly, as compiling takes most of the tests' time."""
     if "VICREG_JAX_TEST_CACHE" not in os.environ:
         # The workers of pytest-xdist, and what they start, inherit the name.
-        folder = tempfile.TemporaryDirectory(prefix="vicreg_jax-")
-        config.add_cleanup(folder.cleanup)
-        os.environ["VICREG_JAX_TEST_CACHE"] = folder.name
+        directory = tempfile.TemporaryDirectory(prefix="vicreg_jax-")
+        config.add_cleanup(directory.cleanup)
+        os.environ["VICREG_JAX_TEST_CACHE"] = directory.name
     jax.config.update("jax_disable_most_optimizations", True)
     if config.option.markexpr == "not slow":
         _compile_quickly_everywhere()

@@ -8,14 +8,14 @@ from reference_run import STEPS
 _ATTEMPTS = 5
 
 
-def interrupted(folder, begin, interrupt):
+def interrupted(directory, begin, interrupt):
     """Returns the directory of an interrupted run, and how its processes ended.
 
     On a busy machine a run can end before the interruption reaches it. Then another
     one is started. If all of them end, the last one is returned.
 
     Args:
-        folder: for the directories of the runs.
+        directory: for the directories of the runs.
         begin: takes a directory, and returns the processes that it has started.
         interrupt: takes the processes once there is a checkpoint.
 
@@ -23,7 +23,7 @@ def interrupted(folder, begin, interrupt):
         The directory, and a list of each process's status and output.
     """
     for attempt in range(_ATTEMPTS):
-        out = folder / f"run-{attempt}"
+        out = directory / f"run-{attempt}"
         with started(*begin(out)) as processes:
             wait_for(lambda out=out: checkpoints(out), *processes)
             with suppress(ProcessLookupError):

@@ -83,13 +83,13 @@ def compiled_quickly():
     }
 
 
-def without_labels(folder):
+def without_labels(directory):
     """Returns flags for as many digits without labels, which are not evaluated.
 
     These runs need no probes, which would take longer than the training.
     """
     train = load_datasets(recipes.digits()).train
-    path = folder / "images.npy"
+    path = directory / "images.npy"
     np.save(path, np.stack([train[i].image for i in range(len(train))]))
     return "--data", str(path)
 

@@ -32,11 +32,11 @@ MessageTimeout=100
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+AuthInfo=socket={directory}/munge.socket,cred_expire=5
+StateSaveLocation={directory}/state
+SlurmdSpoolDir={directory}/spool
+SlurmctldPidFile={directory}/slurmctld.pid
+SlurmdPidFile={directory}/slurmd.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -49,13 +49,13 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 def main():
     """Starts the daemons, waits, and ends everything."""
-    folder = Path(sys.argv[1])
+    directory = Path(sys.argv[1])
     # Slurm's job steps leave their parent. Then they become this process's children.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         running = [
             subprocess.Popen(command, stdin=subprocess.DEVNULL)
-            for command in daemons(folder)
+            for command in daemons(directory)
         ]
         while not any(select.select([sys.stdin], [], [], 0.1)):
             if any(daemon.poll() is not None for daemon in running):
@@ -64,29 +64,37 @@ def main():
         kill_all()
 
 
-def daemons(folder):
+def daemons(directory):
     """Writes the configuration, and returns the three commands, in the foreground."""
-    key = folder / "munge.key"
+    key = directory / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
     for name in ("state", "spool"):
-        (folder / name).mkdir()
-    configuration = folder / "slurm.conf"
+        (directory / name).mkdir()
+    configuration = directory / "slurm.conf"
     configuration.write_text(
         _CONFIGURATION.format(
-            folder=folder,
+            directory=directory,
             host=socket.gethostname().partition(".")[0],
             ports=free_ports(2),
             user=getpass.getuser(),
         )
     )
     munge = {"socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "s"}
-    options = [f"--{name}={folder}/munge.{file}" for name, file in munge.items()]
+    options = [f"--{name}={directory}/munge.{file}" for name, file in munge.items()]
     return (
         # By force, because other users need not reach the socket.
         ["munged", "--force", "--foreground", f"--key-file={key}", *options],
-        ["slurmctld", "-D", "-i", "-f", configuration, "-L", folder / "slurmctld.log"],
-        ["slurmd", "-D", "-f", configuration, "-L", folder / "slurmd.log"],
+        [
+            "slurmctld",
+            "-D",
+            "-i",
+            "-f",
+            configuration,
+            "-L",
+            directory / "slurmctld.log",
+        ],
+        ["slurmd", "-D", "-f", configuration, "-L", directory / "slurmd.log"],
     )
 
 

@@ -23,7 +23,7 @@ html_theme = "sphinx_book_theme"
 """
 
 
-def core(folder):
+def core(directory):
     """The loss, with JAX alone."""
     for name in ("flax", "optax", "torch", "jaxtyping"):
         assert importlib.util.find_spec(name) is None, f"{name} is installed"
@@ -38,35 +38,35 @@ def core(folder):
     assert "pip install 'vicreg_jax[pretrain]'" in job.stderr, job.stderr
 
 
-def pretrain(folder):
+def pretrain(directory):
     """A short run of the command, and the features of its encoder."""
-    run, images = folder / "run", np.zeros((64, 8, 8, 1), np.uint8)
-    np.save(folder / "images.npy", images)  # unlabeled, so without probes
+    run, images = directory / "run", np.zeros((64, 8, 8, 1), np.uint8)
+    np.save(directory / "images.npy", images)  # unlabeled, so without probes
     command = "digits --epochs 1 --batch 16 --width 4 --expander 16 --probe-every 0"
-    data = ["--data", folder / "images.npy", "--out", run]
+    data = ["--data", directory / "images.npy", "--out", run]
     subprocess.run([BIN / "vicreg-pretrain", *command.split(), *data], check=True)
     features = vicreg_jax.load_encoder(run).embed(images)
     assert len(features) == 64 and np.all(np.isfinite(features))
 
 
-def elpv(folder):
+def elpv(directory):
     """Photographs of solar cells."""
     from vicreg_jax.pretrain.input.datasets import open_source
 
     assert len(open_source("elpv", size=8, channels=1)) == 2624
 
 
-def parity(folder):
+def parity(directory):
     """A file of PyTorch."""
     import torch
 
     from vicreg_jax.convert import read
 
-    torch.save({"model": {"weight": torch.ones(2)}}, folder / "weights.pth")
-    np.testing.assert_array_equal(read(folder / "weights.pth")["weight"], 1)
+    torch.save({"model": {"weight": torch.ones(2)}}, directory / "weights.pth")
+    np.testing.assert_array_equal(read(directory / "weights.pth")["weight"], 1)
 
 
-def tpu(folder):
+def tpu(directory):
     """The loss, compiled for chips that are not attached."""
     from jax.sharding import NamedSharding, PartitionSpec
 
@@ -77,12 +77,12 @@ def tpu(folder):
     assert aot.report(vicreg_jax.VICRegLoss(25.0, 25.0), z, z).moved
 
 
-def test(folder):
+def test(directory):
     """The tests of the errors, on this package."""
     _pytest("test_errors.py")
 
 
-def fast_input(folder):
+def fast_input(directory):
     """The tests of the faster packages, on this package."""
     _pytest("test_host_crops.py", "-k", "TestFastPackages")
 
@@ -95,20 +95,20 @@ def _pytest(file, *options):
     assert pytest.main([*common, str(tests / file), *options]) == 0
 
 
-def docs(folder):
+def docs(directory):
     """A page with a docstring."""
-    (folder / "conf.py").write_text(_SITE)
-    (folder / "index.md").write_text(
+    (directory / "conf.py").write_text(_SITE)
+    (directory / "index.md").write_text(
         "# Page\n\n```{eval-rst}\n.. autofunction:: vicreg_jax.vicreg_loss\n```\n"
     )
     subprocess.run(
-        [BIN / "python", "-m", "sphinx", "-q", "-W", folder, folder / "site"],
+        [BIN / "python", "-m", "sphinx", "-q", "-W", directory, directory / "site"],
         check=True,
     )
-    assert "lambd" in (folder / "site/index.html").read_text()
+    assert "lambd" in (directory / "site/index.html").read_text()
 
 
-def dev(folder):
+def dev(directory):
     """The tools."""
     for tool in ([BIN / "ruff"], [BIN / "python", "-m", "build"]):
         subprocess.run([*tool, "--version"], check=True)
@@ -117,6 +117,6 @@ def dev(folder):
 if __name__ == "__main__":
     extra = globals()[sys.argv[1].replace("-", "_")]
     assert Path(vicreg_jax.__file__).is_relative_to(sys.prefix), vicreg_jax.__file__
-    with tempfile.TemporaryDirectory() as folder:
-        extra(Path(folder))
+    with tempfile.TemporaryDirectory() as directory:
+        extra(Path(directory))
     print(f"{sys.argv[1]}: {extra.__doc__}")

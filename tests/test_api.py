@@ -36,7 +36,7 @@ class TestPretrain:
         out = str(tmp_path / "run")
         quick = QUICK | {"log_every": 1}
         run = pretrain(OWN, out=out, data=spectra(), encoder=Spectra, **quick)
-        assert run.finished and run.folder == tmp_path / "run"
+        assert run.finished and run.run_folder == tmp_path / "run"
         assert run.evaluation["VICReg"]["k-NN"] > 0.9
         assert run.config.encoder_class == f"{Spectra.__module__}:Spectra"
         assert run.picture.name == "report.png" and run.picture.exists()

@@ -90,7 +90,7 @@ def test_an_earlier_peak_is_not_seen():
 
 def total_bound(views):
     """Returns what rounding may do to the loss in float32, by either product."""
-    bounds = [rounding_bounds(*views, rounding.UNIT, by_rows=form) for form in (0, 1)]
+    bounds = [rounding_bounds(*views, rounding.UNIT, gram=form) for form in (0, 1)]
     return max(bound.total for bound in bounds)
 
 
@@ -99,15 +99,15 @@ def test_the_floor_is_what_the_gradient_needs(shape):
     """Both forms of the products are the same matrix: the smaller one is chosen."""
     size = Size(*shape)
     z1, z2 = Problem(size, "float32").views()
-    by_rows, by_columns = (
-        jax_side.products(z1, z2, by_rows=form) for form in (True, False)
+    by_gram, by_covariance = (
+        jax_side.products(z1, z2, gram=form) for form in (True, False)
     )
-    for z, one, other in zip((z1, z2), by_rows, by_columns, strict=True):
+    for z, one, other in zip((z1, z2), by_gram, by_covariance, strict=True):
         # Either form adds over rows and over columns, and both are rounded.
         doubt = 2 * sum(map(rounding.of_sum, shape))
         bound = doubt * (abs(z) @ abs(z.T) @ abs(z))
         assert np.all(np.abs(one - other) <= bound)
-    assert size.by_rows == (shape[0] < shape[1])
+    assert size.uses_gram == (shape[0] < shape[1])
 
 
 def test_the_contenders_are_one_loss():

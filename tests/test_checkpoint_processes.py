@@ -37,11 +37,11 @@ def test_kill_at_random_moments(tmp_path):
     assert cut_off
 
 
-def assert_fills(folder, how, reason):
-    with started(Process(PROGRAMS / "fills_the_disk.py", folder, how)) as (process,):
+def assert_fills(directory, how, reason):
+    with started(Process(PROGRAMS / "fills_the_disk.py", directory, how)) as (process,):
         status, printed = end(process)
     assert status == 0, printed
-    assert printed.count(f"step 2 could not be written to {folder} ") == 2, printed
+    assert printed.count(f"step 2 could not be written to {directory} ") == 2, printed
     kept = "(those before it are left as they were)"
     assert printed.count(f"{kept}: {reason}\n") == 2, printed
 

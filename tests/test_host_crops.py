@@ -387,12 +387,12 @@ class TestViews:
         config = Config(data=str(photographs), size=8, channels=3, views=STILL, **small)
         run = pretrain(config, out=tmp_path / "run", console=None)
         _, held_out = load_datasets(config)
-        found = np.load(run.folder / "features.npz")
+        found = np.load(run.run_folder / "features.npz")
         paths = [held_out.name(index) for index in range(len(held_out))]
         np.testing.assert_allclose(
             run.encoder.embed(paths), found["features"], rtol=1e-4, atol=1e-5
         )
-        assert (run.folder / "views.png").exists()
+        assert (run.run_folder / "views.png").exists()
 
     def test_config_says_where(self):
         config = Config(views=VIEWS)

@@ -18,7 +18,7 @@ def by_loop(order, step):
 class TestOrder:
     # Block ciphers of 16 bits, where all results are in a table, and of 18 to 32.
     @pytest.mark.parametrize(
-        "images", [1, 2, 3, 64, 103, 2**16, 2**16 + 1, 2**18 + 2, 1281167, 2**31 + 5]
+        "images", [1, 2, 3, 64, 103, 2**16, 2**16 + 2, 2**18 + 2, 1281167, 2**31 + 5]
     )
     @pytest.mark.parametrize("seed", [0, 5, 2**32 - 1])
     def test_is_the_shuffle_of_grain(self, images, seed):
@@ -51,6 +51,11 @@ class TestOrder:
         for ids in epochs:
             assert len(set(ids)) == 100 and set(ids) <= set(range(103))
         assert np.any(epochs[0] != epochs[1])
+
+    @pytest.mark.parametrize("images", [2**15 + 1, 2**16 + 1, 2**18 + 1])
+    def test_a_size_at_which_the_shuffle_of_grain_repeats_an_image(self, images):
+        order = Order(images=images, batch=images, seed=0)
+        np.testing.assert_array_equal(np.sort(order[0]), np.arange(images))
 
     def test_padding(self):
         order = Order(images=103, batch=10, seed=0, drop_remainder=False, epochs=2)

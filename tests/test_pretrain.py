@@ -245,23 +245,23 @@ class TestReport:
     check = {"step": 4, "effective_rank": 9.0, "covariance": 3.0}
     check |= {"covariance_floor": 1.0}
 
-    def titles(self, folder, accuracies):
+    def titles(self, run_folder, accuracies):
         """Returns the titles of the panels, all of which show something."""
         found = []
-        for draw, content in report._panels(folder, accuracies):
+        for draw, content in report._panels(run_folder, accuracies):
             axes = Figure().subplots()
             draw(axes, content)
             assert axes.has_data()
             found.append(axes.get_title())
         return found
 
-    def write(self, folder, *, checks=()):
+    def write(self, run_folder, *, checks=()):
         line = {"step": 0, "invariance": 1.0, "variance": 1.0, "covariance": 1.0}
         lines = [line, line | {"step": 1, "invariance": 0.5}]
         for name, content in (("metrics", lines), ("evaluations", checks)):
             text = "".join(json.dumps(line) + "\n" for line in content)
-            (folder / f"{name}.jsonl").write_text(text)
-        (folder / "config.json").write_text("{}")
+            (run_folder / f"{name}.jsonl").write_text(text)
+        (run_folder / "config.json").write_text("{}")
 
     def test_a_run_without_labels_shows_its_quick_checks(self, tmp_path):
         self.write(tmp_path, checks=[self.check, self.check | {"step": 8}])

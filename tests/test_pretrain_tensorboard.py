@@ -10,8 +10,8 @@ import pytest
 from runs import log
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from vicreg_jax.pretrain.records import Board
 from vicreg_jax.pretrain.step import Metrics
+from vicreg_jax.pretrain.tensorboard import Board
 
 
 def events(directory):
@@ -33,11 +33,11 @@ def in_file(path):
     return found[1:]
 
 
-def scalars(folder):
-    """Returns step, tag and value of every scalar in the files of a folder."""
+def scalars(directory):
+    """Returns step, tag and value of every scalar in the files of a directory."""
     return [
         (event.step, value.tag, value.simple_value)
-        for path in sorted(folder.iterdir())
+        for path in sorted(directory.iterdir())
         for event in in_file(path)
         for value in event.summary.value
     ]

@@ -18,6 +18,7 @@ from processes import (
     start,
     started,
     wait_for,
+    without_labels,
 )
 from runs import checksum, seen
 
@@ -35,11 +36,18 @@ def needs(package, *programs):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def data(tmp_path_factory):
+    """Flags for images without labels."""
+    return without_labels(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
     """An uninterrupted run in two processes that no scheduler started."""
     out = tmp_path_factory.mktemp("whole")
-    flags = ["--distributed", "--num-processes", "2", "--coordinator", free_address()]
-    pair = [start(out, *flags, "--process-id", str(process)) for process in (0, 1)]
+    flags = [*data, "--distributed", "--num-processes", "2"]
+    flags += ["--coordinator", free_address(), "--process-id"]
+    pair = [start(out, *flags, str(process)) for process in (0, 1)]
     with started(*pair):
         ended = [end(process) for process in pair]
     assert [status for status, _ in ended] == [0, 0], ended
@@ -63,18 +71,18 @@ def environment(**more):
 @contextmanager
 def slurm():
     """Runs Slurm, and yields a function that runs a command of it."""
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:  # a short path
-        with _slurm(Path(folder)) as command:
+    with tempfile.TemporaryDirectory(prefix="slurm-") as directory:  # a short path
+        with _slurm(Path(directory)) as command:
             yield command
 
 
 @contextmanager
-def _slurm(folder):
-    use = environment(SLURM_CONF=str(folder / "slurm.conf"))
+def _slurm(directory):
+    use = environment(SLURM_CONF=str(directory / "slurm.conf"))
     # It ends when its standard input does, which is also when this process is killed.
-    program = [sys.executable, ROOT / "tests" / "slurm_cluster.py", folder]
+    program = [sys.executable, ROOT / "tests" / "slurm_cluster.py", directory]
     with (
-        (folder / "log").open("w") as log,
+        (directory / "log").open("w") as log,
         subprocess.Popen(
             program, env=use, stdin=subprocess.PIPE, stdout=log, stderr=log
         ) as cluster,
@@ -82,20 +90,20 @@ def _slurm(folder):
 
         def command(*words):
             """Returns what it prints, or "" if it does not reach a busy slurmctld."""
-            assert cluster.poll() is None, (folder / "log").read_text()
+            assert cluster.poll() is None, (directory / "log").read_text()
             words = [str(word) for word in words]
             output = {"stdout": subprocess.PIPE, "stderr": log, "text": True}
             done = subprocess.run(words, env=use, check=False, **output)
             return done.stdout.strip()
 
-        wait_for((folder / "slurm.conf").exists)
+        wait_for((directory / "slurm.conf").exists)
         wait_for(lambda: command("sinfo", "-h", "-o%T") == "idle", pause=0.5)
         yield command
 
 
 @pytest.mark.usefixtures("unchecked_signatures")
 @needs("slurm-wlm munge", "munged", "slurmctld", "slurmd", "sbatch")
-def test_slurm_requeues_a_job_that_goes_on_to_the_same_bits(whole, tmp_path):
+def test_slurm_requeues_a_job_that_goes_on_to_the_same_bits(data, whole, tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
     log.touch()
     with slurm() as command:
@@ -109,7 +117,7 @@ def test_slurm_requeues_a_job_that_goes_on_to_the_same_bits(whole, tmp_path):
 
         script = ROOT / "examples" / "slurm.sbatch"
         asked = ["--parsable", "--ntasks=2", "--time=60", f"--output={log}"]
-        job = command("sbatch", *asked, script, *TINY, "--out", out)
+        job = command("sbatch", *asked, script, *TINY, *data, "--out", out)
         # Slurm sends the signal of the script within a minute of its time. This sends
         # the same one to the same processes, while both compile.
         wait_for(lambda: "Compiling the first step" in log.read_text())
@@ -125,10 +133,10 @@ def test_slurm_requeues_a_job_that_goes_on_to_the_same_bits(whole, tmp_path):
 
 @pytest.mark.usefixtures("unchecked_signatures")
 @needs("openmpi-bin", "mpirun")
-def test_open_mpi_is_found(whole, tmp_path):
+def test_open_mpi_is_found(data, whole, tmp_path):
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     words = ["mpirun", "-n", "2", "--oversubscribe", "--bind-to", "none"]
-    words += ["--mca", "oob_tcp_if_include", "lo", "vicreg-pretrain", *TINY]
+    words += ["--mca", "oob_tcp_if_include", "lo", "vicreg-pretrain", *TINY, *data]
     done = subprocess.run(
         [*words, "--distributed", "--out", tmp_path],
         check=False,

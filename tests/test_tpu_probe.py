@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from vicreg_jax import aot
 from vicreg_jax.probe import knn, logistic, ridge
-from vicreg_jax.probe._rows import Rows
+from vicreg_jax.probe._inputs import Rows
 
 pytestmark = [
     pytest.mark.slow,

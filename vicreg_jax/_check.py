@@ -74,6 +74,7 @@ def dtype(name: str, array: jax.Array) -> None:
 def rows(name: str, array: jax.Array, axes: Axes) -> None:
     """Raises an error unless there are enough rows for a variance."""
     devices = _rows.devices(axes)
+    # A symbolic number of rows may turn out large enough, so it passes.
     if not _rows.at_least(array.shape[0] * devices, 2, unknown=True):
         raise ValueError(
             f"`{name}` must have at least 2 rows for a variance, "
@@ -165,6 +166,7 @@ def row_mask(where: RowMask | None, batch: Size) -> Bool[Array, " batch"] | None
 
 def scalar(name: str, value: Scalar) -> float | jax.Array:
     """Returns a Python number as a float and an array scalar unchanged."""
+    # Integers and NumPy's scalars too, so that all numbers share one compiled program.
     if isinstance(value, numbers.Real):
         return float(value)
     array = jnp.asarray(value)

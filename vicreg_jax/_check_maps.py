@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import permutations
 from typing import TYPE_CHECKING, get_args
 
 import jax
@@ -87,7 +86,7 @@ def matching(settings: Matching, names: Sequence[str], maps: Arrays) -> Matching
         limits = _limits(name, getattr(settings, name))
         settings = settings._replace(**{name: limits})
         by_direction = shares(sizes, limits, settings)
-        for source, _ in permutations(range(len(maps)), 2):
+        for source in range(len(maps)):
             _fit(name, names, sizes, source, by_direction)
     return settings
 

@@ -109,6 +109,8 @@ def diagnostics(
 
 @partial(jax.jit, inline=True, static_argnames="axes")
 def _diagnostics(z, where, collapsed_std, *, axes) -> Diagnostics:
+    # Gathered before the cast, so that rows travel in their own dtype. On an Explicit
+    # mesh JAX has no SVD of a sharded matrix.
     z = _rows.replicated(_rows.gathered(mask_rows(z, where), axes))
     z = z.astype(statistics_dtype(z))
     where = None if where is None else _rows.gathered(where, axes)
@@ -116,8 +118,10 @@ def _diagnostics(z, where, collapsed_std, *, axes) -> Diagnostics:
     second = moments(z, where, (), z.dtype, "highest")
     std = jnp.sqrt(second.variances)
     collapsed_std = jax.lax.convert_element_type(collapsed_std, z.dtype)
+    # A comparison with NaN is False, which would count unknown columns as healthy.
     collapsed = jnp.where(jnp.isnan(std), std, (std < collapsed_std).astype(z.dtype))
     trace, squares = jnp.sum(second.variances), jnp.sum(second.variances**2)
+    # Times 0 instead of 0, which would hide NaN.
     subtracted = squares if uses_gram_matrix(*z.shape) else 0 * squares
     found = Diagnostics(
         std_mean=jnp.mean(std),
@@ -139,5 +143,6 @@ def _rankme(z):
     singular = jnp.linalg.svd(z, compute_uv=False)
     # All singular values may be 0.
     largest = jnp.maximum(jnp.sum(singular), jnp.finfo(z.dtype).tiny)
+    # The paper's constant for float32.
     shares = singular / largest + 1e-7
     return jnp.exp(-jnp.sum(shares * jnp.log(shares)))

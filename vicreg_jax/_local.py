@@ -101,6 +101,7 @@ def both_loss(
     options = {"matching": matching, "axes": axes, "precision": precision}
     of_views, of_maps = both_terms(embeddings, maps, positions, *settings, **options)
     first, second = (t.weighted_sum(*weights) for t in (of_views, of_maps))
+    # Embeddings and maps may have different dtypes.
     dtype = jnp.promote_types(first.dtype, second.dtype)
     alpha = jax.lax.convert_element_type(alpha, dtype)
     return alpha * first.astype(dtype) + (1 - alpha) * second.astype(dtype)
@@ -115,6 +116,8 @@ def _mask_images(x, where):
 
 
 def _layout(found: Sequence[Match], view: int) -> _Layout:
+    # Matches that take every position share one set of slots, so that the moments of a
+    # whole map are computed once, however many matches it has.
     every = [m.weights for m in found if m.source == view and m.chosen is None]
     at = len(every[0]) if every else 0
     weights = [sum(every)] if every else []

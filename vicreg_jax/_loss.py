@@ -94,6 +94,7 @@ def vicreg_loss(
         _check.scalar("mu", mu),
         _check.scalar("nu", nu),
     )
+    # The program of `multiview_loss`, so that both give the same bits for two views.
     return view_loss(*checked, weights, global_views=2, axes=axes, precision=precision)
 
 

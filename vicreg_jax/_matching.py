@@ -95,6 +95,8 @@ def shares(
     pairs = [(i, j) for i in views[:leading] for j in views if j != i]
     found = defaultdict(lambda: defaultdict(float))
     for i, j in pairs:
+        # Two global views are a pair in both orders, so a direction can occur twice,
+        # with another limit.
         for place, direction in enumerate([(i, j), (j, i)]):
             every = sizes[direction[0]]
             most = every if limits is None else limits[place]
@@ -107,12 +109,14 @@ def _matches(points, shares, matching) -> list[Match]:
     squares = {}
     found = []
     for (source, target), by_k in shares.items():
+        # (x - y)^2 is (y - x)^2 to the last bit, so the way back has the same ties.
         back = squares.get((target, source))
         squares[source, target] = (
             _squared_distances(points[source], points[target])
             if back is None
             else jnp.swapaxes(back, 1, 2)
         )
+        # The first of equally near candidates in raster order.
         nearest = jnp.argmin(squares[source, target], axis=2).astype(jnp.int32)
         ranks = _ranks(jnp.min(squares[source, target], axis=2))
         candidates = points[target].shape[1]
@@ -145,6 +149,8 @@ def _ranks(
     distances: Float[Array, "batch positions"],
 ) -> Int[Array, "batch positions"]:
     """Returns each position's place by distance; ties go to the earlier position."""
+    # Counted instead of sorted: a sort gives the order, and the ranks are its inverse,
+    # which would take a scatter.
     mine, other = distances[:, :, None], distances[:, None]
     index = _indices(distances.shape[1])
     earlier = (other == mine) & (index < index[:, None])
@@ -167,8 +173,11 @@ def _slots(ranks, by_k, slot_order):
     for k, share in by_k.items():
         weights = np.full(k, share / k)
         if k == every:
+            # Instead of an identity, so that `_local` takes the map as it is.
             yield None, weights
         else:
+            # Kept positions get the places 0 to k - 1, in raster order. The others get
+            # k, which is no slot's place.
             kept = ranks < k
             places = jnp.cumsum(kept, axis=1, dtype=jnp.int32) - 1
             yield _is_at(jnp.where(kept, places, k), k), weights

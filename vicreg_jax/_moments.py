@@ -127,6 +127,7 @@ def moments(
 
 @moments.defjvp
 def _moments_jvp(axes, transfer_dtype, precision, primals, tangents):
+    # The mask is bool and has no tangent.
     (z, where), dz = primals, tangents[0]
     value, gradients = _moments_and_gradients(z, where, axes, transfer_dtype, precision)
     return value, Moments(
@@ -143,21 +144,29 @@ def _moments_and_gradients(
     # NaN as it is with one row.
     dof = count - 1 if where is None else jnp.maximum(count - 1, 0)
     mean = _rows.total(jnp.sum(z, axis=0), axes) / count
+    # Before anything is squared: E[z^2] - E[z]^2 would lose the digits that a large
+    # mean takes up.
     x = _centered(z, where, mean)
     variances = _rows.total(jnp.sum(x**2, axis=0), axes) / dof
+    # Excluded rows count here. How many are included is known only when the program
+    # runs.
     if uses_gram_matrix(z.shape[0] * _rows.devices(axes), z.shape[1]):
 
         def gathered_along(some_axes):
             return _gathered(z, where, mean, x, some_axes, transfer_dtype)
 
         split = _rows.split(axes, transfer_dtype, z.dtype)
+        # Without left axes the rows of the block are this device's own.
         left = gathered_along(split.left) if split.left else x
         right = gathered_along(split.right)
         block = _rows.matmul(left, right.T, precision) / dof
+        # The blocks of the devices tile `K`, so this sum counts each entry once.
         energy = _rows.total(jnp.sum(block**2), axes) - jnp.sum(variances**2)
         # Without the barrier the compiler fuses this product with the sums over
         # devices that follow, and keeps all gathered rows in memory until they arrive.
         product = barrier(_rows.matmul(block, right, precision, like=left))
+        # Along `left`, devices have the same rows of `K` and different columns, so
+        # their products add up to `K X`. Each keeps its own rows of the sum.
         off_diagonal = _rows.scattered(product, split.left) - x * variances[None]
     else:
         covariances = _rows.total(_rows.matmul(x.T, x, precision), axes) / dof
@@ -173,6 +182,7 @@ def _moments_and_gradients(
 
 def _centered(z, where, mean):
     x = z - mean[None]
+    # Excluded rows were zero, and are minus the mean now.
     return x if where is None else jnp.where(where[:, None], x, 0)
 
 
@@ -183,10 +193,12 @@ def _gathered(z, where, mean, x, axes, transfer_dtype):
     from merging common subexpressions. Without them it gathers the broadcast mean as
     well, because own and gathered rows share it, and it centers once for each product.
     """
+    # No narrower dtype to travel in, so the rows are sent centered.
     if z.dtype == transfer_dtype:
         return _rows.gathered(x, axes)
     narrow = z.astype(transfer_dtype)
     raw = _rows.gathered(narrow, axes)
+    # Nothing to gather without a mesh: `x` has all rows.
     if raw is narrow:
         return x
     mask = None if where is None else _rows.gathered(where, axes)

@@ -106,6 +106,7 @@ def replicated(z: Shaped[Array, "rows dim"]) -> Shaped[Array, "rows dim"]:
 
 def scattered(x: Shaped[Array, "all dim"], axes: Axes) -> Shaped[Array, "rows dim"]:
     """Returns this device's rows of the sum over devices; transposes `gathered`."""
+    # In the opposite order of `gathered`, which gives the rows their order again.
     for axis in reversed(axes):
         x = jax.lax.psum_scatter(x, axis, tiled=True)
     return x
@@ -136,6 +137,7 @@ def split(axes: Axes, transfer_dtype: DTypeLike, statistics: DTypeLike) -> Split
     blocks = [
         Split(*part)
         for k in range(1, len(axes))
+        # Either side may be the left one, along which the product travels too.
         for part in ((axes[:k], axes[k:]), (axes[k:], axes[:k]))
     ]
 

@@ -2,7 +2,8 @@
 
 Each public function checks its arguments at trace time and calls one jitted function.
 Those accept embeddings of any floating dtype and compute in float32, or in float64 if
-the embeddings are float64.
+the embeddings are float64. They are inlined, so that a program that calls them shows
+their operations.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class VICRegTerms(NamedTuple):
     def weighted_sum(self, lambd: Scalar, mu: Scalar, nu: Scalar) -> Float[Array, ""]:
         """Returns ``lambd * invariance + mu * variance + nu * covariance``."""
         dtype = self.invariance.dtype
+        # A weight may be an array of any dtype. Left as it is, float64 would promote
+        # the loss, and strict promotion would refuse the product with an integer.
         lambd, mu, nu = (
             jax.lax.convert_element_type(w, dtype) for w in (lambd, mu, nu)
         )
@@ -210,6 +213,7 @@ def variance_term(
 ) -> Float[Array, ""]:
     """Equations 1 and 2."""
     std = jnp.sqrt(moments.variances + eps)
+    # Not `jnp.maximum`, whose gradient at the kink is 1/2 where PyTorch's is 0.
     return jnp.mean(jax.nn.relu(gamma - std))
 
 
@@ -231,6 +235,7 @@ def _variance(z, gamma, where, eps, *, axes):
     dtype = statistics_dtype(z)
     gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
     x = mask_rows(z, where).astype(dtype)
+    # No precision, because the product is not used, and the compiler removes it.
     return variance_term(moments(x, where, axes, z.dtype, None), gamma, eps)
 
 

@@ -32,6 +32,7 @@ _NO_TPU_HERE = {
 }
 # With this fusion on, a collective is printed once for each product it is fused with.
 _COUNTABLE: dict[str, str | bool] = {"xla_tpu_enable_async_collective_fusion": "false"}
+# Both cores of a v4 chip are one device, as in JAX on such a chip.
 _OPTIONS = {"v4": {"chip_config_name": "megacore"}}
 _COLLECTIVES = (
     "all-gather",
@@ -43,6 +44,7 @@ _COLLECTIVES = (
 _INSTRUCTION = re.compile(
     r"^\s*(?:ROOT )?(%[\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)", re.MULTILINE
 )
+# The first number in a dtype is its size in bits: bf16[8,2], s32[], f8e4m3fn[4].
 _ARRAY = re.compile(r"\b(pred|[a-z]+?(\d+)\w*)\[([\d,]*)\]")
 
 
@@ -92,6 +94,7 @@ def mesh(
     """
     if not available():
         raise ModuleNotFoundError("compiling for TPUs needs `pip install libtpu`")
+    # Before libtpu starts, in the call below. A user's own values stay.
     for name, value in _NO_TPU_HERE.items():
         os.environ.setdefault(name, value)
     options = _OPTIONS.get(topology.split(":")[0], {})

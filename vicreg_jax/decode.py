@@ -145,6 +145,7 @@ def _cut(image, boxes: list[tuple[PixelBox, int]], channels: int):
         image = decoded(image, mode)
     upright = PIL.ImageOps.exif_transpose(image)
     upright = _on_white(_eight_bits(upright)).convert(mode)
+    # Not 1 / shrink: `draft` rounds each side up.
     y, x = upright.height / height, upright.width / width
     for box, size in boxes:
         top, left = box.top * y, box.left * x

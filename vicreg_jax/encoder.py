@@ -45,6 +45,7 @@ Images: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray | Iterable[Any]"
 _NO_NUMBERS = [np.zeros((1, TRIES, 4))]  # a centered crop is not random
 FILE = "encoder.safetensors"
 _KEY = "vicreg_jax"
+# What every file has. `crop` is missing in older ones.
 _STORED = {
     "architecture": dict,
     "views": dict,
@@ -126,6 +127,7 @@ class Encoder:
             return
         if aspect is not None:
             raise ValueError("`aspect` must be None if `images` is not an array")
+        # Before iterables, since a tuple is one.
         if isinstance(images, tuple) and images and isinstance(images[0], Crops):
             rows = len(images[0].pixels)
             for at in range(0, rows, batch):
@@ -173,6 +175,7 @@ class Encoder:
             lambda array: np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1)),
             images,
         )
+        # Crops divide by the aspect ratio.
         aspect = np.pad(aspect, (0, padding), constant_values=1)
         return np.asarray(self._encode(padded, aspect))[:rows]
 

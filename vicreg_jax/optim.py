@@ -27,6 +27,7 @@ def warmup_cosine(peak: float, *, steps: int, warmup_steps: int) -> Schedule:
     Returns:
         A function of the step that gives the learning rate, in JAX's default float.
     """
+    # Optax refuses a cosine of no steps, which a run that ends in its warm-up has.
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, peak, warmup_steps, max(steps, warmup_steps + 1), peak * 0.001
     )
@@ -134,6 +135,7 @@ def lars(
 def _clipped_trust_ratio(
     schedule: Schedule, coefficient: float
 ) -> GradientTransformation:
+    # Optax's trust ratio does not know the learning rate, by which this one is clipped.
     def init(params):
         del params
         return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
@@ -143,6 +145,7 @@ def _clipped_trust_ratio(
 
         def scaled(step, param):
             size, length = optax.tree.norm(param), optax.tree.norm(step)
+            # At the rate 0 of a first step the quotient is infinite, and clipped.
             trust = jnp.minimum(coefficient * size / (length * rate), 1)
             usable = (size > 0) & (length > 0)
             return step * jnp.where(usable, trust, 1).astype(step.dtype)

@@ -12,6 +12,7 @@ PAGES = {
     "parity": "parity/README.md",
     "benchmarks": "benchmarks/README.md",
     "benchmark_results": "benchmarks/results/results.md",
+    "benchmark_gpu": "benchmarks/results/h200.md",
     "changelog": "CHANGELOG.md",
 }
 _LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")

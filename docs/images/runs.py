@@ -61,10 +61,10 @@ def figure(*names):
     return canvas
 
 
-def keep(folder, name):
+def keep(directory, name):
     """Writes the columns that are drawn, with four digits."""
     for kind, columns in KEPT.items():
-        path = folder / f"{kind}.jsonl"
+        path = directory / f"{kind}.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         kept = [
             {k: float(f"{row[k]:.4g}") for k in columns if k in row} for row in rows
@@ -76,9 +76,9 @@ def keep(folder, name):
 def main():
     """Runs all of them and keeps their curves."""
     command = [sys.executable, "-m", "vicreg_jax.pretrain", "digits"]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         for name, flags in RUNS.items():
-            out = Path(folder) / name
+            out = Path(directory) / name
             # A run that diverges ends with an error, after it has written its curves.
             subprocess.run([*command, "--probe-every", "1", "--out", out, *flags])
             keep(out, name)

@@ -14,21 +14,21 @@ from vicreg_jax.pretrain.checkpoints import Checkpoints
 
 def main():
     """Limits the size of files if told to, and prints the errors."""
-    folder, how = Path(sys.argv[1]), sys.argv[2]
+    directory, how = Path(sys.argv[1]), sys.argv[2]
     small = {"x": jax.random.normal(jax.random.key(0), (1000,))}
     large = {"x": jax.random.normal(jax.random.key(0), (1_000_000,))}
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(directory) as checkpoints:
         checkpoints.save(1, small, wait=True)
         if how == "limit":
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        before = sorted(folder.rglob("*"))
+        before = sorted(directory.rglob("*"))
         for wait in (True, False):
             try:
                 checkpoints.save(2, large, wait=wait)
                 checkpoints.save(3, small)
             except OSError as error:
                 print(error)
-        assert sorted(folder.rglob("*")) == before
+        assert sorted(directory.rglob("*")) == before
         restored = checkpoints.restore(small)
         assert restored.step == 1 and (restored.state["x"] == small["x"]).all()
         checkpoints.save(3, small, wait=True)

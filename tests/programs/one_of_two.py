@@ -36,7 +36,7 @@ def saves(checkpoints, process):
         print(error)
 
 
-def restores(checkpoints, folder, process, warnings):
+def restores(checkpoints, directory, process, warnings):
     """Restores step 2, and step 1 whenever a file of step 2 is missing."""
     restored = checkpoints.restore(state(0))
     assert restored.step == 2 and not warnings
@@ -44,7 +44,7 @@ def restores(checkpoints, folder, process, warnings):
         assert (restored.state[name] == want).all()
     for harm in ("manifest/metadata", "state/manifest.ocdbt"):
         if process == 0:
-            (folder / "00000002" / harm).unlink()
+            (directory / "00000002" / harm).unlink()
         restored = checkpoints.restore(state(0))
         assert restored.step == 1 and len(warnings) == 1, warnings
         warnings.clear()
@@ -54,14 +54,14 @@ def restores(checkpoints, folder, process, warnings):
 
 def main():
     """Joins the other process, saves and restores."""
-    address, folder, process = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    address, directory, process = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     jax.config.update("jax_num_cpu_devices", 4)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, num_processes=2, process_id=process)
     warnings = []
-    with Checkpoints(folder, warn=warnings.append) as checkpoints:
+    with Checkpoints(directory, warn=warnings.append) as checkpoints:
         saves(checkpoints, process)
-        restores(checkpoints, folder, process, warnings)
+        restores(checkpoints, directory, process, warnings)
     print("whole")
 
 

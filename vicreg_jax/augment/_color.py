@@ -49,6 +49,7 @@ def hue(image: Image, turns: Scalar) -> Image:
     red, green, blue = (image[..., i] for i in range(3))
     value = image.max(-1)
     chroma = value - image.min(-1)
+    # Gray has no hue. Any will do, because it is multiplied by a chroma of 0.
     safe = jnp.where(chroma > 0, chroma, 1.0)
     sixth = jnp.where(
         value == red,

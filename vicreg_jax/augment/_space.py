@@ -52,6 +52,7 @@ def random_box(
         ratio: smallest and largest width over height.
     """
     area_key, shape_key, place_key = jax.random.split(key, 3)
+    # All tries at once: under `jax.vmap` a loop would run until every image has a box.
     area = jax.random.uniform(area_key, (TRIES,), minval=scale[0], maxval=scale[1])
     shape = jnp.exp(
         jax.random.uniform(

@@ -84,6 +84,7 @@ class RandomCrops:
             ratio = math.exp(low + (high - low) * shape)
             h, w = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
             if 0 < h <= height and 0 < w <= width:
+                # Every pixel where the box fits is equally likely.
                 top, left = int(top * (height - h + 1)), int(left * (width - w + 1))
                 return PixelBox(top, left, h, w)
         h = max(min(height, round(width / self.ratio[0])), 1)
@@ -134,6 +135,8 @@ def uniform(
         stream: one of several independent streams.
     """
     blocks = count * TRIES
+    # One count of Philox gives four words, the numbers of one try. The stream is in the
+    # upper words of the counter, and the step in the upper word of the key.
     first = rows.start * blocks + (stream << 64)
     words = np.random.Philox(key=seed + (step << 64), counter=first).random_raw(
         len(rows) * blocks * 4

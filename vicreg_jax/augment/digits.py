@@ -110,6 +110,7 @@ class DigitViews:
         rotation = jnp.array([[cos, -sin], [sin, cos]])
         shear = jnp.eye(2).at[1, 0].set(_within(shear_key, self.shear))
         scale = jnp.exp(_within(scale_key, self.scale, (2,)))
+        # The scale multiplies columns: it acts first, along the axes of the view.
         linear = rotation @ shear * scale
         shift = _within(shift_key, self.shift, (2,)) * side
 
@@ -131,6 +132,7 @@ def _redraw(image, change):
     """Makes strokes thicker by `change` of a pixel, or thinner if it is negative."""
     window = (3, 3, 1)
     strides = (1, 1, 1)
+    # 0 and 1 bound the pixels, so the padding changes no maximum and no minimum.
     thick = jax.lax.reduce_window(image, 0.0, jax.lax.max, window, strides, "SAME")
     thin = jax.lax.reduce_window(image, 1.0, jax.lax.min, window, strides, "SAME")
     toward = jnp.where(change > 0, thick, thin)
@@ -139,6 +141,7 @@ def _redraw(image, change):
 
 def _warp(image, coordinates):
     def channel(pixels):
+        # Digits are bright on black, so all is 0 outside of the image.
         return map_coordinates(pixels, list(coordinates), order=1, mode="constant")
 
     return jax.vmap(channel, in_axes=-1, out_axes=-1)(image)

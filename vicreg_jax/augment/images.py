@@ -248,6 +248,7 @@ class ImageViews:
         return self._normalize(jax.vmap(middle)(pixels, aspect))
 
     def _keys(self, key):
+        # For all views, so that `pair` draws the first two of `located`.
         return jax.random.split(key, 2 + self.local_views)
 
     def _drawn(self, key, images, aspect, view) -> tuple[View, Place]:
@@ -281,6 +282,7 @@ class ImageViews:
         _, flip_key, jitter_key, gray_key, blur_key, solarize_key = jax.random.split(
             key, _OPERATIONS
         )
+        # The same as `_maybe` draws, from the same key.
         mirrored = jax.random.bernoulli(flip_key, self.flip)
         image = _maybe(flip_key, self.flip, _space.flip, image)
         change, draw = jax.random.split(jitter_key)

@@ -23,6 +23,7 @@ def views_to_json(views: Views) -> dict[str, Any]:
             raise TypeError("they are no instance of a dataclass")
         settings = dataclasses.asdict(views)
         stored = json.loads(json.dumps({"kind": kind} | settings))
+        # Read back at once, since a resumed run could only fail.
         read = views_from_json(stored)
     except (TypeError, ValueError) as error:
         raise ValueError(

@@ -137,6 +137,7 @@ def cropped_on(crop: str, views: Views) -> CroppedViews | None:
 def follows_protocol(views_class: type) -> bool:
     """Returns whether a class has the members of `Views`."""
     methods = (getattr(views_class, name, None) for name in ("pair", "plain"))
+    # A field without a default is no attribute of its class.
     fields = getattr(views_class, "__dataclass_fields__", {})
     has_size = "size" in fields or hasattr(views_class, "size")
     return has_size and all(callable(method) for method in methods)

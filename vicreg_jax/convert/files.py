@@ -52,6 +52,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"`path` must be an undamaged safetensors file, got {path}: {error}"
         ) from error
+    # safetensors asks NumPy for dtypes that it lacks, such as float8.
     except (AttributeError, TypeError) as error:
         raise ValueError(
             f"`path` must hold tensors of NumPy's dtypes, got {path}: {error}"

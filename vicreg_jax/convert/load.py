@@ -114,6 +114,7 @@ def _architecture(tensors: Tensors) -> dict[str, Any]:
         len({path[1] for path in paths if path[0] == f"layer{stage}" and path[1:]})
         for stage in range(1, 5)
     )
+    # ResNet-34 and -50 have equally many blocks.
     deep = "layer1.0.conv3.weight" in tensors
     depths = [
         depth

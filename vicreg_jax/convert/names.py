@@ -87,6 +87,7 @@ def listed(keys: Iterable[str]) -> str:
 
 def _variables(model: nnx.Module) -> Iterator[tuple[str, tuple, Any]]:
     """Yields PyTorch's name, the path and the variable of everything that is saved."""
+    # Without the random streams of drop path, which PyTorch's modules do not have.
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
     expanders = {
         path for path, part in nnx.iter_modules(model) if isinstance(part, Expander)

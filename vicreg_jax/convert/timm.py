@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # The names of facebookresearch/ConvNeXt and VICRegL, and timm's. Both projects call the
 # last layer norm "norm"; VICRegL, which has no layer scale, applies it to the map.
 _OFFICIAL = {
+    # The order matters: a stem is also one of the downsampling layers, and after the
+    # blocks only the downsampling layers of a stage begin with a number.
     r"downsample_layers\.0\.": "stem.",
     r"downsample_layers\.": "stages.",
     r"(stages\.\d+)\.(\d+\.(?=dwconv|norm|pwconv|gamma))": r"\1.blocks.\2",
@@ -52,6 +54,7 @@ def load_convnext(
     depths = [_blocks(found, f"stages.{stage}.blocks.") for stage in range(4)]
     width, channels = found["stem.0.weight"].shape[:2]
     sizes: dict[str, Any] = {"depths": depths, "width": width, "channels": channels}
+    # Any number will do, since the checkpoint has the values.
     sizes["layer_scale"] = 1e-6 if "stages.0.blocks.0.gamma" in found else None
     sizes["norm_pooled"] = "head.norm.weight" in found
     return filled(partial(ConvNeXt, **sizes, dtype=dtype), found)

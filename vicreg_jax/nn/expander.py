@@ -99,5 +99,6 @@ class VICRegL(nnx.Module):
         self, images: Float[Array, "batch height width channels"]
     ) -> tuple[Float[Array, "batch dim"], Float[Array, "batch rows columns local_dim"]]:
         """Returns the embedding and the embedded feature map of each image."""
+        # The mean of the map is the encoder's features, so nothing is computed twice.
         maps = self.encoder.feature_map(images)
         return self.expander(mean_of_positions(maps)), self.local_expander(maps)

@@ -72,6 +72,8 @@ class Layers:
             outputs,
             use_bias=bias,
             dtype=self.dtype,
+            # PyTorch's range is -b to b with b = 1 / sqrt(fan_in). Such a uniform
+            # variable has the variance b^2 / 3.
             kernel_init=nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
             rngs=self.rngs,
         )

@@ -8,10 +8,9 @@ layer1.0.conv1, downsample.0), which `vicreg_jax.convert` relies on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from vicreg_jax.nn.layers import Layers, check_images, mean_of_positions
@@ -161,14 +160,10 @@ class ResNet(nnx.Module):
         check_images(images, self.channels)
         x = jax.nn.relu(self.bn1(self.conv1(images)))
         if not self.small_images:
-            x = jax.lax.reduce_window(
-                x,
-                -jnp.inf,
-                jax.lax.max,
-                window_dimensions=(1, 3, 3, 1),
-                window_strides=(1, 2, 2, 1),
-                padding=((0, 0), (1, 1), (1, 1), (0, 0)),
-            )
+            # "SAME" would pad an even side at its end only, and PyTorch pads both ends.
+            # Flax accepts pairs, although its annotation says a string.
+            both: Any = ((1, 1), (1, 1))
+            x = nnx.max_pool(x, (3, 3), (2, 2), both)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
                 x = block(x)

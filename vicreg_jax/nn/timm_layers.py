@@ -60,6 +60,7 @@ class TimmLayers:
             features,
             features,
             (size, size),
+            # Without a stride, Flax's "SAME" pads both sides alike, as PyTorch does.
             feature_group_count=features,
             dtype=self.dtype,
             kernel_init=NORMAL,

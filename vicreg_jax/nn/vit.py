@@ -40,6 +40,7 @@ class Attention(nnx.Module):
         self, x: Float[Array, "batch tokens features"]
     ) -> Float[Array, "batch tokens features"]:
         """Returns the new tokens. The softmax is in at least float32."""
+        # timm's order: all queries, all keys, all values; in each, head by head.
         split = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1)
         y = jax.nn.dot_product_attention(*(split[:, :, part] for part in range(3)))
         return self.proj(y.reshape(x.shape))
@@ -123,6 +124,7 @@ class ViT(nnx.Module):
         positions = (image_size // patch_size) ** 2
         self.image_size, self.channels = image_size, channels
         self.patch_embed = nnx.Dict(proj=make.patches(channels, width, patch_size))
+        # timm draws it with a standard deviation of 1e-6, which is as good as zero.
         self.cls_token = nnx.Param(jnp.zeros((1, 1, width)))
         self.pos_embed = nnx.Param(NORMAL(rngs.params(), (1, 1 + positions, width)))
         self.blocks = nnx.List(

@@ -9,7 +9,7 @@ mesh, processes: devices, and the processes of one run.
 step: one update; the state it takes and the metrics it returns.
 arguments: what an update takes, by shape, and a check of the step with it.
 loop: all updates, and what happens between them.
-records: metrics files and TensorBoard.
+records, tensorboard: metrics files, and TensorBoard's.
 features: frozen features of a run's images, and its untrained baseline.
 evaluation: probes of frozen features, and the health of embeddings.
 checkpoints, run_folder: stopping and resuming.
@@ -21,6 +21,10 @@ report, export: the picture; the encoder in files, and probes on other images.
 embed, contact_sheet: features of any images, and a picture of nearest neighbors.
 compilation: compiler options and the compilation cache.
 compile_only: the step compiled for TPUs that are not attached.
+
+scikit-learn, Matplotlib and tensorboardX are imported by the functions that need them.
+Together they take two seconds of every start, and tensorboardX imports PyTorch where
+that is installed.
 """
 
 from __future__ import annotations

@@ -43,36 +43,37 @@ class Run:
     Every property reads the files anew.
 
     Attributes:
-        folder: the directory of the run.
+        run_folder: the directory of the run.
         own_encoder: makes the encoder, if it was given in Python.
     """
 
-    folder: Path
+    run_folder: Path
     own_encoder: EncoderFactory | None = None
 
     @classmethod
-    def open(cls, folder: str | Path, *, encoder: OwnEncoder | None = None) -> Run:
+    def open(cls, run: str | Path, *, encoder: OwnEncoder | None = None) -> Run:
         """Returns the run in a directory.
 
         Args:
-            folder: the directory of the run.
+            run: the directory of the run.
             encoder: what `pretrain` was given as `encoder`.
 
         Raises:
             ValueError: If it is not the directory of a run.
         """
-        run_folder.read_config(Path(folder))
-        return cls(Path(folder), None if encoder is None else own_encoder(encoder))
+        # For its errors.
+        run_folder.read_config(Path(run))
+        return cls(Path(run), None if encoder is None else own_encoder(encoder))
 
     @property
     def config(self) -> Config:
         """The configuration."""
-        return run_folder.read_config(self.folder)
+        return run_folder.read_config(self.run_folder)
 
     @property
     def finished(self) -> bool:
         """Whether the run is complete."""
-        return run_folder.finished(self.folder)
+        return run_folder.finished(self.run_folder)
 
     @property
     def encoder(self) -> Encoder:
@@ -85,12 +86,13 @@ class Run:
                 Python and `Run.open` has not got it.
         """
         if not self.finished:
-            newest = export.newest(self.folder, self.own_encoder)
-            export.write_encoder(self.folder, *newest)
+            # A file that is there already may be of an older checkpoint.
+            newest = export.newest(self.run_folder, self.own_encoder)
+            export.write_encoder(self.run_folder, *newest)
         model = None
         if self.own_encoder is not None:
             model = self.own_encoder(nnx.Rngs(0))
-        return load_encoder(self.folder, model)
+        return load_encoder(self.run_folder, model)
 
     @property
     def metrics(self) -> dict[str, np.ndarray]:
@@ -98,12 +100,12 @@ class Run:
 
         The columns are those of metrics.jsonl. A step that lacks a number has NaN.
         """
-        return _columns(records.read(self.folder / "metrics.jsonl"))
+        return _columns(records.read(self.run_folder / "metrics.jsonl"))
 
     @property
     def quick_checks(self) -> dict[str, np.ndarray]:
         """The quick checks so far, as `metrics`; the columns of evaluations.jsonl."""
-        return _columns(records.read(self.folder / "evaluations.jsonl"))
+        return _columns(records.read(self.run_folder / "evaluations.jsonl"))
 
     @property
     def evaluation(self) -> Accuracies | None:
@@ -113,12 +115,12 @@ class Run:
         """
         if not self.finished:
             return None
-        return json.loads((self.folder / "probes.json").read_text()) or None
+        return json.loads((self.run_folder / "probes.json").read_text()) or None
 
     @property
     def picture(self) -> Path | None:
         """The file report.png, or None if it is not drawn yet."""
-        path = self.folder / "report.png"
+        path = self.run_folder / "report.png"
         return path if path.exists() else None
 
 
@@ -180,10 +182,11 @@ def pretrain(
     elif data is not None:
         config, source = _with_arrays(config, data)
     processes.connect(launch)
-    folder = run_folder.choose(config, launch)
-    launch = dataclasses.replace(launch, out=folder)
+    # Chosen once, because the name of a new run holds the time.
+    chosen = run_folder.choose(config, launch)
+    launch = dataclasses.replace(launch, out=chosen)
     run(config, launch, _console(console), source=source, own_encoder=factory)
-    return Run(folder, factory)
+    return Run(chosen, factory)
 
 
 def _with_arrays(config: Config, data: Any) -> tuple[Config, Arrays]:

@@ -63,6 +63,7 @@ def check_step(programs: Programs, image: tuple[int, int, int]) -> None:
             VICRegL gets views, an encoder or numbers of matches that do not fit.
     """
     state, images, aspect = arguments(programs, image)
+    # Before the whole step, whose error would not name `out_features`.
     if programs.own_encoder is not None:
         jax.eval_shape(lambda *shapes: _check(programs, *shapes), state, images, aspect)
     jax.eval_shape(programs.train, state, images, aspect)

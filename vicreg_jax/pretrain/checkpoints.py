@@ -1,7 +1,7 @@
 """Checkpoints of a run, restored bit by bit or not at all.
 
     with Checkpoints(run_folder / "checkpoints", keep=3) as checkpoints:
-        restored = checkpoints.restore(like=state)  # None in a new folder
+        restored = checkpoints.restore(like=state)  # None in a new run
         ...
         checkpoints.save(step, state)
 
@@ -83,6 +83,7 @@ class Checkpoints:
             raise ValueError(f"`keep` must be at least 1, got {keep}")
         self._directory = directory.absolute()
         self._warn = warn
+        # Shared with the policy below: what `restore` adds, the next save knows.
         self._damaged: set[int] = set()
         self._saving: int | None = None
         processes.together(self._prepare, OSError)
@@ -92,7 +93,9 @@ class Checkpoints:
                 step_name_format=_NAMES,
                 preservation_policy=_NewestUndamaged(keep, self._damaged),
                 async_options=ocp.options.AsyncOptions(barrier_sync_fn=_barrier),
+                # Made above, so that no process waits for one that failed.
                 create=False,
+                # Reads no metadata of the checkpoints, which may be damaged.
                 lightweight_initialize=True,
             ),
         )
@@ -141,6 +144,7 @@ class Checkpoints:
             )
         arrays = _named("state", state)
         sealed = _seal(step, _manifest(step, arrays))
+        # Each process writes its own shards. Differing states would be mixed.
         processes.check_same("`state`", sealed["sha256"])
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), manifest=ocp.args.JsonSave(sealed)
@@ -150,6 +154,7 @@ class Checkpoints:
             if step in steps:
                 self._manager.delete(step)
                 self._damaged.discard(step)
+            # Orbax alone skips steps below its newest, even if that is damaged.
             self._manager.save(step, args=items, force=True)
         except Exception as error:
             raise self._unwritten(step, error) from error
@@ -179,6 +184,7 @@ class Checkpoints:
         See the function `restore`.
         """
         self.wait()
+        # The first process names and removes checkpoints. All must see the same.
         processes.wait_for_all("restore")
         return restore(self._directory, like, warn=self._warn, damaged=self._damaged)
 
@@ -331,6 +337,7 @@ def _seal(step: int, manifest: Manifest) -> dict[str, str]:
 
 
 def _checksum(step: int, text: str) -> str:
+    # With the step, so that a renamed checkpoint is not taken for one of another step.
     return hashlib.sha256(f"{step} {text}".encode()).hexdigest()
 
 

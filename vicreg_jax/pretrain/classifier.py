@@ -128,6 +128,8 @@ class Classifier(Programs):
 
     @cached_property
     def _optimizer(self):
+        # As in PyTorch's SGD, the momentum is one of gradients. The rates come after
+        # it, in `_stepped`, and do not stay in it.
         decay = optax.add_decayed_weights(self.config.weight_decay)
         return optax.chain(decay, optax.trace(MOMENTUM))
 
@@ -143,6 +145,7 @@ class Classifier(Programs):
         """Returns equal heads, one for each learning rate."""
         key = jax.random.key(self.config.seed)
         shape = self.model.out_features, self.config.classes
+        # The same for all heads, so that they differ by their rates alone.
         kernel = HEAD_STD * jax.random.normal(key, shape)
         heads = {"kernel": kernel, "bias": jnp.zeros(shape[1])}
         count = len(self.config.lr)
@@ -204,6 +207,7 @@ class Classifier(Programs):
     def _losses(self, logits, labels, where):
         """Returns the mean cross-entropy of each head over the labeled rows."""
         known = where & (labels >= 0)
+        # A label of -1 takes the last class, and is left out below.
         each = optax.softmax_cross_entropy_with_integer_labels(
             logits, jnp.broadcast_to(labels, logits.shape[:2])
         )

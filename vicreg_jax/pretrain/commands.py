@@ -55,6 +55,7 @@ class Pretrain:
 
     def run(self) -> None:
         """Pretrains, or compiles only."""
+        # Here, so that --help does not wait for it.
         from vicreg_jax.pretrain.api import pretrain
 
         console = Console()
@@ -155,6 +156,7 @@ class Report:
 
 
 def _launch() -> Launch:
+    # After every epoch, since the official code reports the best of them.
     return Launch(probe_every=1)
 
 

@@ -44,7 +44,7 @@ def _exist(*options: tuple[str, str]) -> bool:
 
 
 @contextmanager
-def kept_in(folder: Path) -> Iterator[None]:
+def kept_in(directory: Path) -> Iterator[None]:
     """Stores compiled programs in a directory, for the next process of the same run.
 
     A cache directory that the user has configured, for example by
@@ -54,7 +54,7 @@ def kept_in(folder: Path) -> Iterator[None]:
     # By default JAX stores only programs that took a second to compile. Nearly all
     # programs of a small run take less.
     changes = {
-        "jax_compilation_cache_dir": str(folder),
+        "jax_compilation_cache_dir": str(directory),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     before = {name: getattr(jax.config, name) for name in changes}

@@ -32,7 +32,7 @@ EncoderName: TypeAlias = Literal[
     "vit_base",
 ]
 _LEAST = {
-    "batch": 2,
+    "batch": 2,  # rows for a variance
     "seed": 0,
     "size": 1,
     "width": 1,
@@ -169,6 +169,7 @@ class Config:
                 f"--epochs must be above {WARMUP_EPOCHS}, the epochs of the warm-up, "
                 f"got {self.epochs}; or give a share of the steps as --warmup"
             )
+        # Not as `Views`, which type checkers would take for always true below.
         views: object = self.views
         is_class = isinstance(views, type)
         if is_class or not (is_dataclass(views) and isinstance(views, Views)):

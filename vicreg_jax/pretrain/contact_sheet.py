@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from sklearn.neighbors import NearestNeighbors
 
 from vicreg_jax.pretrain.input import Subset
 from vicreg_jax.pretrain.input.sources import UNLABELED
@@ -15,6 +13,7 @@ from vicreg_jax.pretrain.input.sources import UNLABELED
 if TYPE_CHECKING:
     from jaxtyping import Float, Integer
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from vicreg_jax.pretrain.input import Source
 
@@ -51,6 +50,8 @@ def contact_sheet(
         neighbors: number of neighbors of each image; fewer if there are too few images.
         queries: the query images. None: some of the images, drawn at random.
     """
+    from matplotlib.figure import Figure
+
     queries = queries or _drawn(features, ids, source)
     nearest, cosines = nearest_neighbors(features, queries, neighbors)
     count, columns = len(nearest), nearest.shape[1] + 1
@@ -89,6 +90,8 @@ def nearest_neighbors(
         queries: the query images. A query is not its own neighbor.
         neighbors: number of neighbors; fewer if there are too few rows.
     """
+    from sklearn.neighbors import NearestNeighbors
+
     neighbors = min(neighbors, len(features) - 1)
     search = NearestNeighbors(n_neighbors=neighbors + 1, metric="cosine").fit(features)
     distances, rows = search.kneighbors(queries.features)

@@ -113,6 +113,7 @@ def _mix(word: jax.Array) -> jax.Array:
     a product with an odd factor by its inverse modulo 2^32. The constants are those of
     MurmurHash3's finalizer.
     """
+    # As uint32, because JAX refuses Python's integers from 2^31 on.
     word = word ^ (word >> np.uint32(16))
     word = word * np.uint32(0x85EBCA6B)
     word = word ^ (word >> np.uint32(13))

@@ -72,6 +72,7 @@ def embed(
         UnreadableError: If an image is unreadable and `unreadable` is "fatal".
         OSError: If a file cannot be written.
     """
+    # Before the images are embedded, which may take long.
     _check_out(out)
     if queries is not None and not (queries and neighbors):
         raise UsageError(

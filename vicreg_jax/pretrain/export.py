@@ -147,6 +147,7 @@ def newest(
     """
     config = run_folder.read_config(run, argument=argument)
     run_folder.check_path(run, argument)
+    # The steps of an epoch set the learning rate alone, which nobody asks for here.
     programs = Programs(
         config, meshes.make_mesh(mesh), steps_per_epoch=1, own_encoder=own_encoder
     )

@@ -103,8 +103,10 @@ class Loop:
                 # The host waits for the devices only in what is done every few steps.
                 log.add(step, metrics, order_hash(batch.ids, first_row=hash_row))
                 done = step + 1
+                # In every step: JAX agrees on the step to stop at by these calls.
                 stop = interruption.asked(done)
                 if done % self.launch.log_every == 0:
+                    # The host would have to wait for the newest step.
                     show(done, log.write(leave=1))
                 last = stop or done == steps
                 saves = last or done % save_every == 0

@@ -49,6 +49,7 @@ def make_mesh(mesh: str | None = None) -> Mesh:
     return jax.make_mesh(
         tuple(sizes.values()),
         tuple(sizes),
+        # The step leaves it to the compiler to insert collectives.
         axis_types=(AxisType.Auto,) * len(sizes),
         devices=devices[:wanted],
     )

@@ -51,6 +51,7 @@ def architecture(config: Config) -> dict[str, Any]:
         return {
             "name": "SmallResNet",
             "widths": [config.width * factor for factor in (1, 2, 4)],
+            # Of 8x8 pixels a stem of stride 2 and both stages would leave one position.
             "stem_stride": 2 if config.views.size >= 16 else 1,
             "channels": config.channels,
             "dtype": config.dtype,

@@ -84,6 +84,7 @@ def together(action: Callable[[], T], failure: type[Exception]) -> T:
     Raises:
         Exception: A `failure` in every process, if the action raised one in any.
     """
+    # A list, because the result may be None.
     results: list[T] = []
     failed = failure("another process failed; its error says why")
     try:

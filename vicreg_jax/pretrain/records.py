@@ -1,10 +1,9 @@
-"""Metrics files, with one JSON object per line, and TensorBoard's event files."""
+"""Metrics files, with one JSON object per line."""
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,12 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import (
-    Event,  # pyright: ignore[reportAttributeAccessIssue]
-    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
-)
-from tensorboardX.summary import scalar
 
 from vicreg_jax.pretrain.run_folder import write_whole, writing
 from vicreg_jax.pretrain.speed import Speed
@@ -81,6 +74,8 @@ class Log:
             # A quick check is of the state after so many steps.
             _keep(self._checks, lambda line: line["step"] <= first)
         if self._writes and tensorboard:
+            from vicreg_jax.pretrain.tensorboard import Board
+
             self._board = Board(run_folder / "tensorboard", first=first)
             # TensorBoard now hides the check of the state that the run starts from.
             for line in read(self._checks)[-1:]:
@@ -132,6 +127,7 @@ class Log:
         if not taken:
             return
         lines = self._lines(taken)
+        # Before the check, so that the file has the step that is not finite.
         self._append(self._steps, lines, "train")
         for line in lines:
             _check_finite(line)
@@ -161,44 +157,6 @@ class Log:
             file.writelines(json.dumps(line) + "\n" for line in lines)
         if self._board is not None:
             self._board.add(lines[-1], group)
-
-
-class Board:
-    """Scalars for TensorBoard, in a directory that is made if it does not exist.
-
-    TensorBoard hides older values of the step `first` and later ones.
-
-    Raises:
-        OSError: Here and in all methods, if something cannot be written.
-    """
-
-    def __init__(self, directory: Path, *, first: int):
-        self._directory = directory
-        with writing(directory):
-            directory.mkdir(exist_ok=True)
-            self._events = EventsWriter(str(directory / "events"))
-        if first:
-            self._add(first, session_log=SessionLog(status=SessionLog.START))
-
-    def add(self, line: Line, group: str) -> None:
-        """Adds the numbers of a line at its step, with tags such as "train/loss"."""
-        for name, value in line.items():
-            if name != "step" and not isinstance(value, str):
-                self._add(line["step"], summary=scalar(f"{group}/{name}", value))
-
-    def flush(self) -> None:
-        """Writes what was added to the disk."""
-        with writing(self._directory):
-            self._events.flush()
-
-    def close(self) -> None:
-        """Flushes and closes the file."""
-        with writing(self._directory):
-            self._events.close()
-
-    def _add(self, step: int, **what: Any) -> None:
-        with writing(self._directory):
-            self._events.write_event(Event(wall_time=time.time(), step=step, **what))
 
 
 def read(path: Path) -> list[Line]:

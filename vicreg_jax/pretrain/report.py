@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.table import Table
-from sklearn.manifold import TSNE
 
 from vicreg_jax.pretrain.classifier_result import result, top1
 from vicreg_jax.pretrain.errors import UsageError
@@ -65,6 +63,8 @@ def draw(run_folder: Path, accuracies: Accuracies) -> None:
         accuracies: from 0 to 1, by features and by probe; empty without labels, or if
             the run is not finished.
     """
+    from matplotlib.figure import Figure
+
     panels = _panels(run_folder, accuracies)
     figure = Figure(figsize=(16 / 3 * len(panels), 5), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -168,11 +168,14 @@ def _plot(axes, lines, name, style="o-", **options):
 
 
 def _draw_map(axes, held_out):
+    from sklearn.manifold import TSNE
+
     features, labels = held_out["features"], held_out["labels"]
     if len(labels) > _MAPPED:
         # The images may be sorted by class.
         chosen = np.random.default_rng(0).choice(len(labels), _MAPPED, replace=False)
         features, labels = features[chosen], labels[chosen]
+    # scikit-learn refuses a perplexity of as many as there are points.
     perplexity = min(30.0, (len(labels) - 1) / 3)
     plane = TSNE(perplexity=perplexity, random_state=0).fit_transform(features)
     axes.set(title="Held-out features, t-SNE", xticks=[], yticks=[])

@@ -75,6 +75,7 @@ def run(
     resumes = run_folder.has_checkpoint(run_folder.choose(config, launch))
     weights = None if resumes else load_init(programs)
     with claimed(loop) as out:
+        # Ends its workers before the evaluation starts others.
         with closing(train_iterator):
             state = _pretrain(loop, out, weights)
         if jax.process_index() == 0:

@@ -61,7 +61,7 @@ def claim(
 
     Args:
         config: The configuration of the run.
-        launch: Names the folder, or leaves the choice to this function.
+        launch: Names the run folder, or leaves the choice to this function.
         images: Number of training images, which the order of the images depends on.
         notify: Called with a sentence if the run is extended.
 
@@ -71,80 +71,80 @@ def claim(
             or number of images, or is finished and to be extended, but has no
             checkpoint.
     """
-    folder = choose(config, launch)
+    run = choose(config, launch)
     ours = contents(config, images)
     # Processes may take long to read their data sets.
     processes.wait_for_all("claim")
     checksum = hashlib.sha256(json.dumps(ours).encode()).hexdigest()
     processes.check_same("the configuration and the number of images", checksum)
     epochs = config.epochs
-    with _usable(folder):
-        if (folder / "config.json").exists():
-            epochs = _refuse_another(ours, folder, type(config))
+    with _usable(run):
+        if (run / "config.json").exists():
+            epochs = _refuse_another(ours, run, type(config))
         else:
-            _refuse_other_files(folder)
+            _refuse_other_files(run)
         # After config.json is read: the first process writes them in the opposite
         # order.
-        if finished(folder):
-            _refuse_finished(folder, extends=epochs < config.epochs)
+        if finished(run):
+            _refuse_finished(run, extends=epochs < config.epochs)
         if jax.process_index() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "lock").touch()
+            run.mkdir(parents=True, exist_ok=True)
+            (run / "lock").touch()
+    # The first process holds the lock for all of them.
     if jax.process_index() != 0:
-        yield folder
+        yield run
         return
-    with (folder / "lock").open("w") as lock:
+    with (run / "lock").open("w") as lock:
         if not _locked(lock):
             raise FileExistsError(
-                f"--out must not be in use by another process, got {folder}"
+                f"--out must not be in use by another process, got {run}"
             )
         if epochs < config.epochs:
-            notify(_extend(folder, epochs, config.epochs))
-        write_json(folder / "config.json", ours)
-        yield folder
+            notify(_extend(run, epochs, config.epochs))
+        write_json(run / "config.json", ours)
+        yield run
 
 
 def choose(config: Config, launch: Launch) -> Path:
-    """Returns the folder that `launch` names, or one in runs/.
+    """Returns the run folder that `launch` names, or one in runs/.
 
     The latter is the newest unfinished run of the configuration, or a new one.
 
     Raises:
         UsageError: If the path has a bracket.
     """
-    folder = launch.out
-    if folder is None:
+    run = launch.out
+    if run is None:
         new = Path("runs", f"{_name(config)}-{time.strftime('%Y%m%d-%H%M%S')}")
-        folder = _unfinished(config) or new
-    check_path(folder, "--out")
-    return folder
+        run = _unfinished(config) or new
+    check_path(run, "--out")
+    return run
 
 
-def check_path(folder: Path, argument: str) -> None:
+def check_path(run: Path, argument: str) -> None:
     """Checks the absolute path of a run.
 
     Args:
-        folder: The run folder.
+        run: The run folder.
         argument: The argument that it comes from, for the error.
 
     Raises:
         UsageError: If it has a bracket, so that Orbax would find no checkpoint there.
     """
-    if _BRACKETS.search(str(folder.absolute())):
+    if _BRACKETS.search(str(run.absolute())):
         raise UsageError(
-            f"{argument} must have no [ or ] in its absolute path, got "
-            f"{folder.absolute()}"
+            f"{argument} must have no [ or ] in its absolute path, got {run.absolute()}"
         )
 
 
-def finished(folder: Path) -> bool:
+def finished(run: Path) -> bool:
     """Returns whether the run is complete."""
-    return (folder / "probes.json").exists()
+    return (run / "probes.json").exists()
 
 
-def has_checkpoint(folder: Path) -> bool:
+def has_checkpoint(run: Path) -> bool:
     """Returns whether the run can be resumed or extended."""
-    return any(folder.glob("checkpoints/*[0-9]"))
+    return any(run.glob("checkpoints/*[0-9]"))
 
 
 def contents(config: Config, images: int) -> dict[str, Any]:
@@ -165,6 +165,7 @@ def contents(config: Config, images: int) -> dict[str, Any]:
         plain["views"] = views_to_json(config.views)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    # As it will be read again: JSON makes lists of tuples.
     return json.loads(json.dumps(plain | {"images": images}))
 
 
@@ -175,23 +176,22 @@ def absolute(data: str) -> str:
 
 
 def read_config(
-    folder: Path, kind: type[Config] = Config, *, argument: str = "RUN"
+    run: Path, kind: type[Config] = Config, *, argument: str = "RUN"
 ) -> Config:
-    """Returns the configuration of the run in a folder.
+    """Returns the configuration of a run.
 
     Args:
-        folder: The run folder.
+        run: The run folder.
         kind: Class of the configuration.
-        argument: What the command line calls the folder, for errors.
+        argument: What the command line calls it, for errors.
 
     Raises:
-        UsageError: If the folder holds no run, or one of another kind or version.
+        UsageError: If it holds no run, or one of another kind or version.
     """
-    plain = _read(folder, argument)
+    plain = _read(run, argument)
     if kind is Config and "protocol" in plain:
         raise UsageError(
-            f"{argument} must be a pretraining run, got {folder}, which holds a "
-            "classifier"
+            f"{argument} must be a pretraining run, got {run}, which holds a classifier"
         )
     try:
         del plain["images"]
@@ -204,25 +204,25 @@ def read_config(
         return kind(**plain, views=views)
     except (KeyError, TypeError) as error:
         raise UsageError(
-            f"{argument} must be a run of this version of vicreg_jax, got {folder}"
+            f"{argument} must be a run of this version of vicreg_jax, got {run}"
         ) from error
     except ValueError as error:
-        raise UsageError(f"{folder}/config.json: {error}") from error
+        raise UsageError(f"{run}/config.json: {error}") from error
 
 
-def _read(folder: Path, argument: str = "RUN") -> dict[str, Any]:
+def _read(run: Path, argument: str = "RUN") -> dict[str, Any]:
     try:
-        return json.loads((folder / "config.json").read_text())
+        return json.loads((run / "config.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UsageError(
-            f"{argument} must be the directory of a run, got {folder}"
+            f"{argument} must be the directory of a run, got {run}"
         ) from error
 
 
-def read_starts(folder: Path) -> list[dict[str, Any]]:
+def read_starts(run: Path) -> list[dict[str, Any]]:
     """Returns the starts of a run so far, as run.json has them."""
     try:
-        return json.loads((folder / "run.json").read_text())
+        return json.loads((run / "run.json").read_text())
     except (OSError, json.JSONDecodeError):
         return []
 
@@ -255,7 +255,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _usable(folder: Path) -> Iterator[None]:
+def _usable(run: Path) -> Iterator[None]:
     """Names --out in the system's errors; ours, which have no number, pass."""
     try:
         yield
@@ -263,14 +263,15 @@ def _usable(folder: Path) -> Iterator[None]:
         if error.errno is None:
             raise
         raise UsageError(
-            f"--out must be a directory that can be written, got {folder}: "
+            f"--out must be a directory that can be written, got {run}: "
             f"{error.strerror}"
         ) from error
 
 
-def _refuse_another(ours: dict[str, Any], folder: Path, kind: type[Config]) -> int:
-    """Returns the epochs of the run in a folder, which may be fewer than ours."""
-    theirs = contents(read_config(folder, kind), _read(folder)["images"])
+def _refuse_another(ours: dict[str, Any], run: Path, kind: type[Config]) -> int:
+    """Returns the epochs of the run, which may be fewer than ours."""
+    # Through `Config`, so that settings newer than the run have their defaults.
+    theirs = contents(read_config(run, kind), _read(run)["images"])
     for name in ours:
         extends = name == "epochs" and ours[name] > theirs[name]
         if ours[name] == theirs[name] or extends:
@@ -278,42 +279,42 @@ def _refuse_another(ours: dict[str, Any], folder: Path, kind: type[Config]) -> i
         if name == "images":
             raise UsageError(
                 f"--data must have {theirs[name]} training images as in the run in "
-                f"{folder}, got {ours[name]}; for another run give another --out"
+                f"{run}, got {ours[name]}; for another run give another --out"
             )
         if name in ("init_step", "init_weights"):
             raise UsageError(
-                f"RUN or --init must hold the encoder that the classifier in {folder} "
+                f"RUN or --init must hold the encoder that the classifier in {run} "
                 "began with, got another; for another classifier give another --out"
             )
         least = "at least " if name == "epochs" else ""
         raise UsageError(
-            f"{flag(name)} must be {least}{theirs[name]!r} as in the run in {folder}, "
+            f"{flag(name)} must be {least}{theirs[name]!r} as in the run in {run}, "
             f"got {ours[name]!r}; for another run give another --out"
         )
     return theirs["epochs"]
 
 
-def _refuse_finished(folder: Path, *, extends: bool) -> None:
+def _refuse_finished(run: Path, *, extends: bool) -> None:
     """Refuses a finished run, unless it can be extended."""
     if not extends:
         raise FileExistsError(
-            f"--out must not hold a finished run, got {folder}; it can be extended by "
+            f"--out must not hold a finished run, got {run}; it can be extended by "
             "larger --epochs"
         )
-    if not has_checkpoint(folder):
+    if not has_checkpoint(run):
         raise UsageError(
-            f"--out must hold a checkpoint to extend its run, got {folder}, which has "
-            f"none; for another run give another --out, and --init {folder}"
+            f"--out must hold a checkpoint to extend its run, got {run}, which has "
+            f"none; for another run give another --out, and --init {run}"
         )
 
 
-def _extend(folder: Path, before: int, epochs: int) -> str:
+def _extend(run: Path, before: int, epochs: int) -> str:
     """Marks the run as not finished, and returns what that means, to print."""
-    probes = folder / "probes.json"
+    probes = run / "probes.json"
     # If the process is killed before config.json is written, the run is a stopped one.
     with writing(probes):
         if probes.exists():
-            probes.replace(folder / f"probes-{before}-epochs.json")
+            probes.replace(run / f"probes-{before}-epochs.json")
     return (
         f"Extending the run from {before} to {epochs} epochs. The learning rate now "
         f"follows the schedule of {epochs} epochs, so after a finished run it rises "
@@ -321,17 +322,17 @@ def _extend(folder: Path, before: int, epochs: int) -> str:
     )
 
 
-def _refuse_other_files(folder: Path) -> None:
+def _refuse_other_files(run: Path) -> None:
     """Refuses a directory that holds anything but what `claim` itself writes."""
-    if folder.is_file():
-        raise UsageError(f"--out must be a directory, got the file {folder}")
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if run.is_file():
+        raise UsageError(f"--out must be a directory, got the file {run}")
+    names = {path.name for path in run.iterdir()} if run.exists() else set()
     # By now another process of this run may have begun to write.
     others = names - {"lock", "config.json.partial"}
     if others and "config.json" not in names:
         raise UsageError(
             "--out must be a new or empty directory, or one that holds a run, got "
-            f"{folder}, which holds {sorted(others)[0]}"
+            f"{run}, which holds {sorted(others)[0]}"
         )
 
 

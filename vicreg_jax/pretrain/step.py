@@ -109,6 +109,7 @@ class Programs:
 
     def start(self) -> State:
         """Returns the state before the first step."""
+        # In a program, so that every device makes its own copy.
         return jax.jit(self._start, out_shardings=meshes.whole(self.mesh))()
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
@@ -198,6 +199,7 @@ class Programs:
     @cached_property
     def _shapes(self):
         model = nnx.eval_shape(lambda: build(self.config, self.own_encoder))
+        # The graph keeps the mode, so `_merged` makes networks in train mode.
         model.train()
         return model
 
@@ -222,6 +224,7 @@ class Programs:
 
     def _train(self, state: State, images: Images, aspect: Aspect):
         key = self._key(state)
+        # Outside of the loss, which may compute a part again, but not its views.
         views, places = self._drawn(key, images, aspect)
 
         def loss(params):

@@ -156,6 +156,7 @@ def accuracies(
     rows = in_order(programs, source, workers)
     with closing(rows):
         parts = [programs.count(state, *programs.inputs(batch)) for batch in rows]
+    # Fetched at the end, so that the devices do not wait for the host.
     total = jax.tree.map(lambda *part: np.sum(part, axis=0), *jax.device_get(parts))
     if total.images == 0:
         raise UsageError(f"--test-data must have labels, got {source.name(0)} without")
@@ -179,6 +180,7 @@ class _Loop(Loop):
         return self.programs.count
 
     def _check_is_due(self, done: int) -> bool:
+        # The result is that of the last epoch.
         return done == self.steps or super()._check_is_due(done)
 
     def _quick_check(self, state: State, batch: Batch, done: int, log: Log) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import Precision
 
-from vicreg_jax.probe._rows import wide
+from vicreg_jax.probe._inputs import wide
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int32

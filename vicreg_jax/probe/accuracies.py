@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import train_test_split
 
-from vicreg_jax.probe import _rows, knn, logistic
+from vicreg_jax.probe import _inputs, knn, logistic
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -157,6 +155,8 @@ def _name(share: float, part: Labeled, count: int, available: int | None) -> str
 
 def _drawn(samples: Labeled, share: float, seed: int) -> Labeled:
     """Returns a share of the samples, the same for every class."""
+    from sklearn.model_selection import train_test_split
+
     if share >= 1:
         return samples
     labels = np.asarray(samples.labels)
@@ -174,20 +174,23 @@ def _drawn(samples: Labeled, share: float, seed: int) -> Labeled:
 def _fit(train: Labeled, mesh: Mesh | None) -> _Classifier:
     labels = np.asarray(train.labels)
     names = np.unique(labels[labels >= 0])
+    # The labels may have gaps, which the numbers of classes may not.
     classes = np.where(labels >= 0, np.searchsorted(names, labels), -1)
     linear = logistic.fit(train.features, classes, classes=len(names), mesh=mesh)
-    return _Classifier(linear, names, _rows.mesh_of(train.features, mesh))
+    return _Classifier(linear, names, _inputs.mesh_of(train.features, mesh))
 
 
 def _linear_accuracy(classifier: _Classifier, test: Labeled) -> float:
-    _rows.check("test", *test)
-    rows = _rows.by_rows(test.features, classifier.mesh, _rows.MULTIPLE)
+    _inputs.check("test", *test)
+    rows = _inputs.pad_and_shard(test.features, classifier.mesh, _inputs.MULTIPLE)
     found = classifier.linear.classes(rows)[: len(test.labels)]
     return _accuracy(jnp.asarray(classifier.labels)[found], test.labels)
 
 
 def _area(classifier: _Classifier, test: Labeled) -> float:
-    rows = _rows.by_rows(test.features, classifier.mesh, 1)
+    from sklearn.metrics import roc_auc_score
+
+    rows = _inputs.pad_and_shard(test.features, classifier.mesh, _inputs.MULTIPLE)
     scores = process_allgather(classifier.linear.scores(rows), tiled=True)
     margins = (scores[:, 1] - scores[:, 0])[: len(test.labels)]
     return float(roc_auc_score(np.asarray(test.labels), margins))

@@ -11,8 +11,8 @@ import numpy as np
 from jax.lax import Precision
 from jax.sharding import PartitionSpec as P
 
-from vicreg_jax.probe import _rows
-from vicreg_jax.probe._rows import wide
+from vicreg_jax.probe import _inputs
+from vicreg_jax.probe._inputs import wide
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -66,12 +66,12 @@ def classify(
         TypeError: As `nearest`, and if the labels are not integers.
         ValueError: As `nearest`, and if `temperature` is not positive.
     """
-    _rows.check("bank", bank, labels)
+    _inputs.check("bank", bank, labels)
     if not temperature > 0:
         raise ValueError(f"`temperature` must be above 0, got {temperature}")
     voters = np.asarray(labels, np.int32)
     found = nearest(
-        bank, queries, neighbors=neighbors, where=voters != _rows.NO_LABEL, mesh=mesh
+        bank, queries, neighbors=neighbors, where=voters != _inputs.NO_LABEL, mesh=mesh
     )
     return _vote(found, jnp.asarray(voters), temperature)
 
@@ -82,6 +82,8 @@ def _vote(found: Neighbors, labels, temperature):
     # Relative to the nearest, so that a low temperature does not overflow.
     gaps = found.similarities - found.similarities[:, :1]
     weights = jnp.exp(gaps / jnp.asarray(temperature, gaps.dtype))
+    # Votes by neighbor and not by class, so that memory does not grow with the classes.
+    # The first of the largest is the label of the nearest row.
     same = named[:, :, None] == named[:, None, :]
     votes = jnp.sum(jnp.where(same, weights[:, None, :], 0), axis=2)
     return jnp.take_along_axis(named, jnp.argmax(votes, axis=1)[:, None], axis=1)[:, 0]
@@ -118,7 +120,7 @@ def nearest(
             not from 1 to the number of rows searched.
     """
     for name, features in (("bank", bank), ("queries", queries)):
-        _rows.check(name, features)
+        _inputs.check(name, features)
     if queries.shape[1] != bank.shape[1]:
         raise ValueError(
             f"`queries` must have the width of `bank`, {bank.shape[1]}, "
@@ -130,13 +132,14 @@ def nearest(
             f"`neighbors` must be from 1 to the {found.sum()} rows of `bank` that are "
             f"searched, got {neighbors}"
         )
-    mesh = _rows.mesh_of(bank, mesh)
+    mesh = _inputs.mesh_of(bank, mesh)
     count, devices = len(queries), mesh.size if mesh else 1
+    # At most what the queries fill, because they are padded to a multiple of it.
     block = max(1, min(_QUERIES // devices, -(-count // devices)))
     result = search(
-        _rows.by_rows(bank, mesh, 1),
-        _rows.by_rows(found, mesh, 1),
-        _rows.by_rows(queries, mesh, block),
+        _inputs.pad_and_shard(bank, mesh, 1),
+        _inputs.pad_and_shard(found, mesh, 1),
+        _inputs.pad_and_shard(queries, mesh, block),
         neighbors=neighbors,
         block=block,
         mesh=mesh,
@@ -176,6 +179,7 @@ def search(
 
 def _search(bank, where, queries, *, neighbors, block, axes) -> Neighbors:
     """Returns the neighbors of this device's queries in the rows of all devices."""
+    # NaN marks rows that are not searched. Rows of zeros have 0, and are.
     scales = jnp.where(where, _inverse_norms(bank), jnp.nan)
     first = jax.lax.axis_index(axes) * len(bank) if axes else 0
 
@@ -226,6 +230,7 @@ def _best_rows(bank, scales, queries, neighbors, axes) -> Neighbors:
     shape, dtype = (len(queries), neighbors), _accumulated(bank, queries)
     none = Neighbors(jnp.full(shape, -jnp.inf, dtype), jnp.zeros(shape, jnp.int32))
     if axes:
+        # `shard_map` wants a carry to vary over the same axes before and after.
         none = jax.lax.pcast(none, axes, to="varying")
     return jax.lax.fori_loop(0, -(-len(bank) // size), add, none)
 

@@ -11,14 +11,14 @@ import numpy as np
 import optax
 from jax.lax import Precision
 
-from vicreg_jax.probe import _rows
+from vicreg_jax.probe import _inputs
 from vicreg_jax.probe._linear import Linear, centered, column_sums
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
     from jaxtyping import Array, Float, Integer
 
-    from vicreg_jax.probe._rows import Rows
+    from vicreg_jax.probe._inputs import Rows
 
 
 class _Parameters(NamedTuple):
@@ -70,15 +70,15 @@ def fit(
         ValueError: If a shape does not fit, a value is not finite, `l2` is not
             positive, or a label is out of range.
     """
-    _rows.check("features", features, labels)
+    _inputs.check("features", features, labels)
     classes = class_count(labels, classes)
     if not l2 > 0:
         raise ValueError(f"`l2` must be above 0, got {l2}")
     # Softmax has two opposite vectors for two classes. Together they have half the
     # squared norm of their difference, which is the one vector of the binary case.
     l2 = 2 * l2 if classes == 2 else l2
-    mesh = _rows.mesh_of(features, mesh)
-    rows = _rows.labeled(features, labels, mesh)
+    mesh = _inputs.mesh_of(features, mesh)
+    rows = _inputs.labeled(features, labels, mesh)
     return minimize(
         rows,
         l2,
@@ -121,7 +121,7 @@ def minimize(
     as fast as one, because jaxlib 0.10.2 is slow at the gradient's product over all
     rows. Rows that are spread over devices would have to move for more than one part.
     """
-    valid = rows.labels != _rows.NO_LABEL
+    valid = rows.labels != _inputs.NO_LABEL
     x, mean = centered(rows.features, valid)
     count = jnp.sum(valid, dtype=x.dtype)
     deviation = jnp.sqrt(column_sums(x * x) / count)
@@ -135,6 +135,7 @@ def minimize(
     zeros = _Parameters(
         jnp.zeros((x.shape[2], classes), x.dtype), jnp.zeros(classes, x.dtype)
     )
+    # The bound of `fit` for one row, as are the loss and its gradient here.
     found = _lbfgs(loss, zeros, 2 * share * tolerance, max_iterations)
     bias = jnp.where(present(rows.labels, classes), found.bias, _never(x.dtype))
     return Linear(mean, scale, found.weights, bias)
@@ -142,6 +143,7 @@ def minimize(
 
 def present(labels: Integer[Array, " rows"], classes: int):
     """Returns which classes have samples, shape ``(classes,)``, bool."""
+    # Elsewhere in JAX, a label of -1 would mean the last class.
     counts = jnp.zeros(classes, bool)
     return counts.at[labels].set(True, mode="drop", wrap_negative_indices=False)
 
@@ -153,17 +155,19 @@ def _never(dtype):
 
 def _loss(x, labels, count, share, parameters: _Parameters):
     """Returns the mean cross entropy plus the penalty."""
-    valid = labels != _rows.NO_LABEL
+    valid = labels != _inputs.NO_LABEL
     classes = parameters.bias.shape[0]
+    # Weights for each part: without a batch axis it would be one product again.
     weights = jnp.broadcast_to(parameters.weights.T, (len(x), classes, x.shape[2]))
     products = jnp.einsum("prw,pcw->prc", x, weights, precision=Precision.HIGHEST)
     logits = products.reshape(-1, classes) + parameters.bias
     logits = jnp.where(present(labels, classes), logits, _never(x.dtype))
+    # Rows without a label take class 0 here and are left out below.
     losses = optax.softmax_cross_entropy_with_integer_labels(
         logits, jnp.where(valid, labels, 0)
     )
     # In two steps: one float32 sum over all rows would be too coarse for the search.
-    sums = jnp.sum(jnp.where(valid, losses, 0).reshape(-1, _rows.MULTIPLE), axis=1)
+    sums = jnp.sum(jnp.where(valid, losses, 0).reshape(-1, _inputs.MULTIPLE), axis=1)
     return jnp.sum(sums) / count + share / 2 * jnp.sum(parameters.weights**2)
 
 
@@ -177,6 +181,7 @@ def _lbfgs(loss, parameters, bound, max_iterations: int) -> _Parameters:
         # Where the line search has ended.
         value, gradient = optax.tree.get(state, "value"), optax.tree.get(state, "grad")
         squared = optax.tree.norm(gradient, squared=True)
+        # The first state has an infinite value and no gradient, which is no optimum.
         enough = (iteration > 0) & (squared <= bound * value)
         return moved & ~enough & (iteration < max_iterations)
 

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_factor, cho_solve
-from sklearn.model_selection import train_test_split
 
-from vicreg_jax.probe import _rows
+from vicreg_jax.probe import _inputs
 from vicreg_jax.probe._linear import Linear, centered, column_sums, matmul
 from vicreg_jax.probe.logistic import class_count
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
     from jaxtyping import Array, Bool, Float, Integer
 
-    from vicreg_jax.probe._rows import Rows
+    from vicreg_jax.probe._inputs import Rows
 
 LAMBDAS = tuple(10.0**power for power in range(-4, 3))
 _HELD_OUT = 0.2
@@ -96,26 +95,30 @@ def fit(
         ValueError: If a shape does not fit, a value is not finite, a lambda is not
             positive, a label is out of range, or no row is held out or left.
     """
-    _rows.check("features", features, labels)
+    _inputs.check("features", features, labels)
     classes = class_count(labels, classes)
     if not lambdas or not all(value > 0 for value in lambdas):
         raise ValueError(f"`lambdas` must be above 0, at least one, got {lambdas}")
     labels = np.asarray(labels)
     drawn = _draw(labels, seed) if held_out is None else np.asarray(held_out)
-    used = labels != _rows.NO_LABEL
+    used = labels != _inputs.NO_LABEL
     if not (drawn & used).any() or not (~drawn & used).any():
         raise ValueError("`held_out` must hold out some labeled rows and leave some")
-    mesh = _rows.mesh_of(features, mesh)
-    rows = _rows.labeled(features, labels, mesh)
-    chosen = _rows.labeled(features[:, :1], drawn, mesh).labels == 1
+    mesh = _inputs.mesh_of(features, mesh)
+    rows = _inputs.labeled(features, labels, mesh)
+    # Padded and spread as the rows are. Only the labels are used.
+    chosen = _inputs.labeled(features[:, :1], drawn, mesh).labels == 1
     sums = moments(rows, chosen, classes=classes)
     return _solve(*sums, jnp.asarray(lambdas))
 
 
 def _draw(labels: np.ndarray, seed: int) -> np.ndarray:
     """Returns which labeled rows are held out to choose lambda on."""
-    rows = np.flatnonzero(labels != _rows.NO_LABEL)
+    from sklearn.model_selection import train_test_split
+
+    rows = np.flatnonzero(labels != _inputs.NO_LABEL)
     counts = np.unique(labels[rows], return_counts=True)[1]
+    # scikit-learn draws class by class only if each class has two rows and a place.
     enough = counts.min() >= 2 and len(rows) * _HELD_OUT >= len(counts)
     _, chosen = train_test_split(
         rows,
@@ -137,7 +140,9 @@ def moments(
         held_out: which rows belong to the second part, shape ``(rows,)``.
         classes: number of classes.
     """
-    x, mean = centered(rows.features, rows.labels != _rows.NO_LABEL)
+    # By the mean of all rows. What `_centered` subtracts later is then small, and
+    # cancels little.
+    x, mean = centered(rows.features, rows.labels != _inputs.NO_LABEL)
     # Rows without a label have no class, and zeros for features.
     y = jax.nn.one_hot(rows.labels, classes, dtype=x.dtype)
     return mean, _moments(x, y, ~held_out), _moments(x, y, held_out)
@@ -154,6 +159,7 @@ def _solve(mean, rest: _Moments, held: _Moments, lambdas) -> Ridge:
 
 
 def _moments(x, y, rows) -> _Moments:
+    # Targets are one-hot, or zeros without a label, so this counts labeled rows.
     count = jnp.sum(y * rows[:, None].astype(y.dtype))
     x = jnp.where(rows[:, None], x, 0)
     y = jnp.where(rows[:, None], y, 0)
@@ -174,6 +180,8 @@ def _solution(sums: _Moments, penalty):
     x, y, gram, cross = _centered(sums)
     width = len(gram)
     shift = penalty * jnp.trace(gram) / width
+    # For one lambda a Cholesky factorization costs less than the eigenvectors, and
+    # those of `_solutions` are of another Gram matrix.
     factor = cho_factor(gram + shift * jnp.eye(width, dtype=gram.dtype))
     weights = cho_solve(factor, cross)
     return weights, y - matmul(x[None], weights)[0]
@@ -207,6 +215,7 @@ def _errors(fitted: _Moments, held: _Moments, lambdas):
         quadratic = jnp.sum(weights * matmul(held.xx, weights))
         mixed = jnp.sum(weights * held.xy) + jnp.sum(bias * held.y)
         shifts = jnp.sum(matmul(held.x[None], weights)[0] * bias)
+        # Targets are 0 or 1, so each is its own square.
         constant = jnp.sum(held.y) + held.rows * jnp.sum(bias**2)
         return (quadratic - 2 * mixed + 2 * shifts + constant) / held.rows
 

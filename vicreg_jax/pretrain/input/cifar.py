@@ -54,6 +54,7 @@ def read_cifar(files: list[Path]) -> Arrays:
     pixels = np.concatenate([part[b"data"] for part in parts])
     key = b"labels" if b"labels" in parts[0] else b"fine_labels"
     labels = np.concatenate([part[key] for part in parts]).astype(np.int32)
+    # A row holds three planes of 32x32: red, green and blue.
     images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     classes = _classes(files[0].parent, count=int(labels.max()) + 1)
     return Arrays(np.ascontiguousarray(images), labels, classes)

@@ -183,6 +183,7 @@ def _discard(images: np.ndarray | tuple[Crops, ...]) -> None:
 def _batch(arrays: Arrays, ids: np.ndarray, shown: np.ndarray) -> Batch:
     """Returns a batch; rows without an image are black and unlabeled."""
     where, (height, width, _) = shown != NONE, arrays.shape
+    # An id of -1 takes the last image, which is overwritten below.
     images, labels = arrays.images[ids], arrays.labels[ids].astype(np.int32)
     images[~where], labels[~where] = 0, UNLABELED
     aspect = np.where(where, width / height, 1).astype(np.float32)

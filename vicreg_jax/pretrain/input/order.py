@@ -95,6 +95,7 @@ class Order:
         shown = places < self.images
         places = places[shown]
         if self.shuffle:
+            # Grain adds the epoch to the seed of a shuffle that repeats.
             places = shuffled(places, self.images, (self._seed + epoch) % 2**32)
         ids[shown] = places
         return ids

@@ -2,7 +2,8 @@
 
 Grain's `MapDataset.shuffle` has random access, which resuming needs, but it shuffles
 row by row in Python: 0.6 ms for 64 rows, during which the devices wait. Grain has no
-batched form. This module computes the same permutation with NumPy.
+batched form. This module computes the same permutation with NumPy, except at the few
+sizes at which Grain's has too few bits and shows one image twice.
 
 A block cipher permutes the numbers of `2 * half` bits. A number that is too large is
 enciphered again until it is small enough ("cycle walking": Black and Rogaway 2002). The
@@ -12,7 +13,6 @@ section 3), with round keys from C++'s `std::seed_seq`.
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -67,8 +67,10 @@ def _epoch(count: int, seed: int) -> Int64[np.ndarray, " images"]:
 def _encipher(
     blocks: UInt64[np.ndarray, " rows"], seed: int, count: int
 ) -> UInt64[np.ndarray, " rows"]:
-    """Returns the blocks enciphered, which have enough bits for `count` images."""
-    bits = math.ceil(math.log2(count - 1)) if count > 1 else 0
+    """Returns the blocks enciphered, in an even number of bits for `count` images."""
+    # Those of the last number. Grain takes one less if that is a power of two: of its
+    # 65,537 images one is shown twice an epoch, and the last one never.
+    bits = (count - 1).bit_length()
     half = max(bits + bits % 2, _LEAST_BITS) // 2
     mask = np.uint64(2**half - 1)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeGuard, TypeVar
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from vicreg_jax.decode import decode
 from vicreg_jax.pretrain.errors import UsageError
@@ -202,6 +201,8 @@ def split(source: Source) -> tuple[Subset, Subset]:
     Raises:
         UsageError: If an image has no label, or a class has too few images.
     """
+    from sklearn.model_selection import train_test_split
+
     labels = source.labels
     if (labels == UNLABELED).any():
         raise UsageError(

@@ -76,6 +76,7 @@ def _look(source: Files | Records, index: int) -> tuple[int, bool, int] | None:
     """Returns an image's shorter side, whether it has colors, and its label."""
     try:
         side, label = source.read(index, _shorter_side)
+        # So small that a large JPEG is decoded at a fraction of its size.
         thumbnail = dataclasses.replace(source, size=32, channels=3)[index].image
     except OSError:
         return None

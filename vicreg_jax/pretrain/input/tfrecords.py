@@ -108,6 +108,7 @@ def pack(source: Files, out: Path, *, shards: int = 1) -> list[Path]:
     written = []
     for shard, ids in enumerate(np.array_split(np.arange(len(source)), shards)):
         path = out / f"images-{shard:05d}-of-{shards:05d}.array_record"
+        # Grain asks for groups of one record, since a group is read as a whole.
         writer = ArrayRecordWriter(str(path), "group_size:1")
         for index in ids.tolist():
             image = (source.root / source.paths[index]).read_bytes()

@@ -1,4 +1,4 @@
-"""Rows of features and labels, padded and spread over the devices of a mesh."""
+"""The inputs of probes: features and labels, checked, padded and spread over a mesh."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Integer
 
 NO_LABEL = -1
-MULTIPLE = 128  # of the rows of each device
+# Of the rows of each device. The loss of logistic regression is summed in such blocks,
+# and test sets of about the same size share a compiled program.
+MULTIPLE = 128
 _AT_LEAST = 1024  # of all rows
 
 
@@ -51,7 +53,9 @@ def mesh_of(features: Any, mesh: Mesh | None) -> Mesh | None:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
 
 
-def by_rows(array: Any, mesh: Mesh | None, multiple: int, fill: float = 0) -> Array:
+def pad_and_shard(
+    array: Any, mesh: Mesh | None, multiple: int, fill: float = 0
+) -> Array:
     """Returns an array whose rows are padded, and spread over all axes of a mesh.
 
     Args:
@@ -62,6 +66,7 @@ def by_rows(array: Any, mesh: Mesh | None, multiple: int, fill: float = 0) -> Ar
     """
     missing = -array.shape[0] % (multiple * (mesh.size if mesh else 1))
     if missing:
+        # Where the array is: `jnp.pad` would first bring all rows to one device.
         numpy_like = np if isinstance(array, np.ndarray) else jnp
         widths = ((0, missing), *((0, 0) for _ in array.shape[1:]))
         array = numpy_like.pad(array, widths, constant_values=fill)
@@ -77,8 +82,8 @@ def labeled(features: Any, labels: Any, mesh: Mesh | None) -> Rows:
     numbers of samples share a compiled program.
     """
     multiple = max(MULTIPLE, _AT_LEAST // (mesh.size if mesh else 1))
-    whole = by_rows(np.asarray(labels, np.int32), mesh, multiple, NO_LABEL)
-    return Rows(by_rows(features, mesh, multiple), whole)
+    whole = pad_and_shard(np.asarray(labels, np.int32), mesh, multiple, NO_LABEL)
+    return Rows(pad_and_shard(features, mesh, multiple), whole)
 
 
 def wide(features: Float[Array, "rows width"]) -> Float[Array, "rows width"]:
