@@ -18,6 +18,7 @@ RUNS = {
     "invariance-alone": ["--mu", "0", "--nu", "0"],
     "no-covariance": ["--nu", "0"],
     "weak-variance": ["--mu", "1"],
+    "rate-10x": ["--learning-rate", "6e-2"],
     "high-rate": ["--learning-rate", "1"],
     "low-rate": ["--learning-rate", "1e-5"],
 }

@@ -187,7 +187,7 @@ def convnext() -> Config:
     """ImageNet with a ConvNeXt-S and VICRegL's settings of AdamW, 400 epochs.
 
     Run it with `vicreg-pretrain convnext --data imagenet/train --test-data
-    imagenet/val`. It was neither run nor compiled for TPUs here. The learning rate is
+    imagenet/val`. It was not run here, but compiled for v5e:4x8. The learning rate is
     7.5e-4 for 256 images, as in VICRegL's code (arXiv:2210.01571) for a ConvNeXt-S. For
     a ConvNeXt-B it has 5e-4 and a batch size of 576, which is the same peak: --encoder
     convnext_base --batch 576. The loss is VICReg's, on two views.
