@@ -187,10 +187,11 @@ def convnext() -> Config:
     """ImageNet with a ConvNeXt-S and VICRegL's settings of AdamW, 400 epochs.
 
     Run it with `vicreg-pretrain convnext --data imagenet/train --test-data
-    imagenet/val`. It was not run here, but compiled for v5e:4x8. The learning rate is
-    7.5e-4 for 256 images, as in VICRegL's code (arXiv:2210.01571) for a ConvNeXt-S. For
-    a ConvNeXt-B it has 5e-4 and a batch size of 576, which is the same peak: --encoder
-    convnext_base --batch 576. The loss is VICReg's, on two views.
+    imagenet/val`. It was not run here, but compiled: each chip of v5e:8x8 needs 3.6 GiB
+    and 0.69 TFLOP for a step. The learning rate is 7.5e-4 for 256 images, as in
+    VICRegL's code (arXiv:2210.01571) for a ConvNeXt-S. For a ConvNeXt-B it has 5e-4 and
+    a batch size of 576, which is the same peak: --encoder convnext_base --batch 576.
+    The loss is VICReg's, on two views.
 
     With --encoder vit_small or vit_base it trains a ViT. No settings of VICReg with a
     ViT are published, and these were not tried.
