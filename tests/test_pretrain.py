@@ -48,7 +48,7 @@ LEARNED = 0.93
 )
 def test_a_run_without_a_term_or_a_step_does_not_learn(tmp_path, monkeypatch, changes):
     """What the next test asks is out of its reach."""
-    monkeypatch.setattr(report, "TSNE", FirstTwoColumns)
+    monkeypatch.setattr("sklearn.manifold.TSNE", FirstTwoColumns)
     config = dataclasses.replace(recipes.digits(), epochs=8, **changes)
     launch = Launch(out=tmp_path, mesh="data=1", probe_every=0, tensorboard=False)
     assert run(config, launch, QUIET)["VICReg"]["linear 100%"] < LEARNED
@@ -316,7 +316,7 @@ class TestReport:
 
     def test_the_map_shows_a_sample_of_all_classes(self, monkeypatch):
         monkeypatch.setattr(report, "_MAPPED", 60)
-        monkeypatch.setattr(report, "TSNE", FirstTwoColumns)
+        monkeypatch.setattr("sklearn.manifold.TSNE", FirstTwoColumns)
         labels = np.repeat(np.arange(12), 30)  # sorted, as test data often are
         features = np.random.default_rng(0).standard_normal((360, 4))
         held_out = {"features": features, "labels": labels, "classes": np.array([])}
