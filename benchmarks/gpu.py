@@ -1,7 +1,4 @@
-"""The GPU section: the loss on JAX's default device, if that is a GPU.
-
-This section has not been run to its end on a GPU yet. What it calls runs on CPUs.
-"""
+"""The GPU section: the loss on JAX's default device, if that is a GPU."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def _sklearn_regression(features, labels, queries) -> Call:
     from sklearn.preprocessing import StandardScaler
 
     # About as near the optimum as ours. With its default, 1e-4, scikit-learn is faster
-    # and stops thousands of times further from it.
+    # because it stops early.
     regression = LogisticRegression(C=1 / _L2, max_iter=1000, tol=1e-6)
     probe = make_pipeline(StandardScaler(), regression)
     return lambda: probe.fit(features, labels).predict(queries)

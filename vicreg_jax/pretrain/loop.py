@@ -106,7 +106,7 @@ class Loop:
                 # In every step: JAX agrees on the step to stop at by these calls.
                 stop = interruption.asked(done)
                 if done % self.launch.log_every == 0:
-                    # The host would have to wait for the newest step.
+                    # All but the newest step, for which the host would have to wait.
                     show(done, log.write(leave=1))
                 last = stop or done == steps
                 saves = last or done % save_every == 0
