@@ -325,7 +325,7 @@ class TestRuns:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("optimized")
+@pytest.mark.usefixtures("optimized", "compiled_with_little_effort")
 @pytest.mark.skipif(not aot.available(), reason="libtpu is not installed")
 class TestCompileOnly:
     def test_linear_of_a_resnet50_on_64_v5e_chips(self):

@@ -9,7 +9,8 @@ from vicreg_jax.pretrain import recipes
 from vicreg_jax.pretrain.compile_only import _shape, compile_only, memory, table
 
 pytestmark = [
-    pytest.mark.usefixtures("optimized", "relaxed_promotion", "unchecked_signatures"),
+    pytest.mark.usefixtures("optimized", "compiled_with_little_effort"),
+    pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures"),
     pytest.mark.slow,
     pytest.mark.skipif(not aot.available(), reason="libtpu is not installed"),
 ]

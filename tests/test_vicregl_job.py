@@ -178,7 +178,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("optimized")
+@pytest.mark.usefixtures("optimized", "compiled_with_little_effort")
 @pytest.mark.skipif(not aot.available(), reason="libtpu is not installed")
 @pytest.mark.parametrize("mesh", [None, "data=4,more=2"])
 def test_a_step_compiles_for_tpus(mesh):
