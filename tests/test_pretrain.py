@@ -527,6 +527,9 @@ class TestCommandLine:
         [
             (UsageError("--mesh is wrong"), 2, False),
             (OSError("the disk is full"), 2, False),
+            (PermissionError(13, "Permission denied", "labels.csv"), 2, False),
+            (BrokenPipeError(32, "Broken pipe"), 1, True),
+            (FloatingPointError("the loss is nan"), 2, False),
             (jax.errors.JaxRuntimeError("a process is lost"), 1, False),
             (ValueError("planted"), 1, True),
         ],

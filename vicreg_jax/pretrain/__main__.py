@@ -72,10 +72,10 @@ def main() -> None:
     except Interrupted as interrupted:
         _say(f"{interrupted}; the same command resumes the run")
         sys.exit(STOPPED)
-    except (UsageError, OSError, FloatingPointError) as error:
-        _say(error)
-        _exit(2)
     except Exception as error:
+        if _correctable(error):
+            _say(error)
+            _exit(2)
         if not jax.distributed.is_initialized():
             raise
         if isinstance(error, jax.errors.JaxRuntimeError):
@@ -209,6 +209,17 @@ def _one_line(box: str, shown: str) -> str:
 def _with_hint(message: str, near: Sequence[str], shown: str) -> str:
     hint = f"; did you mean {near[0]!r}? See" if near else "; see"
     return f"{message}{hint} {shown}"
+
+
+def _correctable(error: Exception) -> bool:
+    """Returns whether the user can correct an error, whose message then says enough.
+
+    Of the system's errors, those that name a file: it is missing, or the disk is full.
+    Those that are raised here, with a message that names it, have no number.
+    """
+    if isinstance(error, OSError):
+        return error.errno is None or error.filename is not None
+    return isinstance(error, (UsageError, FloatingPointError))
 
 
 def _exit(status: int) -> NoReturn:
