@@ -15,8 +15,9 @@ from flax import nnx
 from rich.console import Console
 from runs import MIRRORED, QUIET, InterruptsRun
 
+from benchmarks.mirrored import MirroredViews
 from vicreg_jax import aot
-from vicreg_jax.augment import DigitViews, ImageViews
+from vicreg_jax.augment import Crops, DigitViews, ImageViews
 from vicreg_jax.encoder import Encoder
 from vicreg_jax.nn import ResNet, SmallResNet
 from vicreg_jax.pretrain import recipes, records, run_folder, supervised
@@ -39,6 +40,16 @@ ROWS = 16
 DRAW = np.random.default_rng(0)
 IMAGES = DRAW.integers(0, 255, (ROWS, 8, 8, 1), np.uint8)
 CLASSES = DRAW.integers(0, 3, ROWS).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShiftedViews(MirroredViews):
+    """Views of a user's, with the method that classifiers on crops need."""
+
+    noise: float = 0.1
+
+    def crops_only(self):
+        return dataclasses.replace(self, noise=0.0)
 
 
 def settings(protocol="linear", **changes):
@@ -138,6 +149,19 @@ class TestStep:
         found = supervised.accuracies(made, state, Arrays(pixels, labels))
         assert found == {"top-1 at 0.1": pytest.approx(26 / 36)}
 
+    def test_the_one_crop_of_the_host_is_the_first_view(self):
+        views = ImageViews(size=8, flip=1.0, center=1.0)
+        made = programs(settings(views=views))
+        pixels = np.random.default_rng(1).integers(0, 255, (5, 1, 8, 8, 3), np.uint8)
+        crops = (Crops(pixels, np.zeros((5, 1, 4), np.float32)),)
+        found = made._view(jax.random.key(0), crops, np.ones(5, np.float32))
+        expected = views.plain(pixels[:, 0, :, ::-1])
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+    def test_own_views_may_have_crops(self):
+        found = programs(settings(views=ShiftedViews(size=8)))._views
+        assert found == ShiftedViews(size=8, noise=0.0)
+
     def test_crops_and_flips_alone_are_kept(self):
         views = ImageViews(size=8, scale=(0.5, 1.0), flip=0.25)
         kept = programs(settings(views=views))._views
@@ -206,7 +230,7 @@ class TestCommands:
         with pytest.raises(UsageError, match=message):
             parse(arguments).command.run()
 
-    def test_own_views_have_no_crops(self, monkeypatch):
+    def test_own_views_have_crops_only_if_they_say_so(self, monkeypatch):
         def opened(views):
             model = SmallResNet((4, 8), rngs=nnx.Rngs(0))
             encoder = Encoder(model, views, 8, 1, {})
@@ -224,7 +248,7 @@ class TestCommands:
                 Path("a"), **opened(MIRRORED), augmentation=augmentation
             )
             assert found.augmentation == augmentation and found.views == MIRRORED
-        for views in (ImageViews(size=8), DigitViews(size=8)):
+        for views in (ImageViews(size=8), DigitViews(size=8), ShiftedViews(size=8)):
             found, _ = supervised.settings(Path("a"), **opened(views))
             assert found.augmentation == "crops"
 

@@ -15,6 +15,7 @@ from vicreg_jax.augment.images import ImageViews as ImageViews
 from vicreg_jax.augment.places import Place as Place
 from vicreg_jax.augment.views import CroppedViews as CroppedViews
 from vicreg_jax.augment.views import LocatedViews as LocatedViews
+from vicreg_jax.augment.views import SupervisedViews as SupervisedViews
 from vicreg_jax.augment.views import Views as Views
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "LocatedViews",
     "Place",
     "RandomCrops",
+    "SupervisedViews",
     "Views",
 ]

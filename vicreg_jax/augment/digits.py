@@ -96,6 +96,10 @@ class DigitViews:
             return pixels
         return jax.vmap(lambda image: _space.resize(image, self.size))(pixels)
 
+    def crops_only(self) -> DigitViews:
+        """Returns these views, which change shapes alone."""
+        return self
+
     def _view(self, key, image):
         warp_key, pen_key = jax.random.split(key)
         change = jax.random.uniform(pen_key, minval=-self.pen, maxval=self.pen)

@@ -247,6 +247,11 @@ class ImageViews:
 
         return self._normalize(jax.vmap(middle)(pixels, aspect))
 
+    def crops_only(self) -> ImageViews:
+        """Returns views with the same crops and flips, but colors as they are."""
+        off = {"jitter": 0.0, "gray": 0.0, "blur": (0.0, 0.0), "solarize": (0.0, 0.0)}
+        return dataclasses.replace(self, **off)
+
     def _keys(self, key):
         # For all views, so that `pair` draws the first two of `located`.
         return jax.random.split(key, 2 + self.local_views)

@@ -20,7 +20,8 @@ class Views(Protocol):
     as ``Config(views=...)``. It needs no base class. Its fields are its settings: the
     command line offers each of them as a flag, and the run folder stores them.
 
-    Runs with more than two views, and VICRegL, need `LocatedViews`.
+    Runs with more than two views, and VICRegL, need `LocatedViews`. Classifiers on
+    crops need `SupervisedViews`.
 
     Example:
         >>> from dataclasses import dataclass
@@ -125,6 +126,19 @@ class CroppedViews(Protocol):
     @property
     def plain_crops(self) -> tuple[CenterCrop, ...]:
         """What to cut from the original images for `plain`."""
+        ...
+
+
+@runtime_checkable
+class SupervisedViews(Protocol):
+    """Views that can leave out all random changes but crops and flips.
+
+    Classifiers are trained on such views. `ImageViews` and `DigitViews` follow this
+    protocol beside `Views`.
+    """
+
+    def crops_only(self) -> Views:
+        """Returns views with the same crops and flips, and no other change."""
         ...
 
 

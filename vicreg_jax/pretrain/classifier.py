@@ -6,7 +6,7 @@ on the cross-entropy of random crops, at rates that follow a cosine by epoch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from vicreg_jax.augment import ImageViews
+from vicreg_jax.augment import SupervisedViews
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.protocol import Supervised
 from vicreg_jax.pretrain.step import Programs, State, compiled
@@ -135,11 +135,10 @@ class Classifier(Programs):
 
     @cached_property
     def _views(self) -> Views:
-        views = self.config.views
-        if self.config.augmentation != "crops" or not isinstance(views, ImageViews):
-            return views
-        off = {"jitter": 0.0, "gray": 0.0, "blur": (0.0, 0.0), "solarize": (0.0, 0.0)}
-        return replace(views, **off)
+        views: object = self.config.views
+        if self.config.augmentation == "crops" and isinstance(views, SupervisedViews):
+            return views.crops_only()
+        return self.config.views
 
     def _heads(self) -> dict[str, Array]:
         """Returns equal heads, one for each learning rate."""
@@ -190,8 +189,9 @@ class Classifier(Programs):
     def _view(self, key, images: Any, aspect):
         if self.config.augmentation == "none":
             return self._views.plain(images, aspect)
-        if isinstance(self._views, ImageViews) and isinstance(images, tuple):
-            return self._views(key, images, aspect)
+        if isinstance(images, tuple):
+            # The host cuts one crop of each image, where `pair` takes two.
+            images = jax.tree.map(lambda crops: jnp.repeat(crops, 2, axis=1), images)
         # The compiler removes the second view.
         return self._views.pair(key, images, aspect)[0]
 

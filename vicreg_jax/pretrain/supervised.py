@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from vicreg_jax.augment import DigitViews, ImageViews
+from vicreg_jax.augment import SupervisedViews
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain import records, run_folder
 from vicreg_jax.pretrain.classifier import TOP, Classifier
@@ -92,10 +92,10 @@ def settings(
 
 def _check_views(views: Views, augmentation: str) -> None:
     """Refuses crops of views that may not be crops, or may change more than that."""
-    if augmentation == "crops" and not isinstance(views, ImageViews | DigitViews):
+    if augmentation == "crops" and not isinstance(views, SupervisedViews):
         raise UsageError(
-            "--views must be pretraining or none for an encoder with views of your "
-            f"own, got crops for {views}"
+            "--views must be pretraining or none for an encoder whose views have no "
+            f"method `crops_only`, got crops for {views}"
         )
 
 
