@@ -19,7 +19,7 @@ def run(*arguments: str, exact_malloc: bool = False, timeout: float = 600) -> An
     """Runs `python ARGUMENTS` and returns the last line of its output, read as JSON.
 
     Raises:
-        RuntimeError: the process failed or took too long.
+        RuntimeError: The process failed or took too long.
     """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     if exact_malloc:

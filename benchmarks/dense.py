@@ -48,10 +48,10 @@ def main(
     """Trains, probes and prints a table.
 
     Args:
-        seeds: runs of each method.
-        epochs: of each run. None: those of the recipe.
-        methods: which to compare.
-        out: directory for the runs, whose finished runs are not repeated. None: a
+        seeds: Runs of each method.
+        epochs: Of each run. None: those of the recipe.
+        methods: Which to compare.
+        out: Directory for the runs, whose finished runs are not repeated. None: a
             temporary one.
     """
     recipe = recipes.canvas()
@@ -72,8 +72,8 @@ class Accuracies(NamedTuple):
     """Shares of held-out samples that ridge regression classifies right.
 
     Attributes:
-        position: of the digits, from one position of the feature map.
-        mean: of the images, from the mean of the feature map.
+        position: Of the digits, from one position of the feature map.
+        mean: Of the images, from the mean of the feature map.
     """
 
     position: float
@@ -84,7 +84,7 @@ def accuracies(encoder: Encoder) -> Accuracies:
     """Returns the accuracies of frozen features.
 
     Args:
-        encoder: an encoder whose model has the method `feature_map`.
+        encoder: An encoder whose model has the method `feature_map`.
     """
     model: Any = encoder.model
 

@@ -17,8 +17,8 @@ def run(options: Options, progress) -> Section:
     """Measures the loss on the GPU, and the GPU's highest rates of copies and products.
 
     Args:
-        options: of the command line.
-        progress: called with a description of each part.
+        options: Of the command line.
+        progress: Called with a description of each part.
     """
     device = jax.devices()[0]
     if device.platform != "gpu":

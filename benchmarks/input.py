@@ -42,8 +42,8 @@ class Work(NamedTuple):
     """Seconds of some work for one image.
 
     Attributes:
-        wall: by the clock.
-        cpu: of the processor, in this process and its workers.
+        wall: By the clock.
+        cpu: Of the processor, in this process and its workers.
     """
 
     wall: float
@@ -54,8 +54,8 @@ def run(options: Options, progress) -> Section:
     """Measures decoding, cropping, our host side and torchvision's chain by turns.
 
     Args:
-        options: of the command line.
-        progress: called with a description of each part.
+        options: Of the command line.
+        progress: Called with a description of each part.
     """
     rounds, timed = (1, 1) if options.quick else (5, 24)
     with tempfile.TemporaryDirectory() as root:
@@ -83,8 +83,8 @@ def write_photographs(root: Path, images: int) -> list[Path]:
     """Writes JPEGs of about 110 KB with 500x375 pixels, of scikit-image's photographs.
 
     Args:
-        root: the folder to write them to.
-        images: how many; they repeat.
+        root: The folder to write them to.
+        images: How many; they repeat.
     """
     encoded = []
     for name in _PHOTOGRAPHS:

@@ -24,8 +24,8 @@ def run(options: Options, progress) -> Section:
     """Measures two starts of one run, and one whole run.
 
     Args:
-        options: of the command line.
-        progress: called with a description of each part.
+        options: Of the command line.
+        progress: Called with a description of each part.
     """
     # --quick only shows that everything runs, for which the digits are enough.
     recipe = "digits" if options.quick else "mnist"

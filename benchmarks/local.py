@@ -57,8 +57,8 @@ def run(options: Options, progress) -> Section:
     """Measures both contenders by turns, and the peak memory of each.
 
     Args:
-        options: of the command line.
-        progress: called with what is being done.
+        options: Of the command line.
+        progress: Called with what is being done.
     """
     records = []
     for size in QUICK_SIZES if options.quick else SIZES:

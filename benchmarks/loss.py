@@ -27,10 +27,10 @@ class Measured(NamedTuple):
     """The results of one problem.
 
     Attributes:
-        problem: the inputs.
-        times: of each contender, by round.
-        values: of the loss, by contender.
-        missing: the reason why a contender was not measured, by its name.
+        problem: The inputs.
+        times: Of each contender, by round.
+        values: Of the loss, by contender.
+        missing: The reason why a contender was not measured, by its name.
     """
 
     problem: Problem
@@ -74,9 +74,9 @@ def run(options: Options, place: Place, progress) -> Section:
     """Measures every size in every dtype.
 
     Args:
-        options: of the command line.
-        place: the device.
-        progress: called with a description of each part.
+        options: Of the command line.
+        place: The device.
+        progress: Called with a description of each part.
     """
     records = []
     for dtype in options.dtypes():
@@ -100,14 +100,14 @@ def measure(
     """Measures the contenders against each other on one problem.
 
     Args:
-        problem: the inputs.
-        chosen: contenders.
-        place: the device.
-        budget: how long to measure.
-        rates: seconds for each multiplication of `Size.work` by contender, as measured
+        problem: The inputs.
+        chosen: Contenders.
+        place: The device.
+        budget: How long to measure.
+        rates: Seconds for each multiplication of `Size.work` by contender, as measured
             at the size before. It predicts which contenders would take too long, and is
             updated.
-        progress: called with a description of each part.
+        progress: Called with a description of each part.
     """
     calls, estimates, values, missing = {}, {}, {}, {}
     for contender in chosen:

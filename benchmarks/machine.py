@@ -27,7 +27,7 @@ def start(threads: int | None) -> int:
     to compile only, would search for chips.
 
     Args:
-        threads: number of threads. None: one for each core of this process.
+        threads: Number of threads. None: one for each core of this process.
 
     Returns:
         The number of threads.

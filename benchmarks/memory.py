@@ -22,8 +22,8 @@ def run(options: Options, progress) -> Section:
     """Measures every size in float32, and the largest in bfloat16.
 
     Args:
-        options: of the command line.
-        progress: called with a description of each part.
+        options: Of the command line.
+        progress: Called with a description of each part.
     """
     if not peak.available():
         return not_run("memory", "the kernel has no peak of memory that can be reset")

@@ -33,9 +33,9 @@ def draw(directory: Path, sections: Iterable[Section], caption: str) -> list[str
     """Writes a PNG for each plot that has records, and returns their names.
 
     Args:
-        directory: to write to.
-        sections: of the run.
-        caption: date, versions and machine, below each plot.
+        directory: To write to.
+        sections: Of the run.
+        caption: Date, versions and machine, below each plot.
     """
     plots: dict[str, tuple[str, Callable[[dict], Any], Callable]] = {
         "time_by_columns.png": ("loss", lambda r: r["seconds"], _time),

@@ -32,8 +32,8 @@ def run(options: Options, progress) -> Section:
     """Measures every precision at each size, in float32, on JAX's default device.
 
     Args:
-        options: of the command line.
-        progress: called with a description of each part.
+        options: Of the command line.
+        progress: Called with a description of each part.
     """
     device = jax.devices()[0]
     found = []

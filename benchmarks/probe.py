@@ -25,10 +25,10 @@ class Problem(NamedTuple):
     """The size of a probe.
 
     Attributes:
-        rows: of the training features.
-        width: of the features.
-        queries: number of test features.
-        classes: number of classes.
+        rows: Of the training features.
+        width: Of the features.
+        queries: Number of test features.
+        classes: Number of classes.
     """
 
     rows: int
@@ -65,8 +65,8 @@ def run(options: Options, progress) -> Section:
     """Measures each probe's contenders in turns.
 
     Args:
-        options: of the command line.
-        progress: called with a description of each part.
+        options: Of the command line.
+        progress: Called with a description of each part.
     """
     # A call takes seconds to minutes, so that a few turns must be enough.
     budget = options.budget._replace(rounds=3)
@@ -84,9 +84,9 @@ def measure(contenders: dict[str, Callable[..., Call]], arrays, budget: Budget) 
     """Returns the times of the contenders, and how often they agree with ours.
 
     Args:
-        contenders: by name, each of which returns a call for `arrays`.
-        arrays: training features, their labels, and queries.
-        budget: how long to measure.
+        contenders: By name, each of which returns a call for `arrays`.
+        arrays: Training features, their labels, and queries.
+        budget: How long to measure.
     """
     calls, estimates, found = {}, {}, {}
     for name, build in contenders.items():

@@ -16,10 +16,10 @@ class Sheet(NamedTuple):
     """A table, to be printed or written as Markdown.
 
     Attributes:
-        title: line above the table.
-        headings: of the columns. The first column has names, the others have figures.
-        rows: of cells.
-        notes: lines below the table.
+        title: Line above the table.
+        headings: Of the columns. The first column has names, the others have figures.
+        rows: Of cells.
+        notes: Lines below the table.
     """
 
     title: str
@@ -32,9 +32,9 @@ class Section(NamedTuple):
     """The results of one section.
 
     Attributes:
-        name: as on the command line.
-        records: all measurements, as plain Python values.
-        sheets: tables of the measurements.
+        name: As on the command line.
+        records: All measurements, as plain Python values.
+        sheets: Tables of the measurements.
     """
 
     name: str

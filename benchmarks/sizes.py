@@ -58,8 +58,8 @@ class Goal(NamedTuple):
     """The goals at a size, in float32 on two cores.
 
     Attributes:
-        faster: smallest ratio of the PyTorch reference's time to ours.
-        over_floor: largest ratio of our time to the floor's.
+        faster: Smallest ratio of the PyTorch reference's time to ours.
+        over_floor: Largest ratio of our time to the floor's.
     """
 
     faster: float

@@ -24,8 +24,8 @@ def run(options: Options, progress) -> Section:
     """Measures imports, then compilation of value and gradient at several sizes.
 
     Args:
-        options: of the command line.
-        progress: called with a description of each part.
+        options: Of the command line.
+        progress: Called with a description of each part.
     """
     repeats = 1 if options.quick else 5
     sizes = options.loss_sizes()[:1] if options.quick else _SIZES

@@ -24,9 +24,9 @@ class Case(NamedTuple):
     """A step to measure.
 
     Attributes:
-        name: in the tables.
-        config: of the run.
-        rounds: most rounds in which the contenders take turns.
+        name: In the tables.
+        config: Of the run.
+        rounds: Most rounds in which the contenders take turns.
     """
 
     name: str
@@ -38,8 +38,8 @@ def run(options: Options, progress) -> Section:
     """Measures the steps in both frameworks, with and without the loss.
 
     Args:
-        options: of the command line.
-        progress: called with a description of each part.
+        options: Of the command line.
+        progress: Called with a description of each part.
     """
     records, sheets = [], []
     for case in cases(options.quick):

@@ -49,9 +49,9 @@ def build(
     """Returns a call that takes one step.
 
     Args:
-        config: of the run.
-        programs: the class whose step is taken.
-        augmented: draws the views in the step, as a run does.
+        config: Of the run.
+        programs: The class whose step is taken.
+        augmented: Draws the views in the step, as a run does.
     """
     if not augmented:
         config = dataclasses.replace(config, views=MirroredViews(config.size))

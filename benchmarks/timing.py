@@ -42,10 +42,10 @@ class Budget(NamedTuple):
     """How long to measure.
 
     Attributes:
-        seconds: approximate time for each contender at each size.
-        turn: seconds for the calls of one turn.
-        rounds: most rounds.
-        slow: seconds for a call, above which a contender has only two turns.
+        seconds: Approximate time for each contender at each size.
+        turn: Seconds for the calls of one turn.
+        rounds: Most rounds.
+        slow: Seconds for a call, above which a contender has only two turns.
     """
 
     seconds: float = 1.5
@@ -60,7 +60,7 @@ class Budget(NamedTuple):
         turns. So in each round of a slow contender a faster one also has a turn.
 
         Args:
-            estimate: seconds for each call.
+            estimate: Seconds for each call.
         """
         if estimate > self.slow:
             return max(1, self.rounds // 2)
@@ -89,9 +89,9 @@ def interleaved(
     """Measures calls that have been made before, in turns.
 
     Args:
-        calls: by name of the contender.
-        estimates: seconds for each call, by name.
-        budget: how long to measure.
+        calls: By name of the contender.
+        estimates: Seconds for each call, by name.
+        budget: How long to measure.
     """
     strides = {name: budget.stride(estimates[name]) for name in calls}
     rng = random.Random(0)

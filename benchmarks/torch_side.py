@@ -35,7 +35,7 @@ def released(name: str) -> Callable:
     """Returns the loss of an installed package, with weights that give our value.
 
     Raises:
-        NotAvailable: it is not installed, or another release is installed.
+        NotAvailable: It is not installed, or another release is installed.
     """
     # Our weights for their weights of 1.
     one = getattr(conventions, name)(1.0, 1.0, 1.0)

@@ -59,8 +59,8 @@ def run(options: Options, progress) -> Section:
     """Compiles all ways to compute the loss, for growing chips, rows and columns.
 
     Args:
-        options: of the command line.
-        progress: called with a description of each part.
+        options: Of the command line.
+        progress: Called with a description of each part.
     """
     if not aot.available():
         return not_run("tpu", "libtpu is not installed")

@@ -90,7 +90,7 @@ def main():
     """Prints the loss of each way and the difference of its new parameters.
 
     Raises:
-        SystemExit: if they differ by more than rounding.
+        SystemExit: If they differ by more than rounding.
     """
     keys = jax.random.split(jax.random.key(0), 3)
     params = initial(keys[0])

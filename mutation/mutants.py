@@ -41,12 +41,12 @@ class Mutant(NamedTuple):
     """One fault.
 
     Attributes:
-        file: name of the module's file.
-        line: first changed line, from 1.
-        number: which mutant of that line, from 1.
-        before: the changed lines as they are, without indentation.
-        after: the same lines with the fault.
-        source: the whole module with the fault.
+        file: Name of the module's file.
+        line: First changed line, from 1.
+        number: Which mutant of that line, from 1.
+        before: The changed lines as they are, without indentation.
+        after: The same lines with the fault.
+        source: The whole module with the fault.
     """
 
     file: str

@@ -58,11 +58,11 @@ def start(
     """Starts the tests in a child process and returns its id.
 
     Args:
-        file: name of the module's file.
-        source: what to run in the place of that module; None: the module as it is.
-        tests: the arguments of pytest.
-        seconds: how long it may take.
-        log: file for what pytest prints.
+        file: Name of the module's file.
+        source: What to run in the place of that module; None: the module as it is.
+        tests: The arguments of pytest.
+        seconds: How long it may take.
+        log: File for what pytest prints.
     """
     sys.stdout.flush()
     child = os.fork()

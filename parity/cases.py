@@ -40,15 +40,15 @@ class Case:
     """One comparison: inputs, weights, and the reference.
 
     Attributes:
-        distribution: a key of `DISTRIBUTIONS`.
-        n: rows.
-        d: columns.
-        dtype: of the embeddings.
+        distribution: A key of `DISTRIBUTIONS`.
+        n: Rows.
+        d: Columns.
+        dtype: Of the embeddings.
         reference: "torch" for our own PyTorch reference, or one of `UPSTREAMS`, each
             with its own convention of the weights.
-        weights: of invariance, variance and covariance.
-        gamma: target standard deviation.
-        eps: added to the variances.
+        weights: Of invariance, variance and covariance.
+        gamma: Target standard deviation.
+        eps: Added to the variances.
     """
 
     distribution: str

@@ -16,22 +16,22 @@ class Check:
     """One quantity: three numbers, their distances, and the limits of the distances.
 
     Attributes:
-        task: name of the task.
-        quantity: what is compared.
-        ours: our number. Of an array, the entry with the largest error.
+        task: Name of the task.
+        quantity: What is compared.
+        ours: Our number. Of an array, the entry with the largest error.
         theirs: PyTorch's number.
-        exact: the exact number.
-        unit: one unit of rounding at this size, in the dtype of the inputs.
-        distance: of ours to the exact result. Of an array, the Frobenius norm.
-        their_distance: of PyTorch to the exact result, in the dtype of the inputs.
-        limit: largest allowed `distance`.
-        peer_distance: of PyTorch to the exact result, in the arithmetic that ours uses.
-        peer_limit: largest allowed `peer_distance`. Beyond it PyTorch computes another
+        exact: The exact number.
+        unit: One unit of rounding at this size, in the dtype of the inputs.
+        distance: Of ours to the exact result. Of an array, the Frobenius norm.
+        their_distance: Of PyTorch to the exact result, in the dtype of the inputs.
+        limit: Largest allowed `distance`.
+        peer_distance: Of PyTorch to the exact result, in the arithmetic that ours uses.
+        peer_limit: Largest allowed `peer_distance`. Beyond it PyTorch computes another
             loss.
-        entries: of an array, the largest ratio of an entry's error to its own limit.
+        entries: Of an array, the largest ratio of an entry's error to its own limit.
             Above 1 is a failure.
-        size: entries of one view, for the picture.
-        dtype: of the embeddings.
+        size: Entries of one view, for the picture.
+        dtype: Of the embeddings.
     """
 
     task: str
@@ -86,7 +86,7 @@ class Task(NamedTuple):
 
     Attributes:
         name: "section/case".
-        run: runs it.
+        run: Runs it.
     """
 
     name: str
@@ -102,11 +102,11 @@ class Outcome:
     """The result of a task: checks, or the reason why there are none.
 
     Attributes:
-        name: of the task.
-        checks: empty if the task was not run or raised an error.
-        not_run: why it cannot be run here.
-        error: the traceback of the error that it raised.
-        seconds: how long it took.
+        name: Of the task.
+        checks: Empty if the task was not run or raised an error.
+        not_run: Why it cannot be run here.
+        error: The traceback of the error that it raised.
+        seconds: How long it took.
     """
 
     name: str

@@ -66,7 +66,7 @@ class Experiment:
     """One run of a protocol, on both sides.
 
     Args:
-        protocol: its settings.
+        protocol: Its settings.
     """
 
     def __init__(self, protocol: Protocol):

@@ -31,9 +31,9 @@ class Protocol:
 
     Attributes:
         name: "linear" or "finetune".
-        head: learning rate of the head.
-        backbone: learning rate of the backbone, if it is trained.
-        weight_decay: of all parameters that are trained.
+        head: Learning rate of the head.
+        backbone: Learning rate of the backbone, if it is trained.
+        weight_decay: Of all parameters that are trained.
     """
 
     name: str
@@ -64,11 +64,11 @@ def train(
     """Trains a classifier in place.
 
     Args:
-        model: as `classifier` returns it, in float64.
-        batches: images and labels of each step.
-        protocol: its settings.
-        epochs: into which the steps are divided.
-        roundings: errors to add to each operation.
+        model: As `classifier` returns it, in float64.
+        batches: Images and labels of each step.
+        protocol: Its settings.
+        epochs: Into which the steps are divided.
+        roundings: Errors to add to each operation.
     """
     roundings, losses = roundings or Roundings(0.0), []
     backbone, head = model.get_submodule("backbone"), model.get_submodule("head")

@@ -21,7 +21,7 @@ class Reference(NamedTuple):
     Attributes:
         theirs: PyTorch's arrays.
         exact: PyTorch's arrays in float64.
-        limits: of the distance of ours to PyTorch's.
+        limits: Of the distance of ours to PyTorch's.
     """
 
     theirs: Arrays
@@ -39,15 +39,15 @@ def compared(
     """Returns a verdict on each array.
 
     Args:
-        task: its name.
-        got: our arrays.
-        reference: what they are compared with.
-        dtype: that both were computed in.
-        peer_limits: of the distance of PyTorch's arrays to the exact ones. None: there
+        task: Its name.
+        got: Our arrays.
+        reference: What they are compared with.
+        dtype: That both were computed in.
+        peer_limits: Of the distance of PyTorch's arrays to the exact ones. None: there
             are none.
 
     Raises:
-        RuntimeError: the names of our arrays are not those of PyTorch's.
+        RuntimeError: The names of our arrays are not those of PyTorch's.
     """
     theirs, exact, limits = reference
     if got.keys() != theirs.keys():

@@ -56,7 +56,7 @@ def check(
     """Returns the verdicts on the parameters after all steps.
 
     Raises:
-        NotRun: there are fewer than two devices, or they have no float64.
+        NotRun: There are fewer than two devices, or they have no float64.
     """
     if platform == "tpu":
         raise NotRun("a TPU has no float64")

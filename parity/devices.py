@@ -60,7 +60,7 @@ def check_mode(
     """Returns the verdicts on the value and the gradients of a mode.
 
     Raises:
-        NotRun: there are too few devices, or they lack the dtype.
+        NotRun: There are too few devices, or they lack the dtype.
     """
     if platform == "tpu" and case.dtype == "float64":
         raise NotRun("a TPU has no float64")

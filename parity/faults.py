@@ -27,9 +27,9 @@ class Fault(NamedTuple):
     """A fault, and where it must be caught.
 
     Attributes:
-        ours: the loss or the optimizer with the fault.
-        section: that must catch it.
-        dtypes: of the embeddings, in which it shows.
+        ours: The loss or the optimizer with the fault.
+        section: That must catch it.
+        dtypes: Of the embeddings, in which it shows.
     """
 
     ours: Ours

@@ -10,7 +10,7 @@ class Inputs:
     """Records the inputs of each ReLU of a run, sorted, as other runs permute the rows.
 
     Attributes:
-        seen: the inputs of one ReLU in one step, sorted along the rows.
+        seen: The inputs of one ReLU in one step, sorted along the rows.
     """
 
     def __init__(self):
@@ -35,8 +35,8 @@ def switched(x: torch.Tensor, by: float) -> torch.Tensor:
     """Returns `x` with inputs no further than `by` from zero on one side of it.
 
     Args:
-        x: the input of a ReLU.
-        by: moves those inputs by twice as much: below zero if it is positive, above
+        x: The input of a ReLU.
+        by: Moves those inputs by twice as much: below zero if it is positive, above
             zero if it is negative.
     """
     return torch.where(x.abs() <= abs(by), x - 2 * by, x)

@@ -49,7 +49,7 @@ def check_case(
     """Returns the verdicts on value and gradients of a case.
 
     Raises:
-        NotRun: the reference is not installed, or the platform has no such dtype.
+        NotRun: The reference is not installed, or the platform has no such dtype.
     """
     if platform == "tpu" and case.dtype == "float64":
         raise NotRun("a TPU has no float64")
@@ -76,7 +76,7 @@ def check_mode(task: str, mode: str, ours: Ours, platform: str = "cpu") -> list[
     which also gives the positions: whatever spreads the rows spreads those alike.
 
     Raises:
-        NotRun: there are too few devices, or they have no float64.
+        NotRun: There are too few devices, or they have no float64.
     """
     if platform == "tpu":
         raise NotRun("a TPU has no float64")

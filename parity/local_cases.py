@@ -16,11 +16,11 @@ class LocalCase:
     """One comparison of two views.
 
     Attributes:
-        batch: images.
-        sides: height and width of each map.
-        channels: of the maps.
-        settings: of the matching.
-        dtype: of the maps.
+        batch: Images.
+        sides: Height and width of each map.
+        channels: Of the maps.
+        settings: Of the matching.
+        dtype: Of the maps.
         reference: "torch" or "lightly".
     """
 

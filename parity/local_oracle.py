@@ -43,11 +43,11 @@ class Slot(NamedTuple):
     """One match of every image.
 
     Attributes:
-        source: index of the view that was matched.
-        target: index of the view that it was matched with.
-        chosen: position of the source, by image.
-        found: position of the target, by image.
-        share: weight of the slot in the loss.
+        source: Index of the view that was matched.
+        target: Index of the view that it was matched with.
+        chosen: Position of the source, by image.
+        found: Position of the target, by image.
+        share: Weight of the slot in the loss.
     """
 
     source: int
@@ -61,9 +61,9 @@ def match(x, y, k: int | None, slot_order: str) -> tuple[np.ndarray, np.ndarray]
     """Returns the chosen and the found positions, each of shape (batch, k).
 
     Args:
-        x: points to be matched, shape (batch, positions, any).
-        y: points to match them with.
-        k: how many matches are kept; None: all.
+        x: Points to be matched, shape (batch, positions, any).
+        y: Points to match them with.
+        k: How many matches are kept; None: all.
         slot_order: "raster" or "distance".
     """
     chosen, found = [], []
@@ -109,12 +109,12 @@ def numpy_local_loss(
     """Returns everything in float64.
 
     Args:
-        maps: one map a view, shape (batch, height, width, channels).
-        positions: where their positions lie, shape (batch, height, width, 2).
-        settings: of the matching.
-        weights: lambd, mu and nu.
-        gamma: target standard deviation.
-        eps: added to the variances.
+        maps: One map a view, shape (batch, height, width, channels).
+        positions: Where their positions lie, shape (batch, height, width, 2).
+        settings: Of the matching.
+        weights: `lambd`, `mu` and `nu`.
+        gamma: Target standard deviation.
+        eps: Added to the variances.
     """
     flat, chosen = _prepared(maps, positions, settings)
     terms, total = np.zeros(3), 0.0
@@ -144,12 +144,12 @@ def local_rounding_bounds(
     add: a position may be in many of them.
 
     Args:
-        maps: as the loss gets them.
-        positions: as the loss gets them.
-        unit: roundoff of the dtype that is computed in.
-        settings: of the matching.
-        weights: lambd, mu and nu.
-        gram: as in `oracle.rounding_bounds`.
+        maps: As the loss gets them.
+        positions: As the loss gets them.
+        unit: Roundoff of the dtype that is computed in.
+        settings: Of the matching.
+        weights: `lambd`, `mu` and `nu`.
+        gram: As in `oracle.rounding_bounds`.
     """
     flat, chosen = _prepared(maps, positions, settings)
     sums = (8 * np.sqrt(len(chosen)) + 8) * unit

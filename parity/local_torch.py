@@ -14,9 +14,9 @@ def torch_local_terms(maps, positions, settings=OFFICIAL) -> list[torch.Tensor]:
     """Returns the three terms, means over matches, autograd's from the maps.
 
     Args:
-        maps: tensors of shape (batch, height, width, channels).
-        positions: tensors of shape (batch, height, width, 2).
-        settings: of the matching.
+        maps: Tensors of shape (batch, height, width, channels).
+        positions: Tensors of shape (batch, height, width, 2).
+        settings: Of the matching.
     """
     views = range(len(maps))
     pairs = [(i, j) for i in views[: settings.global_views] for j in views if j != i]
@@ -46,11 +46,11 @@ def torch_local_loss(
     """Returns terms, total and gradients.
 
     Args:
-        maps: arrays.
-        positions: arrays.
-        settings: of the matching.
-        dtype: name of the maps' dtype.
-        compute: name of a dtype that they are raised to first; None: as they are.
+        maps: Arrays.
+        positions: Arrays.
+        settings: Of the matching.
+        dtype: Name of the maps' dtype.
+        compute: Name of a dtype that they are raised to first; None: as they are.
     """
     leaves = [leaf(x, dtype) for x in maps]
     terms = torch_local_terms(
@@ -68,12 +68,12 @@ def lightly_loss(embeddings, maps, positions, alpha, dtype="float64", global_vie
     """Returns the total of lightly's VICRegLLoss, and its gradients.
 
     Args:
-        embeddings: arrays of shape (batch, dim), one a view.
-        maps: arrays of shape (batch, height, width, channels).
-        positions: arrays of shape (batch, height, width, 2).
-        alpha: share of the global loss.
-        dtype: name of the dtype.
-        global_views: number of global views.
+        embeddings: Arrays of shape (batch, dim), one a view.
+        maps: Arrays of shape (batch, height, width, channels).
+        positions: Arrays of shape (batch, height, width, 2).
+        alpha: Share of the global loss.
+        dtype: Name of the dtype.
+        global_views: Number of global views.
 
     Raises:
         upstream.NotLoaded: lightly is not installed, or another release is.

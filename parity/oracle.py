@@ -17,7 +17,7 @@ def stored(want: np.ndarray, info) -> np.ndarray:
     """Returns the largest error of each entry when results are rounded to a dtype.
 
     Args:
-        want: the exact entries.
+        want: The exact entries.
         info: `finfo` of the dtype.
     """
     # Half an eps. Below the smallest normal number it is half a subnormal, doubled for
@@ -40,12 +40,12 @@ class Bounds(NamedTuple):
     """Largest errors that rounding alone explains.
 
     Attributes:
-        invariance: of the term.
-        variance: of the term.
-        covariance: of the term.
-        total: of the loss.
-        dz1: of each entry of the gradient of the first view.
-        dz2: of each entry of the gradient of the second view.
+        invariance: Of the term.
+        variance: Of the term.
+        covariance: Of the term.
+        total: Of the loss.
+        dz1: Of each entry of the gradient of the first view.
+        dz2: Of each entry of the gradient of the second view.
     """
 
     invariance: float
@@ -67,13 +67,13 @@ class _Centered(NamedTuple):
     """One view's exact moments, and the rounding errors of mean and centering.
 
     Attributes:
-        x: centered rows.
-        c: sample covariance.
-        dmean: error of the mean, by column. All rows of `x` share it.
-        dx: other error of an entry of `x`, by column.
-        dv: error of a variance, by column.
-        unit: unit roundoff of the computation.
-        inputs: unit roundoff of the inputs of matrix products. 0: not rounded.
+        x: Centered rows.
+        c: Sample covariance.
+        dmean: Error of the mean, by column. All rows of `x` share it.
+        dx: Other error of an entry of `x`, by column.
+        dv: Error of a variance, by column.
+        unit: Unit roundoff of the computation.
+        inputs: Unit roundoff of the inputs of matrix products. 0: not rounded.
     """
 
     x: np.ndarray
@@ -96,11 +96,11 @@ def numpy_loss(z1, z2, weights=WEIGHTS, gamma=1.0, eps=1e-4) -> Result:
     """Returns terms, total and gradients in float64.
 
     Args:
-        z1: one view, shape (n, d).
-        z2: the other view.
-        weights: lambd, mu and nu.
-        gamma: target standard deviation.
-        eps: added to the variances.
+        z1: One view, shape (n, d).
+        z2: The other view.
+        weights: `lambd`, `mu` and `nu`.
+        gamma: Target standard deviation.
+        eps: Added to the variances.
     """
     z1, z2 = (np.asarray(z, np.float64) for z in (z1, z2))
     lambd, mu, nu = weights
@@ -145,16 +145,16 @@ def rounding_bounds(
     to second order only, since centered columns sum to zero.
 
     Args:
-        z1: one view, exactly as the loss gets it, shape (n, d).
-        z2: the other view.
-        unit: unit roundoff of the computation.
-        weights: lambd, mu and nu.
-        gamma: target standard deviation.
-        eps: added to the variances.
-        gram: whether the product is the n x n Gram matrix. None: if 2n <= d.
-        inputs: unit roundoff of the inputs of matrix products, below the highest
+        z1: One view, exactly as the loss gets it, shape (n, d).
+        z2: The other view.
+        unit: Unit roundoff of the computation.
+        weights: `lambd`, `mu` and `nu`.
+        gamma: Target standard deviation.
+        eps: Added to the variances.
+        gram: Whether the product is the n x n Gram matrix. None: if 2n <= d.
+        inputs: Unit roundoff of the inputs of matrix products, below the highest
             precision.
-        exact: the result of `numpy_loss` for the same arguments, if known already.
+        exact: The result of `numpy_loss` for the same arguments, if known already.
     """
     z1, z2 = (np.asarray(z, np.float64) for z in (z1, z2))
     n, d = z1.shape

@@ -20,11 +20,11 @@ class Ours(NamedTuple):
     """What is tested: `vicreg_jax`, or a variant with a fault.
 
     Attributes:
-        loss: called like `vicreg_jax.vicreg_loss`.
-        terms: called like `vicreg_jax.vicreg_terms`.
-        optimizer: called like `vicreg_jax.pretrain.network.optimizer`. None: that one.
-        local: called like `vicreg_jax.local.local_loss`.
-        classifier: the programs of the evaluation protocols.
+        loss: Called like `vicreg_jax.vicreg_loss`.
+        terms: Called like `vicreg_jax.vicreg_terms`.
+        optimizer: Called like `vicreg_jax.pretrain.network.optimizer`. None: that one.
+        local: Called like `vicreg_jax.local.local_loss`.
+        classifier: The programs of the evaluation protocols.
     """
 
     loss: Callable
@@ -51,10 +51,10 @@ def outcome(ours: Ours, case: Case, views, precision: str | None = "highest") ->
     """Returns terms, total and gradients of a case by our loss.
 
     Args:
-        ours: the loss.
-        case: gives dtype, convention, gamma and eps.
-        views: both, as returned by `rounded`.
-        precision: of the matrix products. None: JAX's default.
+        ours: The loss.
+        case: Gives dtype, convention, gamma and eps.
+        views: Both, as returned by `rounded`.
+        precision: Of the matrix products. None: JAX's default.
     """
     with enabled(case.dtype):
         arrays = [jax.numpy.asarray(z, case.dtype) for z in views]

@@ -25,15 +25,15 @@ def run(
     """Runs modules of this project at the same time and waits for all of them.
 
     Args:
-        commands: module and arguments of each process.
-        directory: for their output.
-        seconds: time limit.
-        **environment: additional environment variables.
+        commands: Module and arguments of each process.
+        directory: For their output.
+        seconds: Time limit.
+        **environment: Additional environment variables.
 
     Raises:
-        RuntimeError: a process failed. The message has its output. The others are
+        RuntimeError: A process failed. The message has its output. The others are
             ended.
-        TimeoutError: the time limit was reached. All processes are ended.
+        TimeoutError: The time limit was reached. All processes are ended.
     """
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     variables = os.environ | {"PYTHONPATH": path} | environment

@@ -94,9 +94,9 @@ def failures(console: Console, outcomes: list[Outcome], options: list[str]) -> N
     """Prints failing cases, each with the command that runs it alone.
 
     Args:
-        console: to print to.
-        outcomes: of all tasks.
-        options: the command line, without its filter.
+        console: To print to.
+        outcomes: Of all tasks.
+        options: The command line, without its filter.
     """
     failed = [outcome for outcome in outcomes if outcome.failed]
     for outcome in failed[:SHOWN]:

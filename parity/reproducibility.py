@@ -95,7 +95,7 @@ def check(name: str, platform: str) -> list[Check]:
     """Returns the verdicts on a second run here, and on one in another process.
 
     Raises:
-        NotRun: a package that the task needs is not installed.
+        NotRun: A package that the task needs is not installed.
     """
     _, work = WORK[name]
     first = work()

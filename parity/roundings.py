@@ -27,8 +27,8 @@ class Roundings:
     """Random errors of the size of rounding.
 
     Args:
-        unit: one unit of rounding of the dtype that is imitated. 0 adds no errors.
-        seed: of the errors.
+        unit: One unit of rounding of the dtype that is imitated. 0 adds no errors.
+        seed: Of the errors.
     """
 
     def __init__(self, unit: float, seed: int = 0):

@@ -26,10 +26,10 @@ class Block(nn.Module):
     """A residual block: two 3x3 convolutions, or a bottleneck with a 3x3 in the middle.
 
     Args:
-        inputs: channels of the input.
-        width: channels of the 3x3 convolutions.
-        stride: of the first 3x3 convolution, and of the shortcut.
-        bottleneck: selects 1x1, 3x3 and 1x1 convolutions, with 4 x width outputs.
+        inputs: Channels of the input.
+        width: Channels of the 3x3 convolutions.
+        stride: Of the first 3x3 convolution, and of the shortcut.
+        bottleneck: Selects 1x1, 3x3 and 1x1 convolutions, with 4 x width outputs.
     """
 
     def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool = False):
@@ -75,12 +75,12 @@ def resnet(
     """Returns a ResNet without its classifier.
 
     Args:
-        depth: a key of `DEPTHS`.
-        width: channels of the stem.
-        channels: of the images.
-        small_images: selects a 3x3 stem of stride 1 without pooling, padded by 2, as in
+        depth: A key of `DEPTHS`.
+        width: Channels of the stem.
+        channels: Of the images.
+        small_images: Selects a 3x3 stem of stride 1 without pooling, padded by 2, as in
             solo-learn.
-        numbered: names the children by number, as in lightly's examples.
+        numbered: Names the children by number, as in lightly's examples.
     """
     bottleneck, sizes = DEPTHS[depth]
     stem, pool = conv(channels, width, 7, 2), nn.MaxPool2d(3, 2, padding=1)
@@ -105,9 +105,9 @@ def expander(inputs: int, width: int, biases=(True, True, False)) -> nn.Sequenti
     """Returns Linear-BN-ReLU, Linear-BN-ReLU, Linear.
 
     Args:
-        inputs: width of the features.
-        width: of the hidden layers and of the embeddings.
-        biases: of the three linear layers; by default those of the official projector.
+        inputs: Width of the features.
+        width: Of the hidden layers and of the embeddings.
+        biases: Of the three linear layers; by default those of the official projector.
     """
     return nn.Sequential(
         nn.Linear(inputs, width, bias=biases[0]),
@@ -124,9 +124,9 @@ def vicreg(depth: int, width: int, embedding: int) -> nn.Sequential:
     """Returns a ResNet with an expander on top, named as in the official code.
 
     Args:
-        depth: of the ResNet.
-        width: channels of its stem.
-        embedding: width of the expander.
+        depth: Of the ResNet.
+        width: Channels of its stem.
+        embedding: Width of the expander.
     """
     projector = expander(features(depth, width), embedding)
     parts = {"backbone": resnet(depth, width), "projector": projector}

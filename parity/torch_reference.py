@@ -40,13 +40,13 @@ def torch_loss(
     """Returns terms, total and the gradients of the total, by autograd.
 
     Args:
-        z1: one view, an array.
-        z2: the other view.
-        weights: lambd, mu and nu.
-        gamma: target standard deviation.
-        eps: added to the variances.
-        dtype: name of the embeddings' dtype. None: that of the arrays.
-        compute: name of a dtype that they are cast to first. None: no cast.
+        z1: One view, an array.
+        z2: The other view.
+        weights: `lambd`, `mu` and `nu`.
+        gamma: Target standard deviation.
+        eps: Added to the variances.
+        dtype: Name of the embeddings' dtype. None: that of the arrays.
+        compute: Name of a dtype that they are cast to first. None: no cast.
     """
     dtype = dtype or np.asarray(z1).dtype.name
     z1, z2 = leaf(z1, dtype), leaf(z2, dtype)

@@ -62,17 +62,17 @@ class Experiment:
     """One training run, on both sides.
 
     Attributes:
-        name: of the task.
-        model: the network before training, in PyTorch and in float64.
-        untrained: returns the same network of ours, with any weights.
-        batches: of shape (steps, 2, rows, ...), channels first.
-        optimizer: a key of `training_torch.OPTIMIZERS`.
-        peak: largest learning rate.
-        warmup: share of the steps in which the learning rate rises.
-        weights: of invariance, variance and covariance, for PyTorch.
-        our_weights: the same for ours.
-        dtype: to train in.
-        gradients: whether to compare the gradients of each step as well.
+        name: Of the task.
+        model: The network before training, in PyTorch and in float64.
+        untrained: Returns the same network of ours, with any weights.
+        batches: Of shape (steps, 2, rows, ...), channels first.
+        optimizer: A key of `training_torch.OPTIMIZERS`.
+        peak: Largest learning rate.
+        warmup: Share of the steps in which the learning rate rises.
+        weights: Of invariance, variance and covariance, for PyTorch.
+        our_weights: The same for ours.
+        dtype: To train in.
+        gradients: Whether to compare the gradients of each step as well.
     """
 
     name: str
@@ -109,9 +109,9 @@ class Experiment:
         """Returns PyTorch's run.
 
         Args:
-            seed: of a random order of the rows, and of each layer's input channels.
+            seed: Of a random order of the rows, and of each layer's input channels.
                 None: they stay as they are.
-            **changed: arguments of `training_torch.train`.
+            **changed: Arguments of `training_torch.train`.
         """
         usual = {"rates": self._rates, "dtype": self.dtype, "weights": self.weights}
         model, batches = copy.deepcopy(self.model), self.batches
@@ -250,7 +250,7 @@ def _spread(run: Callable[..., Arrays]) -> tuple[Arrays, Distances]:
     """Returns PyTorch's undisturbed run in float32, and the limits.
 
     Args:
-        run: returns what PyTorch leaves, on rows and channels permuted by a seed, if it
+        run: Returns what PyTorch leaves, on rows and channels permuted by a seed, if it
             gets one, and with `before_relu` of `training_torch.train`.
     """
     inputs = kinks.Inputs()

@@ -45,8 +45,8 @@ class Step(Programs):
     """The step that ships, with a network, an optimizer or a loss given to it.
 
     Attributes:
-        ours: whose terms are used, and whose optimizer if it has one.
-        untrained: returns the network.
+        ours: Whose terms are used, and whose optimizer if it has one.
+        untrained: Returns the network.
     """
 
     ours: Ours
@@ -56,8 +56,8 @@ class Step(Programs):
         """Returns the state before the first step.
 
         Args:
-            tensors: parameters and statistics by PyTorch's names.
-            dtype: of parameters and statistics.
+            tensors: Parameters and statistics by PyTorch's names.
+            dtype: Of parameters and statistics.
         """
         model = nnx.eval_shape(self.untrained)
         convert.load_state_dict(model, tensors)
@@ -100,9 +100,9 @@ def config(optimizer: str, peak: float, warmup: float, **changes) -> Config:
 
     Args:
         optimizer: "sgd", "adamw" or "lars".
-        peak: learning rate at the end of the warm-up.
-        warmup: share of the steps in which the learning rate rises.
-        **changes: other settings.
+        peak: Learning rate at the end of the warm-up.
+        warmup: Share of the steps in which the learning rate rises.
+        **changes: Other settings.
     """
     shipped: Any = optimizer if optimizer != "sgd" else "adamw"
     return Config(
@@ -126,10 +126,10 @@ def train(programs: Step, tensors: Arrays, batches: np.ndarray, dtype: str) -> R
     """Trains our network from PyTorch's weights; see `training_torch.train`.
 
     Args:
-        programs: of the run.
+        programs: Of the run.
         tensors: PyTorch's weights and statistics by name.
-        batches: of shape (steps, 2, rows, ...); images are channels last.
-        dtype: to train in.
+        batches: Of shape (steps, 2, rows, ...); images are channels last.
+        dtype: To train in.
 
     Returns:
         As PyTorch's, but statistics are Flax's own: see `unbiased`.
@@ -154,9 +154,9 @@ def gradients(programs: Step, tensors: Arrays, batch: np.ndarray) -> Arrays:
     They are read off the first moments, which start at zero.
 
     Args:
-        programs: of the run.
+        programs: Of the run.
         tensors: PyTorch's weights and statistics by name.
-        batch: of shape (2, rows, ...).
+        batch: Of shape (2, rows, ...).
     """
     with jax.default_matmul_precision("highest"):
         state = programs.start_from(tensors, "float32")
@@ -177,10 +177,10 @@ def unbiased(statistics: Arrays, start: Arrays, updates: int, rows: dict[str, in
     are smaller by (n - 1) / n. Both still hold a share of 0.9^updates of the start.
 
     Args:
-        statistics: by PyTorch's names, after training.
-        start: the same before training.
-        updates: how often each batch norm was called.
-        rows: entries of each channel that a batch norm sees, by its name.
+        statistics: By PyTorch's names, after training.
+        start: The same before training.
+        updates: How often each batch norm was called.
+        rows: Entries of each channel that a batch norm sees, by its name.
     """
     found = dict(statistics)
     for name, value in statistics.items():

@@ -31,9 +31,9 @@ class Run(NamedTuple):
     """The result of a training run, in PyTorch's names and layout.
 
     Attributes:
-        parameters: by name, float64.
-        statistics: running means and variances of the batch norms, float64.
-        losses: of each step.
+        parameters: By name, float64.
+        statistics: Running means and variances of the batch norms, float64.
+        losses: Of each step.
     """
 
     parameters: dict[str, np.ndarray]
@@ -128,16 +128,16 @@ def train(
     """Trains a network in place.
 
     Args:
-        model: in train mode. It is called once for each view, so that each view has its
+        model: In train mode. It is called once for each view, so that each view has its
             own batch statistics.
-        batches: of shape (steps, 2, rows, ...).
-        optimizer: a key of `OPTIMIZERS`.
-        rates: the learning rate of each step.
-        dtype: to run in.
-        weights: of invariance, variance and covariance.
-        roundings: errors to add to each operation.
-        before_step: called with the model before each update, when it has gradients.
-        before_relu: called with the input of each `nn.ReLU`, returns it or another one.
+        batches: Of shape (steps, 2, rows, ...).
+        optimizer: A key of `OPTIMIZERS`.
+        rates: The learning rate of each step.
+        dtype: To run in.
+        weights: Of invariance, variance and covariance.
+        roundings: Errors to add to each operation.
+        before_step: Called with the model before each update, when it has gradients.
+        before_relu: Called with the input of each `nn.ReLU`, returns it or another one.
 
     Returns:
         Parameters and statistics after the last step, and all losses.

@@ -27,12 +27,12 @@ class Upstream(NamedTuple):
     """A file of a released package.
 
     Attributes:
-        package: its distribution's name.
-        version: the release.
-        directory: of the files, in the distribution.
-        files: names and git blobs. The file of the loss is the last one.
-        stand_ins: returns the modules that the files import from their own package.
-        build: returns a loss of two tensors, from the loaded module, the project's own
+        package: Its distribution's name.
+        version: The release.
+        directory: Of the files, in the distribution.
+        files: Names and git blobs. The file of the loss is the last one.
+        stand_ins: Returns the modules that the files import from their own package.
+        build: Returns a loss of two tensors, from the loaded module, the project's own
             three weights, and gamma, which only quadra has.
     """
 
@@ -52,7 +52,7 @@ def load(name: str) -> Callable[..., Callable]:
     """Returns `loss(a, b, c, gamma) -> (z1, z2) -> total` of one of `UPSTREAMS`.
 
     Raises:
-        NotLoaded: it is not installed, or another release is installed.
+        NotLoaded: It is not installed, or another release is installed.
     """
     upstream, module = UPSTREAMS[name], _module(name)
     return lambda *weights_and_gamma: upstream.build(module, *weights_and_gamma)

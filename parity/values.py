@@ -61,7 +61,7 @@ def check_case(
     """Returns the verdicts on a case's quantities.
 
     Raises:
-        NotRun: the reference is not installed, or the platform lacks the dtype.
+        NotRun: The reference is not installed, or the platform lacks the dtype.
     """
     if platform == "tpu" and case.dtype == "float64":
         raise NotRun("a TPU has no float64")
@@ -103,11 +103,11 @@ class Expected(NamedTuple):
     """What the results of one computation are compared with.
 
     Attributes:
-        task: its name.
-        dtype: of the embeddings.
-        exact: the oracle's results.
-        bounds: largest errors of ours that rounding explains.
-        representable: whether no number is rounded on the way.
+        task: Its name.
+        dtype: Of the embeddings.
+        exact: The oracle's results.
+        bounds: Largest errors of ours that rounding explains.
+        representable: Whether no number is rounded on the way.
     """
 
     task: str
@@ -120,10 +120,10 @@ class Expected(NamedTuple):
         """Returns a verdict on every quantity that both frameworks have.
 
         Args:
-            got: our results by name.
+            got: Our results by name.
             native: PyTorch's results, in the dtype of the embeddings.
             peer: PyTorch's results, in the arithmetic that ours uses.
-            peer_bounds: largest errors of `peer` that rounding explains.
+            peer_bounds: Largest errors of `peer` that rounding explains.
         """
         names = [name for name in native if name in got]
         return [

@@ -15,9 +15,9 @@ def interrupted(directory, begin, interrupt):
     one is started. If all of them end, the last one is returned.
 
     Args:
-        directory: for the directories of the runs.
-        begin: takes a directory, and returns the processes that it has started.
-        interrupt: takes the processes once there is a checkpoint.
+        directory: For the directories of the runs.
+        begin: Takes a directory, and returns the processes that it has started.
+        interrupt: Takes the processes once there is a checkpoint.
 
     Returns:
         The directory, and a list of each process's status and output.

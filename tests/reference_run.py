@@ -29,9 +29,9 @@ def trained(programs, params=None, steps=STEPS):
     """Returns the metrics of each step, and the orders of the images.
 
     Args:
-        programs: of the run.
-        params: to start with. None: those that the run starts with.
-        steps: how many.
+        programs: Of the run.
+        params: To start with. None: those that the run starts with.
+        steps: How many.
     """
     state = programs.start()
     if params is not None:

@@ -30,9 +30,9 @@ def of_network(program, parameters, rows):
     disturbed at random by one standard deviation, magnified.
 
     Args:
-        program: takes parameters and returns a tree.
-        parameters: a tree of float32 arrays.
-        rows: how many entries of a channel a batch norm adds.
+        program: Takes parameters and returns a tree.
+        parameters: A tree of float32 arrays.
+        rows: How many entries of a channel a batch norm adds.
     """
     base = program(parameters)
     others = [

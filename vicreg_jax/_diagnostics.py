@@ -30,14 +30,14 @@ class Diagnostics(NamedTuple):
     """The health of one batch of embeddings, each a scalar.
 
     Attributes:
-        std_mean: mean standard deviation of the columns.
-        std_min: smallest standard deviation of a column.
-        collapsed: share of columns, 0 to 1, with a standard deviation below
+        std_mean: Mean standard deviation of the columns.
+        std_min: Smallest standard deviation of a column.
+        collapsed: Share of columns, 0 to 1, with a standard deviation below
             ``collapsed_std``.
         effective_rank: RankMe, from 1 to ``min(batch, dim)``.
-        covariance: the covariance term of the loss.
-        covariance_floor: the lowest covariance term possible with these variances.
-        covariance_condition: how much rounding errors grow in the covariance term and
+        covariance: The covariance term of the loss.
+        covariance_floor: The lowest covariance term possible with these variances.
+        covariance_condition: How much rounding errors grow in the covariance term and
             its gradient. It is usually 1 to 2. Above 1e3, when a few columns are much
             wider than all others, few digits are correct in float32.
     """
@@ -76,19 +76,19 @@ def diagnostics(
     place: every device gathers them and computes the same result.
 
     Args:
-        z: embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
-        axis_name: the mapped axis or axes that the rows are spread over.
-        where: the rows to include, shape ``(batch,)``, dtype bool. None: all of them.
-        collapsed_std: columns with a smaller standard deviation count as collapsed.
+        z: Embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
+        axis_name: The mapped axis or axes that the rows are spread over.
+        where: The rows to include, shape ``(batch,)``, dtype bool. None: all of them.
+        collapsed_std: Columns with a smaller standard deviation count as collapsed.
 
     Returns:
         Scalars, float32, or float64 if `z` is float64. All except the effective rank
         are NaN with fewer than two included rows.
 
     Raises:
-        ValueError: if a shape is wrong, ``collapsed_std`` is a negative number, or
+        ValueError: If a shape is wrong, ``collapsed_std`` is a negative number, or
             ``axis_name`` is not bound.
-        TypeError: if a dtype is wrong.
+        TypeError: If a dtype is wrong.
 
     Example:
         >>> import jax, vicreg_jax

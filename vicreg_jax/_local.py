@@ -32,10 +32,10 @@ class _Layout(NamedTuple):
     """Where the slots of one view come from.
 
     Attributes:
-        every: whether the first slots are all positions in raster order.
-        selections: of the slots that follow, in the same order.
-        starts: first slot by index of the match and by side, "chosen" or "found".
-        weights: share of each slot in the loss.
+        every: Whether the first slots are all positions in raster order.
+        selections: Of the slots that follow, in the same order.
+        starts: First slot by index of the match and by side, "chosen" or "found".
+        weights: Share of each slot in the loss.
     """
 
     every: bool

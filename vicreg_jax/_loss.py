@@ -49,23 +49,23 @@ def vicreg_loss(
     are much wider than the others: see `covariance`.
 
     Args:
-        z1: embeddings of one view, shape ``(batch, dim)``, float16, bfloat16, float32
+        z1: Embeddings of one view, shape ``(batch, dim)``, float16, bfloat16, float32
             or float64: the output of the expander, not normalized.
-        z2: embeddings of the other view, of the same shape, row i of both from the
+        z2: Embeddings of the other view, of the same shape, row i of both from the
             same sample.
-        lambd: weight of the invariance term. The paper uses 25.
-        mu: weight of the variance term. The paper uses 25.
-        nu: weight of the covariance term. The paper uses 1.
-        gamma: the target standard deviation of every column, at least 0. A JAX array
+        lambd: Weight of the invariance term. The paper uses 25.
+        mu: Weight of the variance term. The paper uses 25.
+        nu: Weight of the covariance term. The paper uses 1.
+        gamma: The target standard deviation of every column, at least 0. A JAX array
             is not checked, because that would wait for the device.
-        axis_name: the mapped axis or axes that the rows of one batch are spread over.
+        axis_name: The mapped axis or axes that the rows of one batch are spread over.
             Each device holds the same number of rows. Leave it None under `jax.jit`,
             however the arrays are sharded.
-        where: the rows to include, shape ``(batch,)``, dtype bool. None: all of them.
+        where: The rows to include, shape ``(batch,)``, dtype bool. None: all of them.
             Excluded rows change neither the value nor the gradient, whatever they
             hold.
-        eps: added to the variance, so that a collapsed column has a finite gradient.
-        precision: the precision of the matrix products, as in `jax.numpy.matmul`.
+        eps: Added to the variance, so that a collapsed column has a finite gradient.
+        precision: The precision of the matrix products, as in `jax.numpy.matmul`.
             "highest" keeps TPUs and GPUs from rounding the inputs.
 
     Returns:
@@ -73,9 +73,9 @@ def vicreg_loss(
         included rows.
 
     Raises:
-        ValueError: if a shape is wrong, ``gamma`` or ``eps`` is a negative number, or
+        ValueError: If a shape is wrong, ``gamma`` or ``eps`` is a negative number, or
             ``axis_name`` is not bound.
-        TypeError: if a dtype is wrong.
+        TypeError: If a dtype is wrong.
 
     Example:
         >>> import jax, vicreg_jax
@@ -114,21 +114,21 @@ def vicreg_terms(
     ``terms.weighted_sum(lambd, mu, nu)``, which is exactly the loss.
 
     Args:
-        z1: as in `vicreg_loss`.
-        z2: as in `vicreg_loss`.
-        gamma: as in `vicreg_loss`.
-        axis_name: as in `vicreg_loss`.
-        where: as in `vicreg_loss`.
-        eps: as in `vicreg_loss`.
-        precision: as in `vicreg_loss`.
+        z1: As in `vicreg_loss`.
+        z2: As in `vicreg_loss`.
+        gamma: As in `vicreg_loss`.
+        axis_name: As in `vicreg_loss`.
+        where: As in `vicreg_loss`.
+        eps: As in `vicreg_loss`.
+        precision: As in `vicreg_loss`.
 
     Returns:
         Three scalars, float32, or float64 if a view is float64.
 
     Raises:
-        ValueError: if a shape is wrong, ``gamma`` or ``eps`` is a negative number, or
+        ValueError: If a shape is wrong, ``gamma`` or ``eps`` is a negative number, or
             ``axis_name`` is not bound.
-        TypeError: if a dtype is wrong.
+        TypeError: If a dtype is wrong.
 
     Example:
         >>> import jax.numpy as jnp, vicreg_jax

@@ -27,12 +27,12 @@ class Matching(NamedTuple):
     """The settings of a matching.
 
     Attributes:
-        feature_matches: number of matches by feature, of the first and of the second
+        feature_matches: Number of matches by feature, of the first and of the second
             view of a pair; None: all positions.
-        location_matches: the same for matches by location.
+        location_matches: The same for matches by location.
         slot_order: "raster" or "distance".
-        clamp_matches: whether a map with fewer positions takes part with all of them.
-        global_views: number of leading views that are paired with every other view.
+        clamp_matches: Whether a map with fewer positions takes part with all of them.
+        global_views: Number of leading views that are paired with every other view.
     """
 
     feature_matches: Matches
@@ -46,12 +46,12 @@ class Match(NamedTuple):
     """Positions of one view, each with the position it is compared with in another.
 
     Attributes:
-        source: index of the view whose positions were matched.
-        target: index of the view in which their nearest positions were found.
-        chosen: one where a slot holds a position of the source; None: every position
+        source: Index of the view whose positions were matched.
+        target: Index of the view in which their nearest positions were found.
+        chosen: One where a slot holds a position of the source; None: every position
             of the source, in raster order.
-        found: one where a slot holds a position of the target.
-        weights: share of each slot in the loss.
+        found: One where a slot holds a position of the target.
+        weights: Share of each slot in the loss.
     """
 
     source: int
@@ -87,9 +87,9 @@ def shares(
     the limits belong to the place of the source in its pair.
 
     Args:
-        sizes: number of positions of each view.
-        limits: on the matches of the first and of the second view of a pair.
-        matching: the settings.
+        sizes: Number of positions of each view.
+        limits: On the matches of the first and of the second view of a pair.
+        matching: The settings.
     """
     views, leading = range(len(sizes)), matching.global_views
     pairs = [(i, j) for i in views[:leading] for j in views if j != i]

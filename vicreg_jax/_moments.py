@@ -114,12 +114,12 @@ def moments(
     """Returns the second moments of the rows of `z` that `where` includes.
 
     Args:
-        z: one view in the dtype of the statistics, zero in excluded rows.
-        where: the rows to include, or None for all of them.
-        axes: the mapped axes that the rows are spread over.
-        transfer_dtype: the dtype in which rows travel between devices. It is the dtype
+        z: One view in the dtype of the statistics, zero in excluded rows.
+        where: The rows to include, or None for all of them.
+        axes: The mapped axes that the rows are spread over.
+        transfer_dtype: The dtype in which rows travel between devices. It is the dtype
             that the view had before it was cast, so casting back loses nothing.
-        precision: the precision of the matrix products.
+        precision: The precision of the matrix products.
     """
     value, _ = _moments_and_gradients(z, where, axes, transfer_dtype, precision)
     return value

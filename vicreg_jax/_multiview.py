@@ -64,30 +64,30 @@ def multiview_loss(
     Time and memory grow with the number of views, not with the number of pairs.
 
     Args:
-        views: embeddings of two or more views, an array of shape
+        views: Embeddings of two or more views, an array of shape
             ``(views, batch, dim)`` or a sequence of arrays of shape ``(batch, dim)``;
             float16, bfloat16, float32 or float64. Row i of every view comes from the
             same sample.
-        lambd: weight of the invariance term.
-        mu: weight of the variance term.
-        nu: weight of the covariance term.
-        gamma: as in `vicreg_loss`.
-        global_views: number of leading views that are paired with every other view.
+        lambd: Weight of the invariance term.
+        mu: Weight of the variance term.
+        nu: Weight of the covariance term.
+        gamma: As in `vicreg_loss`.
+        global_views: Number of leading views that are paired with every other view.
             None: all of them.
-        axis_name: as in `vicreg_loss`.
-        where: as in `vicreg_loss`.
-        eps: as in `vicreg_loss`.
-        precision: as in `vicreg_loss`.
+        axis_name: As in `vicreg_loss`.
+        where: As in `vicreg_loss`.
+        eps: As in `vicreg_loss`.
+        precision: As in `vicreg_loss`.
 
     Returns:
         A scalar, float32, or float64 if a view is float64. NaN with fewer than two
         included rows.
 
     Raises:
-        ValueError: if there are fewer than two views, a shape is wrong,
+        ValueError: If there are fewer than two views, a shape is wrong,
             ``global_views`` is not between 1 and the number of views, ``gamma`` or
             ``eps`` is a negative number, or ``axis_name`` is not bound.
-        TypeError: if a dtype is wrong.
+        TypeError: If a dtype is wrong.
 
     Example:
         >>> import jax.numpy as jnp, vicreg_jax
@@ -127,13 +127,13 @@ def multiview_terms(
     """The three terms of `multiview_loss` before they are weighted.
 
     Args:
-        views: as in `multiview_loss`.
-        gamma: as in `vicreg_loss`.
-        global_views: as in `multiview_loss`.
-        axis_name: as in `vicreg_loss`.
-        where: as in `vicreg_loss`.
-        eps: as in `vicreg_loss`.
-        precision: as in `vicreg_loss`.
+        views: As in `multiview_loss`.
+        gamma: As in `vicreg_loss`.
+        global_views: As in `multiview_loss`.
+        axis_name: As in `vicreg_loss`.
+        where: As in `vicreg_loss`.
+        eps: As in `vicreg_loss`.
+        precision: As in `vicreg_loss`.
 
     Returns:
         The mean of the invariance over the pairs, and twice the mean of the variance
@@ -141,8 +141,8 @@ def multiview_terms(
         view is float64.
 
     Raises:
-        ValueError: as in `multiview_loss`.
-        TypeError: if a dtype is wrong.
+        ValueError: As in `multiview_loss`.
+        TypeError: If a dtype is wrong.
 
     Example:
         >>> import jax.numpy as jnp, vicreg_jax

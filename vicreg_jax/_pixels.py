@@ -61,8 +61,8 @@ def resized(
 
     Args:
         image: RGB or grayscale.
-        box: left, upper, right and lower edge, in pixels.
-        size: side of the square.
+        box: Left, upper, right and lower edge, in pixels.
+        size: Side of the square.
     """
     if cykooz_resizer is None:
         bicubic = PIL.Image.Resampling.BICUBIC

@@ -32,9 +32,9 @@ class Split(NamedTuple):
     """Which block of ``X X^T`` a device computes.
 
     Attributes:
-        left: the axes along which rows are gathered for the block's rows. If empty,
+        left: The axes along which rows are gathered for the block's rows. If empty,
             the block has the device's own rows only.
-        right: the axes along which rows are gathered for the block's columns.
+        right: The axes along which rows are gathered for the block's columns.
     """
 
     left: Axes

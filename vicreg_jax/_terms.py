@@ -29,9 +29,9 @@ class VICRegTerms(NamedTuple):
     """The three unweighted terms, each a scalar.
 
     Attributes:
-        invariance: mean squared difference of the two views.
-        variance: hinge on the standard deviations, summed over the two views.
-        covariance: squared off-diagonal covariances, summed over the two views.
+        invariance: Mean squared difference of the two views.
+        variance: Hinge on the standard deviations, summed over the two views.
+        covariance: Squared off-diagonal covariances, summed over the two views.
     """
 
     invariance: Float[Array, ""]
@@ -63,19 +63,19 @@ def invariance(
     all implementations take the mean.
 
     Args:
-        z1: embeddings of one view, shape ``(batch, dim)``, float16, bfloat16, float32
+        z1: Embeddings of one view, shape ``(batch, dim)``, float16, bfloat16, float32
             or float64.
-        z2: embeddings of the other view, of the same shape, row i of both from the
+        z2: Embeddings of the other view, of the same shape, row i of both from the
             same sample.
-        axis_name: the mapped axis or axes that the rows are spread over.
-        where: the rows to include, shape ``(batch,)``, dtype bool. None: all of them.
+        axis_name: The mapped axis or axes that the rows are spread over.
+        where: The rows to include, shape ``(batch,)``, dtype bool. None: all of them.
 
     Returns:
         A scalar, float32, or float64 if a view is float64.
 
     Raises:
-        ValueError: if a shape is wrong.
-        TypeError: if a dtype is wrong.
+        ValueError: If a shape is wrong.
+        TypeError: If a dtype is wrong.
 
     Example:
         >>> import jax.numpy as jnp, vicreg_jax
@@ -105,11 +105,11 @@ def variance(
     (divided by ``n - 1``). The gradient at the kink is 0, as in PyTorch.
 
     Args:
-        z: embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
-        gamma: the target standard deviation of every column.
-        axis_name: the mapped axis or axes that the rows are spread over.
-        where: the rows to include, shape ``(batch,)``, dtype bool. None: all of them.
-        eps: added to the variance, so that a collapsed column has a finite gradient.
+        z: Embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
+        gamma: The target standard deviation of every column.
+        axis_name: The mapped axis or axes that the rows are spread over.
+        where: The rows to include, shape ``(batch,)``, dtype bool. None: all of them.
+        eps: Added to the variance, so that a collapsed column has a finite gradient.
 
     Returns:
         A scalar, float32, or float64 if `z` is float64. It is 0 if every column has a
@@ -117,8 +117,8 @@ def variance(
         are constant, and NaN with fewer than two included rows.
 
     Raises:
-        ValueError: if a shape is wrong, or ``gamma`` or ``eps`` is a negative number.
-        TypeError: if a dtype is wrong.
+        ValueError: If a shape is wrong, or ``gamma`` or ``eps`` is a negative number.
+        TypeError: If a dtype is wrong.
 
     Example:
         >>> import jax.numpy as jnp, vicreg_jax
@@ -157,10 +157,10 @@ def covariance(
     ``diagnostics(z).covariance_condition`` reports how much rounding errors grow.
 
     Args:
-        z: embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
-        axis_name: the mapped axis or axes that the rows are spread over.
-        where: the rows to include, shape ``(batch,)``, dtype bool. None: all of them.
-        precision: the precision of the matrix products, as in `jax.numpy.matmul`.
+        z: Embeddings, shape ``(batch, dim)``, float16, bfloat16, float32 or float64.
+        axis_name: The mapped axis or axes that the rows are spread over.
+        where: The rows to include, shape ``(batch,)``, dtype bool. None: all of them.
+        precision: The precision of the matrix products, as in `jax.numpy.matmul`.
             "highest" keeps TPUs and GPUs from rounding the inputs.
 
     Returns:
@@ -168,8 +168,8 @@ def covariance(
         NaN with fewer than two included rows.
 
     Raises:
-        ValueError: if a shape is wrong.
-        TypeError: if a dtype is wrong.
+        ValueError: If a shape is wrong.
+        TypeError: If a dtype is wrong.
 
     Example:
         >>> import jax.numpy as jnp, vicreg_jax

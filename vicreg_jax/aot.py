@@ -52,13 +52,13 @@ class Report(NamedTuple):
     """The compiler's report for one chip.
 
     Attributes:
-        temporaries: bytes of memory in addition to arguments and results.
-        arguments: bytes of this chip's part of the arguments.
-        flops: floating-point operations.
-        moved: bytes by kind of collective. The larger side counts: the operand of a
+        temporaries: Bytes of memory in addition to arguments and results.
+        arguments: Bytes of this chip's part of the arguments.
+        flops: Floating-point operations.
+        moved: Bytes by kind of collective. The larger side counts: the operand of a
             reduce-scatter, the result of the others.
-        collectives: number of collectives by kind.
-        program: the optimized HLO.
+        collectives: Number of collectives by kind.
+        program: The optimized HLO.
     """
 
     temporaries: int
@@ -83,14 +83,14 @@ def mesh(
     """Returns a mesh over the chips of a topology, which need not be attached.
 
     Args:
-        topology: generation and shape, such as "v5e:16x16", "v6e:8x8" or "v5p:4x4x4".
-        shape: chips along each axis. None: all along one axis.
-        axis_names: a name for each axis.
+        topology: Generation and shape, such as "v5e:16x16", "v6e:8x8" or "v5p:4x4x4".
+        shape: Chips along each axis. None: all along one axis.
+        axis_names: A name for each axis.
         axis_type: Auto or Explicit.
 
     Raises:
-        ModuleNotFoundError: if libtpu is not installed.
-        ValueError: if the topology is unknown or has another number of chips.
+        ModuleNotFoundError: If libtpu is not installed.
+        ValueError: If the topology is unknown or has another number of chips.
     """
     if not available():
         raise ModuleNotFoundError("compiling for TPUs needs `pip install libtpu`")
@@ -120,11 +120,11 @@ def report(function: Callable, *args: jax.ShapeDtypeStruct) -> Report:
     """Compiles a function for the chips that its arguments are sharded over.
 
     Args:
-        function: the function to compile.
-        args: shapes and dtypes with a sharding over a `mesh`.
+        function: The function to compile.
+        args: Shapes and dtypes with a sharding over a `mesh`.
 
     Raises:
-        jax.errors.JaxRuntimeError: if it needs more memory than a chip has.
+        jax.errors.JaxRuntimeError: If it needs more memory than a chip has.
     """
     return report_of(jax.jit(function).lower(*args))
 

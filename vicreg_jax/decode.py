@@ -32,7 +32,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         pixels: uint8, shape ``(size, size, channels)``.
-        aspect: width divided by height before the image was resized to a square.
+        aspect: Width divided by height before the image was resized to a square.
     """
 
     pixels: UInt8[np.ndarray, "size size channels"]
@@ -43,9 +43,9 @@ class Cropped(NamedTuple):
     """Crops of one image.
 
     Attributes:
-        crops: for each size the pixels, uint8, shape ``(count, size, size, channels)``,
+        crops: For each size the pixels, uint8, shape ``(count, size, size, channels)``,
             and the boxes, float32, shape ``(count, 4)``; see `Crops`.
-        aspect: width divided by height of the image.
+        aspect: Width divided by height of the image.
     """
 
     crops: tuple[Crops, ...]
@@ -61,8 +61,8 @@ def decode(
     the upper 8 are kept.
 
     Args:
-        image: a file, its content, or an image that Pillow opened.
-        size: side of the square in pixels.
+        image: A file, its content, or an image that Pillow opened.
+        size: Side of the square in pixels.
         channels: 3 for RGB, 1 for grayscale.
 
     Raises:
@@ -88,9 +88,9 @@ def decode_crops(
     all at least four times as large as needed, see `_shrunk`. Otherwise as `decode`.
 
     Args:
-        image: a file, its content, or an image that Pillow opened.
-        croppings: where to crop.
-        numbers: for each cropping, what `RandomCrops.boxes` takes.
+        image: A file, its content, or an image that Pillow opened.
+        croppings: Where to crop.
+        numbers: For each cropping, what `RandomCrops.boxes` takes.
         channels: 3 for RGB, 1 for grayscale.
 
     Raises:

@@ -60,13 +60,13 @@ class Encoder:
     """A frozen encoder with its preprocessing.
 
     Attributes:
-        model: the Flax module in eval mode: views in, features out.
-        views: the views it was trained with. ``views.plain`` is its preprocessing.
-        size: side of the square that image files are decoded to, unless they are
+        model: The Flax module in eval mode: views in, features out.
+        views: The views it was trained with. ``views.plain`` is its preprocessing.
+        size: Side of the square that image files are decoded to, unless they are
             cropped on the host.
         channels: 3 for RGB, 1 for grayscale.
-        about: further facts from its file: architecture, data, step, package version.
-        crop: where ``views.plain`` crops image files, as in `Config`.
+        about: Further facts from its file: architecture, data, step, package version.
+        crop: Where ``views.plain`` crops image files, as in `Config`.
     """
 
     model: nnx.Module = field(repr=False)
@@ -92,22 +92,22 @@ class Encoder:
         """Returns the features of images, exactly as the probes of a run see them.
 
         Args:
-            images: a path, a PIL image, a uint8 array of shape ``(images, height,
+            images: A path, a PIL image, a uint8 array of shape ``(images, height,
                 width, channels)`` or ``(images, height, width)``, or an iterable of
                 paths and PIL images. Arrays are not resized before ``views.plain``. Or
                 a batch of what `plain_crops` cut: a tuple of `Crops`.
-            aspect: for an array only, width over height of each image before it was
+            aspect: For an array only, width over height of each image before it was
                 resized to the array's shape. None: that of the array.
-            batch: how many images pass the network at once.
+            batch: How many images pass the network at once.
 
         Returns:
             float32, one row for each image.
 
         Raises:
-            TypeError: if an array is not uint8, or an item is no image.
-            ValueError: if an array has another shape or number of channels, or
+            TypeError: If an array is not uint8, or an item is no image.
+            ValueError: If an array has another shape or number of channels, or
                 `aspect` does not fit the images.
-            UnreadableError: if a file cannot be decoded.
+            UnreadableError: If a file cannot be decoded.
         """
         parts = [self._features(*part) for part in self._batches(images, aspect, batch)]
         if not parts:
@@ -208,18 +208,18 @@ def save_encoder(
     timm for a ConvNeXt or a ViT.
 
     Args:
-        path: the file. It must end in .safetensors.
-        model: the encoder.
+        path: The file. It must end in .safetensors.
+        model: The encoder.
         architecture: ``name``, a class of `vicreg_jax.nn`, and its arguments. Another
             name is stored, but to load the file again, the module must be given.
-        views: the views it was trained with.
-        size: side of the square that image files are decoded to.
+        views: The views it was trained with.
+        size: Side of the square that image files are decoded to.
         channels: 3 for RGB, 1 for grayscale.
-        crop: where the views crop image files, as in `Config`.
-        about: anything else worth knowing, as JSON has it.
+        crop: Where the views crop image files, as in `Config`.
+        about: Anything else worth knowing, as JSON has it.
 
     Raises:
-        ValueError: if `path` does not end in .safetensors, or `views` cannot be stored.
+        ValueError: If `path` does not end in .safetensors, or `views` cannot be stored.
     """
     description = {
         "architecture": architecture,
@@ -236,15 +236,15 @@ def load_encoder(path: str | Path, model: nnx.Module | None = None) -> Encoder:
     """Returns the encoder of a run or of a file.
 
     Args:
-        path: the directory of a run, whose ``encoder.safetensors`` is read; a file that
+        path: The directory of a run, whose ``encoder.safetensors`` is read; a file that
             `save_encoder` or ``vicreg-pretrain export`` wrote; or a ResNet in
             torchvision's names, a ConvNeXt or a ViT in timm's, which get ImageNet's
             preprocessing.
-        model: for an encoder of your own class, a module of the same structure. Its
+        model: For an encoder of your own class, a module of the same structure. Its
             parameters are overwritten.
 
     Raises:
-        ValueError: if there is no such file, or it is damaged, holds no encoder, or has
+        ValueError: If there is no such file, or it is damaged, holds no encoder, or has
             a class that is not one of `vicreg_jax.nn` while `model` is None.
     """
     path = Path(path)

@@ -48,8 +48,8 @@ class VICRegLTerms(NamedTuple):
     """The unweighted terms of `VICRegLLoss`.
 
     Attributes:
-        of_views: the terms of the global embeddings, as in `multiview_terms`.
-        of_maps: the terms of the feature maps: means over the matches, of which
+        of_views: The terms of the global embeddings, as in `multiview_terms`.
+        of_maps: The terms of the feature maps: means over the matches, of which
             variance and covariance are summed over the two sides of a match.
     """
 
@@ -87,36 +87,36 @@ def local_loss(
     computed once a view.
 
     Args:
-        maps1: feature map of one view, shape ``(batch, height, width, channels)``,
+        maps1: Feature map of one view, shape ``(batch, height, width, channels)``,
             float16, bfloat16, float32 or float64; the local projector's output.
-        maps2: feature map of the other view, with the same batch and channels, image i
+        maps2: Feature map of the other view, with the same batch and channels, image i
             of both from the same sample. Height and width may differ.
-        positions1: where each position of ``maps1`` lies in the original image, shape
+        positions1: Where each position of ``maps1`` lies in the original image, shape
             ``(batch, height, width, 2)``, in any unit that both views share.
-        positions2: the same for ``maps2``.
-        lambd: weight of the invariance term.
-        mu: weight of the variance term.
-        nu: weight of the covariance term.
-        gamma: the standard deviation that every channel of a slot should reach.
-        feature_matches: number of matches by feature that are kept, of the first and
+        positions2: The same for ``maps2``.
+        lambd: Weight of the invariance term.
+        mu: Weight of the variance term.
+        nu: Weight of the covariance term.
+        gamma: The standard deviation that every channel of a slot should reach.
+        feature_matches: Number of matches by feature that are kept, of the first and
             of the second view of a pair. Each view is first once. None: all positions.
-        location_matches: the same for matches by location.
-        slot_order: the order of an image's matches, which decides what is in one slot:
+        location_matches: The same for matches by location.
+        slot_order: The order of an image's matches, which decides what is in one slot:
             "raster", the order of their positions, or "distance", nearest first.
-        axis_name: the mapped axis, or axes, that images are spread over. None under
+        axis_name: The mapped axis, or axes, that images are spread over. None under
             `jax.jit`, however the arrays are sharded.
-        where: images that count, shape ``(batch,)``, dtype bool. None: all of them.
-        eps: added to the variance.
-        precision: of the matrix products of the covariances.
+        where: Images that count, shape ``(batch,)``, dtype bool. None: all of them.
+        eps: Added to the variance.
+        precision: Of the matrix products of the covariances.
 
     Returns:
         A scalar, float32, or float64 if a map is float64.
 
     Raises:
-        ValueError: if a shape is wrong, a number of matches is larger than the map, an
+        ValueError: If a shape is wrong, a number of matches is larger than the map, an
             option is unknown, ``gamma`` or ``eps`` is a negative number, or
             ``axis_name`` is not bound.
-        TypeError: if a dtype is wrong.
+        TypeError: If a dtype is wrong.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -175,34 +175,34 @@ def vicregl_loss(
     ordered pairs whose first view is one of the first ``global_views``.
 
     Args:
-        global_embeddings: one embedding a view and image, as in `multiview_loss`.
-        maps: feature maps of the same views, an array of shape
+        global_embeddings: One embedding a view and image, as in `multiview_loss`.
+        maps: Feature maps of the same views, an array of shape
             ``(views, batch, height, width, channels)`` or a sequence of arrays of shape
             ``(batch, height, width, channels)``, whose height and width may differ.
-        positions: where each position of ``maps`` lies in the original image, of the
+        positions: Where each position of ``maps`` lies in the original image, of the
             same shapes with 2 in place of the channels.
-        alpha: share of the global loss.
-        lambd: as in `local_loss`.
-        mu: as in `local_loss`.
-        nu: as in `local_loss`.
-        gamma: as in `local_loss`.
-        global_views: number of leading views that are paired with every other view.
-        feature_matches: as in `local_loss`.
-        location_matches: as in `local_loss`.
-        slot_order: as in `local_loss`.
-        clamp_matches: keep all positions of a map that has fewer than the number of
+        alpha: Share of the global loss.
+        lambd: As in `local_loss`.
+        mu: As in `local_loss`.
+        nu: As in `local_loss`.
+        gamma: As in `local_loss`.
+        global_views: Number of leading views that are paired with every other view.
+        feature_matches: As in `local_loss`.
+        location_matches: As in `local_loss`.
+        slot_order: As in `local_loss`.
+        clamp_matches: Keep all positions of a map that has fewer than the number of
             matches. Otherwise that is an error.
-        axis_name: as in `local_loss`.
-        where: as in `local_loss`.
-        eps: as in `local_loss`.
-        precision: as in `local_loss`.
+        axis_name: As in `local_loss`.
+        where: As in `local_loss`.
+        eps: As in `local_loss`.
+        precision: As in `local_loss`.
 
     Returns:
         A scalar, float32, or float64 if an embedding or a map is float64.
 
     Raises:
-        ValueError: as in `local_loss`, or if the numbers of views differ.
-        TypeError: if a dtype is wrong.
+        ValueError: As in `local_loss`, or if the numbers of views differ.
+        TypeError: If a dtype is wrong.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -20,9 +20,9 @@ def warmup_cosine(peak: float, *, steps: int, warmup_steps: int) -> Schedule:
     """Linear from 0 to the peak, then half a cosine to 0.001 of it, as in the paper.
 
     Args:
-        peak: learning rate at the end of the warm-up.
-        steps: of the whole run, warm-up included.
-        warmup_steps: of the warm-up.
+        peak: Learning rate at the end of the warm-up.
+        steps: Of the whole run, warm-up included.
+        warmup_steps: Of the warm-up.
 
     Returns:
         A function of the step that gives the learning rate, in JAX's default float.
@@ -41,16 +41,16 @@ def paper_schedule(
     """The paper's learning rate: `warmup_cosine` to the peak of `scaled_lr`.
 
     Args:
-        base_lr: per 256 images; see `paper_base_lr`.
-        batch: images a step, on all devices together.
-        epochs: of the whole run; 10 are warm-up.
-        epoch_steps: steps in an epoch.
+        base_lr: Per 256 images; see `paper_base_lr`.
+        batch: Images a step, on all devices together.
+        epochs: Of the whole run; 10 are warm-up.
+        epoch_steps: Steps in an epoch.
 
     Returns:
         A function of the step that gives the learning rate.
 
     Raises:
-        ValueError: if the run would end in its warm-up.
+        ValueError: If the run would end in its warm-up.
     """
     if epochs <= WARMUP_EPOCHS:
         raise ValueError(
@@ -70,8 +70,8 @@ def scaled_lr(base_lr: float, *, batch: int) -> float:
     This is the linear scaling rule (Goyal et al., arXiv:1706.02677).
 
     Args:
-        base_lr: for 256 images.
-        batch: images a step, on all devices together.
+        base_lr: For 256 images.
+        batch: Images a step, on all devices together.
     """
     return base_lr * batch / 256
 
@@ -83,8 +83,8 @@ def paper_base_lr(*, batch: int, epochs: int) -> float:
     epochs, by their batch. Runs shorter than 1000 epochs get the latter here.
 
     Args:
-        batch: images a step, on all devices together.
-        epochs: of the whole run.
+        batch: Images a step, on all devices together.
+        epochs: Of the whole run.
 
     Examples:
         >>> paper_base_lr(batch=2048, epochs=1000), paper_base_lr(batch=256, epochs=100)
@@ -111,10 +111,10 @@ def lars(
     dimension, get neither decay nor trust.
 
     Args:
-        schedule: learning rate by step.
-        weight_decay: added to the gradient, times the parameter; the paper's is 1e-6.
-        trust_coefficient: the paper's code has 0.001.
-        clip: divide the trust ratio by the learning rate, and let it be 1 at most, as
+        schedule: Learning rate by step.
+        weight_decay: Added to the gradient, times the parameter; the paper's is 1e-6.
+        trust_coefficient: The paper's code has 0.001.
+        clip: Divide the trust ratio by the learning rate, and let it be 1 at most, as
             solo-learn does with ``clip_lr``: a layer's learning rate is then what LARS
             gives alone, and never above that of the schedule. (solo-learn divides by
             the sum of the norms of gradient and decay, we by the norm of their sum.)

@@ -26,11 +26,11 @@ def prepare(
 
     Args:
         images: uint8 in [0, 255], or float in [0, 1].
-        aspect: width over height of each original image. None: that of `images`.
+        aspect: Width over height of each original image. None: that of `images`.
 
     Raises:
-        ValueError: if a shape is wrong.
-        TypeError: if `images` is neither uint8 nor float.
+        ValueError: If a shape is wrong.
+        TypeError: If `images` is neither uint8 nor float.
     """
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(

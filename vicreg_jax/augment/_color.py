@@ -80,9 +80,9 @@ def jitter(
 
     Args:
         image: float in [0, 1].
-        factors: of brightness, contrast and saturation. 1 changes nothing.
-        turns: rotation of the hue, see `hue`. 0 changes nothing.
-        order: a permutation of 0 to 3: brightness, contrast, saturation, hue.
+        factors: Of brightness, contrast and saturation. 1 changes nothing.
+        turns: Rotation of the hue, see `hue`. 0 changes nothing.
+        order: A permutation of 0 to 3: brightness, contrast, saturation, hue.
     """
     # Under `jax.vmap`, `lax.switch` over the order would compute all of its branches.
     # Instead there are three blends before the hue and three after it. Those on the

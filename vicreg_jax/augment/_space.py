@@ -45,11 +45,11 @@ def random_box(
     width over height is within `ratio`.
 
     Args:
-        key: the only source of randomness.
-        aspect: width over height of the original image. `ratio` refers to the original,
+        key: The only source of randomness.
+        aspect: Width over height of the original image. `ratio` refers to the original,
             even if the image has been resized to another aspect ratio since.
-        scale: smallest and largest fraction of the area.
-        ratio: smallest and largest width over height.
+        scale: Smallest and largest fraction of the area.
+        ratio: Smallest and largest width over height.
     """
     area_key, shape_key, place_key = jax.random.split(key, 3)
     # All tries at once: under `jax.vmap` a loop would run until every image has a box.

@@ -70,9 +70,9 @@ class RandomCrops:
         `ratio`.
 
         Args:
-            numbers: uniform in [0, 1), from `uniform`.
-            height: of the image.
-            width: of the image.
+            numbers: Uniform in [0, 1), from `uniform`.
+            height: Of the image.
+            width: Of the image.
         """
         return [self._box(tries, height, width) for tries in numbers.tolist()]
 
@@ -128,11 +128,11 @@ def uniform(
     and the row and the crop are its counter.
 
     Args:
-        seed: of the run.
-        step: of the training.
-        rows: of the global batch.
-        count: crops of each image.
-        stream: one of several independent streams.
+        seed: Of the run.
+        step: Of the training.
+        rows: Of the global batch.
+        count: Crops of each image.
+        stream: One of several independent streams.
     """
     blocks = count * TRIES
     # One count of Philox gives four words, the numbers of one try. The stream is in the

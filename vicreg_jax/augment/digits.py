@@ -67,16 +67,16 @@ class DigitViews:
         """Returns one random view of each image.
 
         Args:
-            key: the only source of randomness.
+            key: The only source of randomness.
             images: uint8, or float in [0, 1], with 1 or 3 channels.
-            aspect: checked, and otherwise unused: views show the whole image as it is.
+            aspect: Checked, and otherwise unused: views show the whole image as it is.
 
         Returns:
             float32 in [0, 1].
 
         Raises:
-            TypeError: if `images` is neither uint8 nor float.
-            ValueError: if a shape is wrong.
+            TypeError: If `images` is neither uint8 nor float.
+            ValueError: If a shape is wrong.
         """
         pixels = self.plain(images, aspect)
         keys = shard_like(pixels, jax.random.split(key, len(pixels)))

@@ -112,7 +112,7 @@ class ImageViews:
         blurred, and solarized with probability 0.2.
 
         Args:
-            **changes: other fields of the class.
+            **changes: Other fields of the class.
         """
         byol = cls(blur=(1.0, 0.1), solarize=(0.0, 0.2))
         return dataclasses.replace(byol, **changes)
@@ -128,10 +128,10 @@ class ImageViews:
         """Returns one random view of each image.
 
         Args:
-            key: the only source of randomness.
+            key: The only source of randomness.
             images: uint8, or float in [0, 1], with 1 or 3 channels; or what was cut
                 from them by `crops`.
-            aspect: width over height of each original image, if `images` were resized
+            aspect: Width over height of each original image, if `images` were resized
                 to another aspect ratio. None: that of `images`.
             view: 0 for the first view, 1 for the second, more for a local view.
 
@@ -139,8 +139,8 @@ class ImageViews:
             float32, normalized by `mean` and `std`.
 
         Raises:
-            TypeError: if `images` is neither uint8 nor float.
-            ValueError: if a shape is wrong.
+            TypeError: If `images` is neither uint8 nor float.
+            ValueError: If a shape is wrong.
         """
         return self._drawn(key, images, aspect, view)[0]
 
@@ -150,17 +150,17 @@ class ImageViews:
         """Returns one random view of each crop: all of `__call__` but the crop.
 
         Args:
-            key: the only source of randomness.
+            key: The only source of randomness.
             crops: uint8, or float in [0, 1], of any size, with 1 or 3 channels.
-            view: as for `__call__`.
+            view: As for `__call__`.
 
         Returns:
             The views, float32, normalized by `mean` and `std`; and which of them are
             mirrored, left and right exchanged.
 
         Raises:
-            TypeError: if `crops` is neither uint8 nor float.
-            ValueError: if a shape is wrong.
+            TypeError: If `crops` is neither uint8 nor float.
+            ValueError: If a shape is wrong.
         """
         pixels, _ = prepare(crops, None)
         keys = shard_like(pixels, jax.random.split(key, len(pixels)))
@@ -190,9 +190,9 @@ class ImageViews:
         """Returns the first and the second view of each image; see `__call__`.
 
         Args:
-            key: the only source of randomness.
-            images: as for `__call__`.
-            aspect: as for `__call__`.
+            key: The only source of randomness.
+            images: As for `__call__`.
+            aspect: As for `__call__`.
         """
         first, second = self._keys(key)[:2]
         return (
@@ -209,16 +209,16 @@ class ImageViews:
         """Returns all views of each image, and where they lie in it.
 
         Args:
-            key: as for `pair`.
-            images: as for `pair`.
-            aspect: as for `pair`. None with crops: 1.
+            key: As for `pair`.
+            images: As for `pair`.
+            aspect: As for `pair`. None with crops: 1.
 
         Returns:
             The views of `pair` and then the local views, and the place of each.
 
         Raises:
-            TypeError: as for `__call__`.
-            ValueError: as for `__call__`.
+            TypeError: As for `__call__`.
+            ValueError: As for `__call__`.
         """
         drawn = [
             self._drawn(view_key, images, aspect, view)
@@ -233,8 +233,8 @@ class ImageViews:
         """Returns the center of each image, normalized; see `center`.
 
         Args:
-            images: as for `__call__`; or what was cut from them by `plain_crops`.
-            aspect: as for `__call__`.
+            images: As for `__call__`; or what was cut from them by `plain_crops`.
+            aspect: As for `__call__`.
         """
         if isinstance(images, tuple):
             (middles,) = images
@@ -323,7 +323,7 @@ class ImageViews:
         """Returns normalized views in [0, 1] again, but for rounding.
 
         Args:
-            views: shape ``(..., height, width, channels)``, with 1 or 3 channels.
+            views: Shape ``(..., height, width, channels)``, with 1 or 3 channels.
         """
         mean, std = self._moments(views)
         return views * std + mean

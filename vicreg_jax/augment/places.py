@@ -18,12 +18,12 @@ class Place(NamedTuple):
     All fields have shape ``(batch,)``.
 
     Attributes:
-        top: distance of the view from the top, in heights of the image, float32.
-        left: distance of the view from the left, in widths of the image, float32.
-        height: height of the view, in heights of the image, float32.
-        width: width of the view, in widths of the image, float32.
-        aspect: width over height of the original image, float32.
-        flipped: whether the view is mirrored left to right, bool.
+        top: Distance of the view from the top, in heights of the image, float32.
+        left: Distance of the view from the left, in widths of the image, float32.
+        height: Height of the view, in heights of the image, float32.
+        width: Width of the view, in widths of the image, float32.
+        aspect: Width over height of the original image, float32.
+        flipped: Whether the view is mirrored left to right, bool.
     """
 
     top: Aspect
@@ -37,8 +37,8 @@ class Place(NamedTuple):
         """Returns the centers of the cells of a feature map, in the original image.
 
         Args:
-            rows: height of the map.
-            columns: width of the map.
+            rows: Height of the map.
+            columns: Width of the map.
 
         Returns:
             The distances from the top and from the left, both in units of the original

@@ -53,10 +53,10 @@ class Views(Protocol):
         """Returns two random views of each image.
 
         Args:
-            key: the only source of randomness.
+            key: The only source of randomness.
             images: uint8, or float in [0, 1], shape ``(batch, height, width,
                 channels)`` with 1 or 3 channels.
-            aspect: width over height of each original image, shape ``(batch,)``,
+            aspect: Width over height of each original image, shape ``(batch,)``,
                 float32. Images may have been resized to a square since.
 
         Returns:
@@ -68,8 +68,8 @@ class Views(Protocol):
         """Returns the view of each image that probes evaluate, without randomness.
 
         Args:
-            images: as for `pair`.
-            aspect: as for `pair`.
+            images: As for `pair`.
+            aspect: As for `pair`.
 
         Returns:
             Shape ``(batch, size, size, channels)``, float32.
@@ -98,9 +98,9 @@ class LocatedViews(Protocol):
         """Returns two or more views of each image, and where they lie.
 
         Args:
-            key: as for `Views.pair`.
-            images: as for `Views.pair`.
-            aspect: as for `Views.pair`.
+            key: As for `Views.pair`.
+            images: As for `Views.pair`.
+            aspect: As for `Views.pair`.
 
         Returns:
             The views of `Views.pair` and then smaller ones of any size; and the place

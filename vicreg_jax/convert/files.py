@@ -32,14 +32,14 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     lightly and solo-learn) or "model" (facebookresearch/vicreg).
 
     Args:
-        path: a file that ends in .safetensors, or one written by `torch.save`, which
+        path: A file that ends in .safetensors, or one written by `torch.save`, which
             needs PyTorch.
 
     Raises:
-        ValueError: if the file is damaged or a directory, does not hold tensors by
+        ValueError: If the file is damaged or a directory, does not hold tensors by
             name, holds anything but tensors and plain containers, or a tensor that
             NumPy cannot hold; or if it needs PyTorch, which is not installed.
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: If there is no such file.
     """
     path = Path(path)
     if path.is_dir():
@@ -67,12 +67,12 @@ def write(
     """Writes tensors to a safetensors file, for PyTorch's tools to read.
 
     Args:
-        path: the file to write. It must end in .safetensors.
-        tensors: the tensors by name.
-        metadata: texts for the file's header.
+        path: The file to write. It must end in .safetensors.
+        tensors: The tensors by name.
+        metadata: Texts for the file's header.
 
     Raises:
-        ValueError: if `path` does not end in .safetensors.
+        ValueError: If `path` does not end in .safetensors.
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"`path` must end in .safetensors, got {path}")

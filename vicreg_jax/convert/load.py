@@ -39,14 +39,14 @@ def load_resnet(
     other prefixes are ignored.
 
     Args:
-        source: a file (see `read`) or tensors by name.
-        prefix: prefix of the encoder's keys, such as "backbone." or "module.encoder.".
+        source: A file (see `read`) or tensors by name.
+        prefix: Prefix of the encoder's keys, such as "backbone." or "module.encoder.".
             None: the only prefix under which there is a ResNet.
-        dtype: dtype of the computation; see `vicreg_jax.nn.layers.Layers`.
-        axis_name: see `vicreg_jax.nn.layers.Layers`.
+        dtype: Dtype of the computation; see `vicreg_jax.nn.layers.Layers`.
+        axis_name: See `vicreg_jax.nn.layers.Layers`.
 
     Raises:
-        ValueError: if there is no ResNet, more than one, or one of an unknown depth; or
+        ValueError: If there is no ResNet, more than one, or one of an unknown depth; or
             if keys are missing, unexpected or of another shape. The error names them.
     """
     found = part(source, prefix, _is_resnet, "a ResNet")
@@ -71,14 +71,14 @@ def load_expander(
     which no term of the loss depends on, so it is ignored.
 
     Args:
-        source: a file (see `read`) or tensors by name.
-        prefix: prefix of the expander's keys, such as "projector.". None: the only
+        source: A file (see `read`) or tensors by name.
+        prefix: Prefix of the expander's keys, such as "projector.". None: the only
             prefix under which linear layers and batch norms alternate.
-        dtype: dtype of the computation; see `vicreg_jax.nn.layers.Layers`.
-        axis_name: see `vicreg_jax.nn.layers.Layers`.
+        dtype: Dtype of the computation; see `vicreg_jax.nn.layers.Layers`.
+        axis_name: See `vicreg_jax.nn.layers.Layers`.
 
     Raises:
-        ValueError: if there is no expander or more than one, or if keys are missing,
+        ValueError: If there is no expander or more than one, or if keys are missing,
             unexpected or of another shape. The error names them.
     """
     found = part(source, prefix, _is_expander, "an expander")

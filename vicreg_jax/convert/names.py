@@ -43,7 +43,7 @@ def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
     ``Identity``, in timm with ``num_classes=0``.
 
     Args:
-        model: a network of `vicreg_jax.nn`.
+        model: A network of `vicreg_jax.nn`.
     """
     return {
         name: _transposed(np.asarray(variable), _TO_TORCH)
@@ -55,11 +55,11 @@ def load_state_dict(model: nnx.Module, tensors: Mapping[str, np.ndarray]) -> Non
     """Sets a network's parameters and statistics: the inverse of `state_dict`.
 
     Args:
-        model: a network of `vicreg_jax.nn`, changed in place. It keeps its dtypes.
-        tensors: tensors by PyTorch's names. "num_batches_tracked" is ignored.
+        model: A network of `vicreg_jax.nn`, changed in place. It keeps its dtypes.
+        tensors: Tensors by PyTorch's names. "num_batches_tracked" is ignored.
 
     Raises:
-        ValueError: if keys are missing, unexpected, of another shape or not of a
+        ValueError: If keys are missing, unexpected, of another shape or not of a
             floating dtype. The network is then unchanged.
     """
     wanted = {name: (path, variable) for name, path, variable in _variables(model)}

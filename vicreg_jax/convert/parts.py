@@ -23,13 +23,13 @@ def part(
     """Returns the tensors of one part of a checkpoint, with the prefix removed.
 
     Args:
-        source: the whole checkpoint, a file or tensors by name.
-        prefix: prefix of the part. None: the only one under which it is.
-        is_it: recognizes the part by its names.
-        what: the part in words, for errors.
+        source: The whole checkpoint, a file or tensors by name.
+        prefix: Prefix of the part. None: the only one under which it is.
+        is_it: Recognizes the part by its names.
+        what: The part in words, for errors.
 
     Raises:
-        ValueError: if there is no such part, or more than one.
+        ValueError: If there is no such part, or more than one.
     """
     tensors = dict(source) if isinstance(source, Mapping) else read(source)
     tensors = {
@@ -67,7 +67,7 @@ def filled(build: Callable[..., _Network], tensors: Tensors) -> _Network:
     """Returns what `build` makes, in eval mode, with these parameters.
 
     Raises:
-        ValueError: if they do not fit; see `load_state_dict`.
+        ValueError: If they do not fit; see `load_state_dict`.
     """
     # Shapes suffice, because every parameter is overwritten.
     model = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))

@@ -38,13 +38,13 @@ def load_convnext(
     "head." and everything under other prefixes are ignored.
 
     Args:
-        source: a file (see `read`) or tensors by name.
-        prefix: prefix of the encoder's keys, such as "backbone.". None: the only prefix
+        source: A file (see `read`) or tensors by name.
+        prefix: Prefix of the encoder's keys, such as "backbone.". None: the only prefix
             under which there is a ConvNeXt.
-        dtype: dtype of the computation; see `vicreg_jax.nn.timm_layers.TimmLayers`.
+        dtype: Dtype of the computation; see `vicreg_jax.nn.timm_layers.TimmLayers`.
 
     Raises:
-        ValueError: if there is no ConvNeXt or more than one, or if keys are missing,
+        ValueError: If there is no ConvNeXt or more than one, or if keys are missing,
             unexpected or of another shape. The error names them.
     """
     found = part(source, prefix, _is_convnext, "a ConvNeXt")
@@ -74,13 +74,13 @@ def load_vit(
     patches and one class token are refused.
 
     Args:
-        source: a file (see `read`) or tensors by name.
-        prefix: prefix of the encoder's keys; see `load_convnext`.
-        heads: number of heads. None: one for each 64 of the width, as in ViT-S and -B.
-        dtype: dtype of the computation; see `vicreg_jax.nn.timm_layers.TimmLayers`.
+        source: A file (see `read`) or tensors by name.
+        prefix: Prefix of the encoder's keys; see `load_convnext`.
+        heads: Number of heads. None: one for each 64 of the width, as in ViT-S and -B.
+        dtype: Dtype of the computation; see `vicreg_jax.nn.timm_layers.TimmLayers`.
 
     Raises:
-        ValueError: see `load_convnext`.
+        ValueError: See `load_convnext`.
     """
     found = part(source, prefix, _is_vit, "a ViT")
     found = {k: v for k, v in found.items() if not k.startswith("head.")}

@@ -26,7 +26,7 @@ def build_encoder(
     Args:
         architecture: ``name``, a key of `ENCODERS`, and the arguments of that class.
             ``dtype`` may be a string.
-        rngs: random number generator of the initial parameters.
+        rngs: Random number generator of the initial parameters.
 
     Raises:
         ValueError: If the name is not a key of `ENCODERS`.

@@ -26,10 +26,10 @@ class ConvNeXtBlock(nnx.Module):
     """A depthwise 7x7 convolution, a layer norm and an MLP, added to the input.
 
     Args:
-        make: makes the layers.
-        features: channels of the input and of the output.
-        layer_scale: initial factor of the residual. None: no such factor.
-        drop_path: probability that a sample skips the residual in training.
+        make: Makes the layers.
+        features: Channels of the input and of the output.
+        layer_scale: Initial factor of the residual. None: no such factor.
+        drop_path: Probability that a sample skips the residual in training.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class ConvNeXtStage(nnx.Module):
     """Blocks of one resolution, after a downsampling by 2 except in the first stage.
 
     Args:
-        make: makes the layers.
-        inputs: channels of the input.
-        features: channels of the output.
-        layer_scale: see `ConvNeXtBlock`.
-        drop_paths: probability of each block; see `ConvNeXtBlock`.
+        make: Makes the layers.
+        inputs: Channels of the input.
+        features: Channels of the output.
+        layer_scale: See `ConvNeXtBlock`.
+        drop_paths: Probability of each block; see `ConvNeXtBlock`.
     """
 
     def __init__(
@@ -104,23 +104,23 @@ class ConvNeXt(nnx.Module):
     have ``layer_scale=1e-6`` and ``norm_pooled=True``.
 
     Args:
-        depths: blocks of the four stages: (3, 3, 9, 3) for ConvNeXt-T, (3, 3, 27, 3)
+        depths: Blocks of the four stages: (3, 3, 9, 3) for ConvNeXt-T, (3, 3, 27, 3)
             for -S and -B.
-        width: channels of the first stage, which double in each of the others: 96 for
+        width: Channels of the first stage, which double in each of the others: 96 for
             -T and -S, 128 for -B.
-        channels: channels of the images.
-        layer_scale: initial factor of each residual. None: no such factor.
-        norm_pooled: apply the last layer norm to the mean of all positions.
-        drop_path: probability that a sample skips the last block in training. It rises
+        channels: Channels of the images.
+        layer_scale: Initial factor of each residual. None: no such factor.
+        norm_pooled: Apply the last layer norm to the mean of all positions.
+        drop_path: Probability that a sample skips the last block in training. It rises
             linearly from 0 over the blocks.
-        dtype: dtype of the computation, such as ``jnp.bfloat16``; see `TimmLayers`.
-        rngs: random number generator of the initial parameters and of drop path.
+        dtype: Dtype of the computation, such as ``jnp.bfloat16``; see `TimmLayers`.
+        rngs: Random number generator of the initial parameters and of drop path.
 
     Attributes:
-        out_features: width of the features: 768 for -T and -S, 1024 for -B.
+        out_features: Width of the features: 768 for -T and -S, 1024 for -B.
 
     Raises:
-        ValueError: if a depth, a width or channels is below 1, or `drop_path` is out of
+        ValueError: If a depth, a width or channels is below 1, or `drop_path` is out of
             range.
     """
 

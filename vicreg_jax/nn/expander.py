@@ -23,13 +23,13 @@ class Expander(nnx.Module):
     the batch norm that follows removes it.
 
     Args:
-        inputs: width of the features.
-        width: width of both hidden layers and of the embeddings.
-        dtype: dtype of the computation and of the embeddings, such as
+        inputs: Width of the features.
+        width: Width of both hidden layers and of the embeddings.
+        dtype: Dtype of the computation and of the embeddings, such as
             ``jnp.bfloat16``; see `Layers`.
-        axis_name: the mapped axis of the devices that share batch statistics; see
+        axis_name: The mapped axis of the devices that share batch statistics; see
             `Layers`.
-        rngs: random number generator of the initial parameters.
+        rngs: Random number generator of the initial parameters.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class VICRegL(nnx.Module):
     encoder is kept after pretraining.
 
     Args:
-        encoder: an encoder of `vicreg_jax.nn`, or another module with the method
+        encoder: An encoder of `vicreg_jax.nn`, or another module with the method
             ``feature_map(images)``, whose features are the mean of that map.
-        expander: of the features, for the global loss.
-        local_expander: of each position of the map, for the local loss.
+        expander: Of the features, for the global loss.
+        local_expander: Of each position of the map, for the local loss.
 
     Reference:
         Bardes et al., VICRegL, https://arxiv.org/abs/2210.01571, figure 1.

@@ -26,13 +26,13 @@ class Layers:
     whatever the `dtype` of the layers.
 
     Attributes:
-        rngs: random number generator of the initial parameters.
-        dtype: dtype that layers compute in and return, such as ``jnp.bfloat16``. None:
+        rngs: Random number generator of the initial parameters.
+        dtype: Dtype that layers compute in and return, such as ``jnp.bfloat16``. None:
             the dtype of their input, at least float32.
-        axis_name: the mapped axis or axes of `jax.shard_map` or `jax.pmap` that share
+        axis_name: The mapped axis or axes of `jax.shard_map` or `jax.pmap` that share
             batch statistics. Leave it None under `jax.jit` alone: the batch is then
             already the global batch, however it is sharded.
-        zero_residual: initialize the scale of each block's last batch norm to zero, so
+        zero_residual: Initialize the scale of each block's last batch norm to zero, so
             that a block starts as its shortcut (Goyal et al., arXiv:1706.02677).
     """
 
@@ -86,8 +86,8 @@ class Layers:
         of (n - 1) / n for n values.
 
         Args:
-            features: number of channels.
-            zero: initialize the scale to zero instead of one.
+            features: Number of channels.
+            zero: Initialize the scale to zero instead of one.
         """
         # Flax accepts several axes here, although its annotation says one.
         axes: dict[str, Any] = {"axis_name": self.axis_name}
@@ -135,9 +135,9 @@ def check_images(images: jax.Array, channels: int, *, side: int | None = None) -
     """Raises a ValueError unless images have the shape that a network takes.
 
     Args:
-        images: the images.
-        channels: their channels.
-        side: their height and width. None: any.
+        images: The images.
+        channels: Their channels.
+        side: Their height and width. None: any.
     """
     sides = ("height", "width") if side is None else (side, side)
     fits = images.ndim == 4 and images.shape[-1] == channels

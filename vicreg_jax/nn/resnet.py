@@ -99,21 +99,21 @@ class ResNet(nnx.Module):
 
     Args:
         depth: 18, 34, 50, 101 or 200.
-        width: channels of the stem. 128 is the paper's "x2".
-        channels: channels of the images.
-        small_images: use a 3x3 stem of stride 1 without max-pooling, for images of
+        width: Channels of the stem. 128 is the paper's "x2".
+        channels: Channels of the images.
+        small_images: Use a 3x3 stem of stride 1 without max-pooling, for images of
             about 32 pixels a side. It is padded by 2, not 1, as in solo-learn.
-        zero_residual: see `Layers`.
-        dtype: dtype of the computation, such as ``jnp.bfloat16``; see `Layers`.
-        axis_name: the mapped axis of the devices that share batch statistics; see
+        zero_residual: See `Layers`.
+        dtype: Dtype of the computation, such as ``jnp.bfloat16``; see `Layers`.
+        axis_name: The mapped axis of the devices that share batch statistics; see
             `Layers`.
-        rngs: random number generator of the initial parameters (He's normal, fan-out).
+        rngs: Random number generator of the initial parameters (He's normal, fan-out).
 
     Attributes:
-        out_features: width of the features: 2048 for ResNet-50, 512 for -18 and -34.
+        out_features: Width of the features: 2048 for ResNet-50, 512 for -18 and -34.
 
     Raises:
-        ValueError: if the depth is not one of these, or a width or channels is below 1.
+        ValueError: If the depth is not one of these, or a width or channels is below 1.
     """
 
     def __init__(

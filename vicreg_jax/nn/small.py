@@ -26,18 +26,18 @@ class SmallResNet(nnx.Module):
     mean over all positions.
 
     Args:
-        widths: channels of the stem and of each stage. The last is the width of the
+        widths: Channels of the stem and of each stage. The last is the width of the
             features.
-        blocks: number of blocks in each stage.
+        blocks: Number of blocks in each stage.
         stem_stride: 2 halves the resolution in the stem, 1 keeps it.
-        channels: channels of the images.
-        dtype: dtype of the computation, such as ``jnp.bfloat16``; see `Layers`.
-        axis_name: the mapped axis of the devices that share batch statistics; see
+        channels: Channels of the images.
+        dtype: Dtype of the computation, such as ``jnp.bfloat16``; see `Layers`.
+        axis_name: The mapped axis of the devices that share batch statistics; see
             `Layers`.
-        rngs: random number generator of the initial parameters.
+        rngs: Random number generator of the initial parameters.
 
     Attributes:
-        out_features: width of the features.
+        out_features: Width of the features.
     """
 
     def __init__(

@@ -27,8 +27,8 @@ class TimmLayers:
     whatever the `dtype` of the layers.
 
     Attributes:
-        rngs: random number generator of the initial parameters and of drop path.
-        dtype: see `vicreg_jax.nn.layers.Layers`.
+        rngs: Random number generator of the initial parameters and of drop path.
+        dtype: See `vicreg_jax.nn.layers.Layers`.
     """
 
     rngs: nnx.Rngs
@@ -86,8 +86,8 @@ class TimmLayers:
         probability to keep them.
 
         Args:
-            rate: probability that a sample is dropped. Zero needs no random numbers.
-            dims: number of axes of a batch.
+            rate: Probability that a sample is dropped. Zero needs no random numbers.
+            dims: Number of axes of a batch.
         """
         return nnx.Dropout(
             rate,
@@ -100,8 +100,8 @@ class Mlp(nnx.Module):
     """Two linear layers with a GELU between them, four times as wide inside.
 
     Args:
-        make: makes the layers.
-        features: width of the input and of the output.
+        make: Makes the layers.
+        features: Width of the input and of the output.
     """
 
     def __init__(self, make: TimmLayers, features: int):
@@ -120,11 +120,11 @@ def drop_rates(largest: float, blocks: int) -> Sequence[float]:
     """Returns the drop path rate of each block, rising linearly from 0.
 
     Args:
-        largest: rate of the last block.
-        blocks: number of blocks.
+        largest: Rate of the last block.
+        blocks: Number of blocks.
 
     Raises:
-        ValueError: if `largest` is not at least 0 and below 1.
+        ValueError: If `largest` is not at least 0 and below 1.
     """
     if not 0 <= largest < 1:
         raise ValueError(f"`drop_path` must be at least 0 and below 1, got {largest}")

@@ -26,9 +26,9 @@ class Attention(nnx.Module):
     """Multi-head self-attention, with one linear layer for queries, keys and values.
 
     Args:
-        make: makes the layers.
-        features: width of the tokens.
-        heads: number of heads.
+        make: Makes the layers.
+        features: Width of the tokens.
+        heads: Number of heads.
     """
 
     def __init__(self, make: TimmLayers, features: int, heads: int):
@@ -50,10 +50,10 @@ class ViTBlock(nnx.Module):
     """Attention and an MLP, each after a layer norm and added to its input.
 
     Args:
-        make: makes the layers.
-        features: width of the tokens.
-        heads: number of heads.
-        drop_path: probability that a sample skips a residual in training.
+        make: Makes the layers.
+        features: Width of the tokens.
+        heads: Number of heads.
+        drop_path: Probability that a sample skips a residual in training.
     """
 
     def __init__(self, make: TimmLayers, features: int, heads: int, drop_path: float):
@@ -76,22 +76,22 @@ class ViT(nnx.Module):
     """ViT without the classifier. Its features are those of the class token.
 
     Args:
-        image_size: side of the images in pixels, which have learned positions.
-        patch_size: side of the patches in pixels.
-        width: width of the tokens: 384 for ViT-S, 768 for ViT-B.
-        depth: number of blocks.
-        heads: number of heads. None: one for each 64 of `width`, as in ViT-S and -B.
-        channels: channels of the images.
-        drop_path: probability that a sample skips the last block in training. It rises
+        image_size: Side of the images in pixels, which have learned positions.
+        patch_size: Side of the patches in pixels.
+        width: Width of the tokens: 384 for ViT-S, 768 for ViT-B.
+        depth: Number of blocks.
+        heads: Number of heads. None: one for each 64 of `width`, as in ViT-S and -B.
+        channels: Channels of the images.
+        drop_path: Probability that a sample skips the last block in training. It rises
             linearly from 0 over the blocks.
-        dtype: dtype of the computation, such as ``jnp.bfloat16``; see `TimmLayers`.
-        rngs: random number generator of the initial parameters and of drop path.
+        dtype: Dtype of the computation, such as ``jnp.bfloat16``; see `TimmLayers`.
+        rngs: Random number generator of the initial parameters and of drop path.
 
     Attributes:
-        out_features: width of the features, which is `width`.
+        out_features: Width of the features, which is `width`.
 
     Raises:
-        ValueError: if a size is below 1 or not a multiple of what divides it, or
+        ValueError: If a size is below 1 or not a multiple of what divides it, or
             `drop_path` is out of range.
     """
 

@@ -43,8 +43,8 @@ class Run:
     Every property reads the files anew.
 
     Attributes:
-        run_folder: the directory of the run.
-        own_encoder: makes the encoder, if it was given in Python.
+        run_folder: The directory of the run.
+        own_encoder: Makes the encoder, if it was given in Python.
     """
 
     run_folder: Path
@@ -55,8 +55,8 @@ class Run:
         """Returns the run in a directory.
 
         Args:
-            run: the directory of the run.
-            encoder: what `pretrain` was given as `encoder`.
+            run: The directory of the run.
+            encoder: What `pretrain` was given as `encoder`.
 
         Raises:
             ValueError: If it is not the directory of a run.
@@ -141,21 +141,21 @@ def pretrain(
     learning rate then follows the schedule of the new length.
 
     Args:
-        config: the configuration, from `vicreg_jax.pretrain.recipes` or your own. Its
+        config: The configuration, from `vicreg_jax.pretrain.recipes` or your own. Its
             ``views`` may be an instance of your own class; see
             `vicreg_jax.augment.Views`.
-        out: directory of the run. None: in runs/, the newest unfinished one of this
+        out: Directory of the run. None: in runs/, the newest unfinished one of this
             configuration or a new one.
-        data: instead of ``config.data``: a path, uint8 images of shape ``(images,
+        data: Instead of ``config.data``: a path, uint8 images of shape ``(images,
             height, width, channels)``, or a pair of such images and integer labels of
             shape ``(images,)``. Arrays set ``config.size`` and ``config.channels``.
-        encoder: instead of ``config.encoder``: a module, or a class or function that
+        encoder: Instead of ``config.encoder``: a module, or a class or function that
             makes one from `flax.nnx.Rngs`. The module maps views to features of shape
             ``(batch, out_features)``, and has the attribute ``out_features``. The run
             trains a copy of it.
-        console: where to print progress. "auto": the terminal or the notebook. None:
+        console: Where to print progress. "auto": the terminal or the notebook. None:
             nothing is printed.
-        settings: of `vicreg_jax.pretrain.config.Launch`, such as ``workers=4``.
+        settings: Of `vicreg_jax.pretrain.config.Launch`, such as ``workers=4``.
 
     Returns:
         The finished run.

@@ -26,8 +26,8 @@ def arguments(
     """Returns the shapes of what ``programs.train`` takes, with their shardings.
 
     Args:
-        programs: the programs of the run.
-        image: height, width and channels of images in memory. None: those of the
+        programs: The programs of the run.
+        image: Height, width and channels of images in memory. None: those of the
             configuration.
     """
     config, rows = programs.config, meshes.by_rows(programs.mesh)
@@ -55,8 +55,8 @@ def check_step(programs: Programs, image: tuple[int, int, int]) -> None:
     """Refuses settings and encoders that do not fit, before the run folder is made.
 
     Args:
-        programs: the programs of the run.
-        image: height, width and channels of an image.
+        programs: The programs of the run.
+        image: Height, width and channels of an image.
 
     Raises:
         UsageError: If the encoder's features are not as its ``out_features`` says, or

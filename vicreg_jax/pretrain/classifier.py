@@ -35,9 +35,9 @@ class Metrics(NamedTuple):
     """The metrics of one step, scalars on the device. Means are over the heads.
 
     Attributes:
-        loss: mean cross-entropy.
-        accuracy: mean top-1 accuracy on the batch, before the update.
-        learning_rate: learning rate of the first head in this step.
+        loss: Mean cross-entropy.
+        accuracy: Mean top-1 accuracy on the batch, before the update.
+        learning_rate: Learning rate of the first head in this step.
         gradient_norm: L2 norm of the gradient of all parameters that are trained.
     """
 
@@ -51,9 +51,9 @@ class Counts(NamedTuple):
     """The test of a batch.
 
     Attributes:
-        top1: correct images of each head.
-        top5: images of each head whose class is among its five likeliest.
-        images: labeled images.
+        top1: Correct images of each head.
+        top5: Images of each head whose class is among its five likeliest.
+        images: Labeled images.
     """
 
     top1: Int32[Array, " heads"]
@@ -71,8 +71,8 @@ class Classifier(Programs):
     batch.
 
     Attributes:
-        config: the settings.
-        model: the pretrained encoder, which is copied.
+        config: The settings.
+        model: The pretrained encoder, which is copied.
     """
 
     config: Supervised

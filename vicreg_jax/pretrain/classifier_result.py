@@ -17,7 +17,7 @@ def result(tests: list[Line]) -> Accuracies:
     """Returns the accuracies of the last epoch, and of the best, by head.
 
     Args:
-        tests: the lines of evaluations.jsonl. Those of pretraining have no heads.
+        tests: The lines of evaluations.jsonl. Those of pretraining have no heads.
     """
     found: Accuracies = {}
     for name in tests[-1] if tests else ():

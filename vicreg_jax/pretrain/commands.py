@@ -293,8 +293,8 @@ def recipe_runs(
     """Returns a run of each recipe by its name.
 
     Args:
-        images: what the recipe `images` returned. None: what its help shows.
-        kind: of `KINDS`: the views to use, in the size of the recipe's. None: those of
+        images: What the recipe `images` returned. None: what its help shows.
+        kind: Of `KINDS`: the views to use, in the size of the recipe's. None: those of
             the recipe.
     """
     runs = {}

@@ -52,12 +52,12 @@ def compile_only(
     """Compiles one training step for TPUs.
 
     Args:
-        config: configuration of the run, whose images are not opened.
+        config: Configuration of the run, whose images are not opened.
         topology: TPU generation and shape, such as "v5e:8x8", or an accelerator type,
             such as "v5litepod-64".
-        mesh: devices by axis; see `vicreg_jax.pretrain.mesh.axes`.
-        model: the encoder of a classifier, whose settings `config` then has.
-        notify: called with a sentence before the compiler starts.
+        mesh: Devices by axis; see `vicreg_jax.pretrain.mesh.axes`.
+        model: The encoder of a classifier, whose settings `config` then has.
+        notify: Called with a sentence before the compiler starts.
 
     Raises:
         UsageError: If there is no such topology, or the step does not fit its chips.

@@ -24,9 +24,9 @@ class Queries(NamedTuple):
     """Query images.
 
     Attributes:
-        features: one row for each query.
-        rows: the row of each query among the images that are searched; -1 for none.
-        source: the query images.
+        features: One row for each query.
+        rows: The row of each query among the images that are searched; -1 for none.
+        source: The query images.
     """
 
     features: Float[np.ndarray, "queries width"]
@@ -44,11 +44,11 @@ def contact_sheet(
     """Returns a picture of query images and their nearest neighbors.
 
     Args:
-        features: one row for each image.
-        ids: the index of each image in `source`.
-        source: the images.
-        neighbors: number of neighbors of each image; fewer if there are too few images.
-        queries: the query images. None: some of the images, drawn at random.
+        features: One row for each image.
+        ids: The index of each image in `source`.
+        source: The images.
+        neighbors: Number of neighbors of each image; fewer if there are too few images.
+        queries: The query images. None: some of the images, drawn at random.
     """
     from matplotlib.figure import Figure
 
@@ -86,9 +86,9 @@ def nearest_neighbors(
     """Returns the rows nearest to each query by cosine, and these cosines.
 
     Args:
-        features: one row for each image.
-        queries: the query images. A query is not its own neighbor.
-        neighbors: number of neighbors; fewer if there are too few rows.
+        features: One row for each image.
+        queries: The query images. A query is not its own neighbor.
+        neighbors: Number of neighbors; fewer if there are too few rows.
     """
     from sklearn.neighbors import NearestNeighbors
 

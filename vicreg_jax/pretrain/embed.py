@@ -32,10 +32,10 @@ class Embedded(NamedTuple):
     """The features of the readable images of a source.
 
     Attributes:
-        features: shape ``(images, width of the encoder)``.
-        labels: the class of each image; -1 for none.
-        ids: the index of each image in the source.
-        unreadable: names of the images that could not be read.
+        features: Shape ``(images, width of the encoder)``.
+        labels: The class of each image; -1 for none.
+        ids: The index of each image in the source.
+        unreadable: Names of the images that could not be read.
     """
 
     features: Float32[np.ndarray, "images width"]
@@ -56,12 +56,12 @@ def embed(
     """Writes the features of images to a file, and draws their nearest neighbors.
 
     Args:
-        path: a run, whose newest checkpoint is used, or a file of an encoder.
-        data: the images, as `open_source` names them.
-        out: the .npz file for ``features``, ``names``, ``labels`` and ``classes``.
-        neighbors: number of neighbors in the picture beside `out`. 0: no picture.
-        queries: image files whose neighbors are drawn. None: images of `data`.
-        unreadable: whether to skip unreadable images, or raise at the first.
+        path: A run, whose newest checkpoint is used, or a file of an encoder.
+        data: The images, as `open_source` names them.
+        out: The .npz file for ``features``, ``names``, ``labels`` and ``classes``.
+        neighbors: Number of neighbors in the picture beside `out`. 0: no picture.
+        queries: Image files whose neighbors are drawn. None: images of `data`.
+        unreadable: Whether to skip unreadable images, or raise at the first.
 
     Returns:
         What was done, to print.
@@ -117,10 +117,10 @@ def features(
     """Returns the features of the readable images, in the order of the source.
 
     Args:
-        encoder: the encoder with its preprocessing.
-        source: images of the encoder's size and channels.
-        batch: number of images that pass the network at once.
-        unreadable: whether to skip unreadable images, or raise at the first.
+        encoder: The encoder with its preprocessing.
+        source: Images of the encoder's size and channels.
+        batch: Number of images that pass the network at once.
+        unreadable: Whether to skip unreadable images, or raise at the first.
 
     Raises:
         UsageError: If the images have another shape, or none of them is readable.
@@ -164,9 +164,9 @@ def open_encoder(
     """Returns the encoder of a run's newest checkpoint, or of a file.
 
     Args:
-        path: the run or the file.
-        mesh: devices for the parameters of a run; see `mesh.axes`.
-        argument: what the command line calls `path`, for errors.
+        path: The run or the file.
+        mesh: Devices for the parameters of a run; see `mesh.axes`.
+        argument: What the command line calls `path`, for errors.
 
     Raises:
         UsageError: If there is none.

@@ -36,10 +36,10 @@ class Evaluation(NamedTuple):
     """The probes at the end of a run.
 
     Attributes:
-        accuracies: from 0 to 1, by features (raw pixels, untrained, VICReg) and probe.
-        held_out: the held-out features of the trained encoder, with their labels.
-        train_images: number of images that the probes were fitted to.
-        unreadable: names of the images that could not be read, training and held-out.
+        accuracies: From 0 to 1, by features (raw pixels, untrained, VICReg) and probe.
+        held_out: The held-out features of the trained encoder, with their labels.
+        train_images: Number of images that the probes were fitted to.
+        unreadable: Names of the images that could not be read, training and held-out.
     """
 
     accuracies: Accuracies

@@ -59,9 +59,9 @@ def as_encoder(
     """Returns the encoder of a state in eval mode, with its preprocessing.
 
     Args:
-        programs: the programs of the run.
-        state: the state.
-        run: the directory of the run, whose recipe is recorded if it has one.
+        programs: The programs of the run.
+        state: The state.
+        run: The directory of the run, whose recipe is recorded if it has one.
     """
     config, model = programs.config, programs.network(state).encoder
     model.eval()
@@ -78,9 +78,9 @@ class Probed(NamedTuple):
     """The probes of a run's features on some images.
 
     Attributes:
-        accuracies: from 0 to 1, by features and by probe.
-        summary: the checkpoint and the images, to print.
-        file: where they were written.
+        accuracies: From 0 to 1, by features and by probe.
+        summary: The checkpoint and the images, to print.
+        file: Where they were written.
     """
 
     accuracies: Accuracies
@@ -94,8 +94,8 @@ def probe(run: Path, *, data: str | None = None) -> Probed:
     The result is written into the directory of the run, as probes-DATA.json.
 
     Args:
-        run: the directory of the run.
-        data: labeled images, of which a fifth is held out. None: those of the run.
+        run: The directory of the run.
+        data: Labeled images, of which a fifth is held out. None: those of the run.
 
     Raises:
         UsageError: If `run` is not a run or has no checkpoint yet, or the images have
@@ -136,10 +136,10 @@ def newest(
     """Returns the programs of a run and its newest state.
 
     Args:
-        run: the directory of the run.
-        own_encoder: makes the encoder, if it was given in Python.
-        mesh: devices; see `vicreg_jax.pretrain.mesh.axes`.
-        argument: what the command line calls `run`, for errors.
+        run: The directory of the run.
+        own_encoder: Makes the encoder, if it was given in Python.
+        mesh: Devices; see `vicreg_jax.pretrain.mesh.axes`.
+        argument: What the command line calls `run`, for errors.
 
     Raises:
         UsageError: If `run` is not a run, has no checkpoint yet, or has a path with a

@@ -36,10 +36,10 @@ def readable_features(
     Each process encodes its share of the images and returns the features of all.
 
     Args:
-        programs: the programs of the run.
-        state: the state whose encoder is used.
-        source: the images.
-        workers: processes that read and decode images. 0: this process does.
+        programs: The programs of the run.
+        state: The state whose encoder is used.
+        source: The images.
+        workers: Processes that read and decode images. 0: this process does.
 
     Returns:
         Features of shape ``(images, width of the encoder)``, float32, with labels; and

@@ -16,9 +16,9 @@ def axes(mesh: str | None, devices: int) -> dict[str, int]:
     """Returns the number of devices along each axis, by the name of the axis.
 
     Args:
-        mesh: for example "data=8" or "data=4,more=2". None: one axis, "data", with all
+        mesh: For example "data=8" or "data=4,more=2". None: one axis, "data", with all
             devices.
-        devices: number of all devices.
+        devices: Number of all devices.
 
     Raises:
         UsageError: If `mesh` has another form.

@@ -73,7 +73,7 @@ def own_encoder(encoder: nnx.Module | EncoderFactory) -> EncoderFactory:
     """Returns a function that makes the encoder that was given in Python.
 
     Args:
-        encoder: a module, whose parameters are copied, or what makes one: a class with
+        encoder: A module, whose parameters are copied, or what makes one: a class with
             the argument ``rngs``, or a function of `flax.nnx.Rngs`.
 
     Raises:

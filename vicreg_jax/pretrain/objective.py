@@ -30,10 +30,10 @@ class Objective(NamedTuple):
     """The loss of one step and its unweighted terms, scalars on the device.
 
     Attributes:
-        loss: weighted sum of the terms.
-        of_views: terms of the embeddings; see `multiview_terms`.
-        of_maps: terms of the feature maps, see `VICRegLTerms`; None for VICReg.
-        std: standard deviation of the embeddings, averaged over columns and views.
+        loss: Weighted sum of the terms.
+        of_views: Terms of the embeddings; see `multiview_terms`.
+        of_maps: Terms of the feature maps, see `VICRegLTerms`; None for VICReg.
+        std: Standard deviation of the embeddings, averaged over columns and views.
     """
 
     loss: Float[Array, ""]

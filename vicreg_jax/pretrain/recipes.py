@@ -226,11 +226,11 @@ def images(
     1000. Look at views.png in the run's directory and adapt the views.
 
     Args:
-        data: a folder of images, or files of arrays or records.
-        size: side of the decoded images and of the views. None: from the images.
+        data: A folder of images, or files of arrays or records.
+        size: Side of the decoded images and of the views. None: from the images.
         channels: 1 for grayscale, 3 for RGB. None: from the images.
         encoder: None: from `size`.
-        changes: further settings of `Config`, such as ``epochs=100``.
+        changes: Further settings of `Config`, such as ``epochs=100``.
 
     Raises:
         UsageError: If `data` does not hold images, or a setting is out of range.

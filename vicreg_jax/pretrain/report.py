@@ -59,8 +59,8 @@ def draw(run_folder: Path, accuracies: Accuracies) -> None:
     accuracies, the quick checks. Of a classifier it shows the loss, and the tests.
 
     Args:
-        run_folder: the directory of the run.
-        accuracies: from 0 to 1, by features and by probe; empty without labels, or if
+        run_folder: The directory of the run.
+        accuracies: From 0 to 1, by features and by probe; empty without labels, or if
             the run is not finished.
     """
     from matplotlib.figure import Figure

@@ -56,17 +56,17 @@ class Metrics(NamedTuple):
     """The metrics of one step, scalars on the device.
 
     Attributes:
-        loss: weighted sum of all terms.
-        invariance: of the embeddings, unweighted; see `multiview_terms`.
-        variance: of the embeddings, unweighted; see `multiview_terms`.
-        covariance: of the embeddings, unweighted; see `multiview_terms`.
-        std: standard deviation of the embeddings, averaged over columns and views.
-        learning_rate: learning rate of this step.
+        loss: Weighted sum of all terms.
+        invariance: Of the embeddings, unweighted; see `multiview_terms`.
+        variance: Of the embeddings, unweighted; see `multiview_terms`.
+        covariance: Of the embeddings, unweighted; see `multiview_terms`.
+        std: Standard deviation of the embeddings, averaged over columns and views.
+        learning_rate: Learning rate of this step.
         gradient_norm: L2 norm of the gradient of all parameters.
-        local_invariance: of the feature maps, unweighted; see `VICRegLTerms`. None, as
+        local_invariance: Of the feature maps, unweighted; see `VICRegLTerms`. None, as
             the next two, for VICReg.
-        local_variance: of the feature maps, unweighted.
-        local_covariance: of the feature maps, unweighted.
+        local_variance: Of the feature maps, unweighted.
+        local_covariance: Of the feature maps, unweighted.
     """
 
     loss: Float[Array, ""]
@@ -96,10 +96,10 @@ class Programs:
     """The programs of a run, compiled when they are first called.
 
     Attributes:
-        config: the configuration of the run.
-        mesh: the devices. Batches are sharded over all axes.
-        steps_per_epoch: sets the schedule of the learning rate.
-        own_encoder: makes the encoder, if it was given in Python.
+        config: The configuration of the run.
+        mesh: The devices. Batches are sharded over all axes.
+        steps_per_epoch: Sets the schedule of the learning rate.
+        own_encoder: Makes the encoder, if it was given in Python.
     """
 
     config: Config

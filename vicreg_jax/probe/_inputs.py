@@ -24,8 +24,8 @@ class Rows(NamedTuple):
     """Labeled features as the fits take them.
 
     Attributes:
-        features: shape ``(rows, width)``, float, with rows of zeros as padding.
-        labels: shape ``(rows,)``, int32, -1 for padding and for rows to ignore.
+        features: Shape ``(rows, width)``, float, with rows of zeros as padding.
+        labels: Shape ``(rows,)``, int32, -1 for padding and for rows to ignore.
     """
 
     features: Float[Array, "rows width"]
@@ -36,8 +36,8 @@ def mesh_of(features: Any, mesh: Mesh | None) -> Mesh | None:
     """Returns the mesh to use, with Auto axes only, or None for one device.
 
     Args:
-        features: an array. If it has a sharding over a mesh, that is the default.
-        mesh: the mesh that the caller asks for, or None.
+        features: An array. If it has a sharding over a mesh, that is the default.
+        mesh: The mesh that the caller asks for, or None.
     """
     if mesh is None:
         sharding = getattr(features, "sharding", None)
@@ -59,10 +59,10 @@ def pad_and_shard(
     """Returns an array whose rows are padded, and spread over all axes of a mesh.
 
     Args:
-        array: shape ``(rows, ...)``.
-        mesh: the mesh, or None for JAX's default device.
-        multiple: the rows of each device become a multiple of this number.
-        fill: value of the padding.
+        array: Shape ``(rows, ...)``.
+        mesh: The mesh, or None for JAX's default device.
+        multiple: The rows of each device become a multiple of this number.
+        fill: Value of the padding.
     """
     missing = -array.shape[0] % (multiple * (mesh.size if mesh else 1))
     if missing:
@@ -95,9 +95,9 @@ def check(name: str, features: Any, labels: Any = None) -> None:
     """Checks that features are a finite matrix, with an integer label for each row.
 
     Args:
-        name: of the features, for errors.
-        features: the features.
-        labels: their labels, or None.
+        name: Of the features, for errors.
+        features: The features.
+        labels: Their labels, or None.
 
     Raises:
         TypeError: If the features are not floating-point, or the labels not integers.

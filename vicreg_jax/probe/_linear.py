@@ -20,10 +20,10 @@ class Linear(NamedTuple):
     """A linear classifier of centered and scaled features.
 
     Attributes:
-        mean: of each column of the training features, shape ``(width,)``.
-        scale: what each centered column is divided by, shape ``(width,)``.
-        weights: shape ``(width, classes)``.
-        bias: shape ``(classes,)``; very negative for a class without samples.
+        mean: Of each column of the training features, shape ``(width,)``.
+        scale: What each centered column is divided by, shape ``(width,)``.
+        weights: Shape ``(width, classes)``.
+        bias: Shape ``(classes,)``; very negative for a class without samples.
     """
 
     mean: Float[Array, " width"]
@@ -35,7 +35,7 @@ class Linear(NamedTuple):
         """Returns the score of each class, in float32 or float64.
 
         Args:
-            features: shape ``(rows, width)``, of any float dtype.
+            features: Shape ``(rows, width)``, of any float dtype.
         """
         return _scores(self, jnp.asarray(features))
 
@@ -43,7 +43,7 @@ class Linear(NamedTuple):
         """Returns the class with the highest score.
 
         Args:
-            features: shape ``(rows, width)``, of any float dtype.
+            features: Shape ``(rows, width)``, of any float dtype.
         """
         return jnp.argmax(self.scores(features), axis=1).astype(jnp.int32)
 
@@ -65,8 +65,8 @@ def centered(
     """Returns centered features in float32 or float64, and the mean of the columns.
 
     Args:
-        features: shape ``(rows, width)``.
-        rows: which rows to include, shape ``(rows,)``. The others become zero.
+        features: Shape ``(rows, width)``.
+        rows: Which rows to include, shape ``(rows,)``. The others become zero.
     """
     x = jnp.where(rows[:, None], wide(features), 0)
     count = jnp.sum(rows, dtype=x.dtype)

@@ -23,8 +23,8 @@ class Labeled(NamedTuple):
     """Features with labels.
 
     Attributes:
-        features: shape ``(samples, width)``, of any float dtype.
-        labels: the class of each sample, shape ``(samples,)``, integer, with values
+        features: Shape ``(samples, width)``, of any float dtype.
+        labels: The class of each sample, shape ``(samples,)``, integer, with values
             that this process can read. -1 marks samples to ignore, such as padding.
     """
 
@@ -55,11 +55,11 @@ def linear_probe(
     """Returns the top-1 accuracy of logistic regression, from 0 to 1.
 
     Args:
-        train: samples to fit the classifier to.
-        test: samples to test it on.
-        share: fraction of the training samples to use, the same for every class.
-        seed: seed for drawing them.
-        mesh: devices to use; see `vicreg_jax.probe.logistic.fit`.
+        train: Samples to fit the classifier to.
+        test: Samples to test it on.
+        share: Fraction of the training samples to use, the same for every class.
+        seed: Seed for drawing them.
+        mesh: Devices to use; see `vicreg_jax.probe.logistic.fit`.
 
     Raises:
         TypeError: If the features are not floating-point, or the labels not integers.
@@ -79,12 +79,12 @@ def knn_probe(
     """Returns the top-1 accuracy of k-nearest neighbors by cosine, from 0 to 1.
 
     Args:
-        train: samples that vote. More similar ones have more weight.
-        test: samples to test on.
-        neighbors: number of samples that vote on each test sample. None: 20, as in the
+        train: Samples that vote. More similar ones have more weight.
+        test: Samples to test on.
+        neighbors: Number of samples that vote on each test sample. None: 20, as in the
             paper, or all samples if there are fewer.
-        temperature: of the weights; see `vicreg_jax.probe.knn.classify`.
-        mesh: devices to use; see `vicreg_jax.probe.knn.nearest`.
+        temperature: Of the weights; see `vicreg_jax.probe.knn.classify`.
+        mesh: Devices to use; see `vicreg_jax.probe.knn.nearest`.
 
     Raises:
         TypeError: If the features are not floating-point, or the labels not integers.
@@ -121,12 +121,12 @@ def probes(
     labels. Unlike accuracy, it does not depend on how rare class 1 is.
 
     Args:
-        train: samples to fit the probes to.
-        test: samples to test them on.
-        available: number of labeled samples that `train` was drawn from. None: `train`
+        train: Samples to fit the probes to.
+        test: Samples to test them on.
+        available: Number of labeled samples that `train` was drawn from. None: `train`
             has all of them.
-        seed: seed for drawing the 1% and 10% of the labels.
-        mesh: devices to use; see `vicreg_jax.probe.knn.nearest`.
+        seed: Seed for drawing the 1% and 10% of the labels.
+        mesh: Devices to use; see `vicreg_jax.probe.knn.nearest`.
 
     Raises:
         TypeError: If the features are not floating-point, or the labels not integers.

@@ -30,8 +30,8 @@ class Neighbors(NamedTuple):
     """The nearest rows of a bank, nearest first; equally near ones in their order.
 
     Attributes:
-        similarities: cosines, shape ``(queries, neighbors)``, float32 or float64.
-        indices: rows of the bank, shape ``(queries, neighbors)``, int32.
+        similarities: Cosines, shape ``(queries, neighbors)``, float32 or float64.
+        indices: Rows of the bank, shape ``(queries, neighbors)``, int32.
     """
 
     similarities: Float[Array, "queries neighbors"]
@@ -55,12 +55,12 @@ def classify(
     the nearest row wins.
 
     Args:
-        bank: features that vote, shape ``(bank, width)``; see `nearest`.
-        labels: of the rows of the bank, shape ``(bank,)``. Rows with -1 do not vote.
-        queries: features to classify, shape ``(queries, width)``.
-        neighbors: number of rows that vote on each query.
-        temperature: of the weights.
-        mesh: devices to spread the rows over; see `nearest`.
+        bank: Features that vote, shape ``(bank, width)``; see `nearest`.
+        labels: Of the rows of the bank, shape ``(bank,)``. Rows with -1 do not vote.
+        queries: Features to classify, shape ``(queries, width)``.
+        neighbors: Number of rows that vote on each query.
+        temperature: Of the weights.
+        mesh: Devices to spread the rows over; see `nearest`.
 
     Raises:
         TypeError: As `nearest`, and if the labels are not integers.
@@ -105,13 +105,13 @@ def nearest(
     the devices exchange the queries and their best rows.
 
     Args:
-        bank: shape ``(bank, width)``, of any float dtype. Products have the wider of
+        bank: Shape ``(bank, width)``, of any float dtype. Products have the wider of
             both dtypes and are added up in float32, or in float64 if one has it; so
             features in bfloat16 are compared exactly as they are.
-        queries: shape ``(queries, width)``, of any float dtype.
-        neighbors: number of rows to return for each query.
-        where: which rows of the bank to search, shape ``(bank,)``. None: all.
-        mesh: devices to spread the rows of both over. None: those of `bank` if it is
+        queries: Shape ``(queries, width)``, of any float dtype.
+        neighbors: Number of rows to return for each query.
+        where: Which rows of the bank to search, shape ``(bank,)``. None: all.
+        mesh: Devices to spread the rows of both over. None: those of `bank` if it is
             sharded, otherwise JAX's default device.
 
     Raises:
@@ -160,12 +160,12 @@ def search(
     """Returns the result of `nearest`, for arrays that are on the devices already.
 
     Args:
-        bank: shape ``(bank, width)``, with equally many rows on each device.
-        where: which rows to search, shape ``(bank,)``.
-        queries: shape ``(queries, width)``, a multiple of `block` on each device.
-        neighbors: number of rows to return for each query.
-        block: queries of each device to search at a time.
-        mesh: that the rows of all three are spread over, or None for one device.
+        bank: Shape ``(bank, width)``, with equally many rows on each device.
+        where: Which rows to search, shape ``(bank,)``.
+        queries: Shape ``(queries, width)``, a multiple of `block` on each device.
+        neighbors: Number of rows to return for each query.
+        block: Queries of each device to search at a time.
+        mesh: That the rows of all three are spread over, or None for one device.
     """
     local = partial(_search, neighbors=neighbors, block=block)
     if mesh is None:

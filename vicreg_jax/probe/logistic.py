@@ -50,19 +50,19 @@ def fit(
     by the classes.
 
     Args:
-        features: shape ``(rows, width)``, of any float dtype. Statistics and products
+        features: Shape ``(rows, width)``, of any float dtype. Statistics and products
             are in float32, or in float64 for features in float64.
-        labels: the class of each row, shape ``(rows,)``, from 0. Rows with -1 are
+        labels: The class of each row, shape ``(rows,)``, from 0. Rows with -1 are
             ignored.
-        classes: number of classes. None: one more than the largest label. A class
+        classes: Number of classes. None: one more than the largest label. A class
             without samples is never chosen.
-        l2: weight of the penalty.
-        tolerance: of the loss, relative. The optimizer stops where the norm ``g`` of
+        l2: Weight of the penalty.
+        tolerance: Of the loss, relative. The optimizer stops where the norm ``g`` of
             the gradient of the loss has ``g^2 / (2 l2) <= tolerance * loss``, which
             bounds the distance to the optimum over the weights, since the penalty is
             strongly convex.
-        max_iterations: most steps of the optimizer.
-        mesh: devices to spread the rows over. None: those of `features` if it is
+        max_iterations: Most steps of the optimizer.
+        mesh: Devices to spread the rows over. None: those of `features` if it is
             sharded, otherwise JAX's default device.
 
     Raises:

@@ -30,9 +30,9 @@ class Ridge(NamedTuple):
     """A classifier, and how its penalty was chosen.
 
     Attributes:
-        linear: the classifier, fitted to all rows with the best penalty.
-        penalty: the chosen one of `lambdas`, shape ``()``.
-        errors: mean squared error on the held-out rows by lambda, shape ``(lambdas,)``.
+        linear: The classifier, fitted to all rows with the best penalty.
+        penalty: The chosen one of `lambdas`, shape ``()``.
+        errors: Mean squared error on the held-out rows by lambda, shape ``(lambdas,)``.
     """
 
     linear: Linear
@@ -44,11 +44,11 @@ class _Moments(NamedTuple):
     """Sums over some rows of features x and targets y.
 
     Attributes:
-        rows: their number.
-        x: the sum of the features, shape ``(width,)``.
-        y: the sum of the targets, shape ``(classes,)``.
-        xx: the Gram matrix, shape ``(width, width)``.
-        xy: the products with the targets, shape ``(width, classes)``.
+        rows: Their number.
+        x: The sum of the features, shape ``(width,)``.
+        y: The sum of the targets, shape ``(classes,)``.
+        xx: The Gram matrix, shape ``(width, width)``.
+        xy: The products with the targets, shape ``(width, classes)``.
     """
 
     rows: Float[Array, ""]
@@ -78,16 +78,16 @@ def fit(
     matrices of width by width; the Gram matrices are added up over the devices.
 
     Args:
-        features: shape ``(rows, width)``, of any float dtype. Statistics are in
+        features: Shape ``(rows, width)``, of any float dtype. Statistics are in
             float32, or in float64 for features in float64.
-        labels: the class of each row, shape ``(rows,)``, from 0. Rows with -1 are
+        labels: The class of each row, shape ``(rows,)``, from 0. Rows with -1 are
             ignored.
-        classes: number of classes. None: one more than the largest label.
-        lambdas: penalties to choose from, as fractions of the mean eigenvalue.
-        held_out: which rows to choose lambda on, shape ``(rows,)``. None: a fifth of
+        classes: Number of classes. None: one more than the largest label.
+        lambdas: Penalties to choose from, as fractions of the mean eigenvalue.
+        held_out: Which rows to choose lambda on, shape ``(rows,)``. None: a fifth of
             them, drawn class by class where every class has two rows.
-        seed: seed for drawing them.
-        mesh: devices to spread the rows over. None: those of `features` if it is
+        seed: Seed for drawing them.
+        mesh: Devices to spread the rows over. None: those of `features` if it is
             sharded, otherwise JAX's default device.
 
     Raises:
@@ -136,9 +136,9 @@ def moments(
     """Returns the mean of the features, and the sums over both parts of the rows.
 
     Args:
-        rows: features and labels on the devices.
-        held_out: which rows belong to the second part, shape ``(rows,)``.
-        classes: number of classes.
+        rows: Features and labels on the devices.
+        held_out: Which rows belong to the second part, shape ``(rows,)``.
+        classes: Number of classes.
     """
     # By the mean of all rows. What `_centered` subtracts later is then small, and
     # cancels little.

@@ -27,8 +27,8 @@ class Canvases(NamedTuple):
 
     Attributes:
         pixels: uint8, shape ``(images, SIDE, SIDE, 1)``.
-        classes: of each digit, shape ``(images, 3)``. The first two are the same.
-        corners: top and left of each digit in pixels, shape ``(images, 3, 2)``.
+        classes: Of each digit, shape ``(images, 3)``. The first two are the same.
+        corners: Top and left of each digit in pixels, shape ``(images, 3, 2)``.
     """
 
     pixels: UInt8[np.ndarray, "images side side 1"]

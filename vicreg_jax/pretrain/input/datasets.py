@@ -32,8 +32,8 @@ class Datasets(NamedTuple):
     """Two sets of images without an image in common.
 
     Attributes:
-        train: the images to pretrain on. Only the probes use their labels.
-        held_out: the images to evaluate the probes on; None if there are no labels.
+        train: The images to pretrain on. Only the probes use their labels.
+        held_out: The images to evaluate the probes on; None if there are no labels.
     """
 
     train: Source
@@ -44,8 +44,8 @@ def load_datasets(config: Config, source: Source | None = None) -> Datasets:
     """Returns the images of a run.
 
     Args:
-        config: the configuration of the run.
-        source: the images of `data`. None: they are opened.
+        config: The configuration of the run.
+        source: The images of `data`. None: they are opened.
 
     Without `test_data` a fifth of the images is held out, the same in every run. With
     ``evaluate_on="validation"`` the test images are left out, and a fifth of the
@@ -98,10 +98,10 @@ def open_source(
             or a pattern of ArrayRecord files, a directory or a file of CIFAR's Python
             version, or a .npy or .npz file of uint8 images. The directory of CIFAR
             means its training images.
-        size: side in pixels to which image files are decoded. Images in memory keep
+        size: Side in pixels to which image files are decoded. Images in memory keep
             their own.
-        channels: of decoded image files, 3 for RGB, 1 for grayscale.
-        name: of the field that `data` comes from, for errors.
+        channels: Of decoded image files, 3 for RGB, 1 for grayscale.
+        name: Of the field that `data` comes from, for errors.
 
     Raises:
         FileNotFoundError: If there is no such file or directory.
@@ -210,8 +210,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray], name: str, where: str = "") ->
     Args:
         arrays: "images", uint8, shape ``(images, height, width)`` or ``(images, height,
             width, channels)``; and perhaps "labels", one integer for each image.
-        name: of the argument, for errors.
-        where: the end of an error, such as the file.
+        name: Of the argument, for errors.
+        where: The end of an error, such as the file.
 
     Raises:
         UsageError: If there are none, or they have another shape or dtype.

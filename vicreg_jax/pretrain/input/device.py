@@ -88,10 +88,10 @@ def on_mesh(
     """Returns the batches of a run. Each process reads the rows of its devices.
 
     Args:
-        config: the configuration of the run.
-        source: the images.
-        mesh: the devices.
-        changes: arguments of `batches`, by default those of training.
+        config: The configuration of the run.
+        source: The images.
+        mesh: The devices.
+        changes: Arguments of `batches`, by default those of training.
     """
     arguments = {
         "batch": config.batch,

@@ -59,10 +59,10 @@ def folder(root: Path, *, size: int, channels: int = 3, name: str = "`root`") ->
     the ``._a.jpg`` that macOS writes beside ``a.jpg``.
 
     Args:
-        root: the folder.
-        size: side in pixels to which every image is decoded.
+        root: The folder.
+        size: Side in pixels to which every image is decoded.
         channels: 3 for RGB, 1 for grayscale.
-        name: of the argument that `root` comes from, for errors.
+        name: Of the argument that `root` comes from, for errors.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no image in it.

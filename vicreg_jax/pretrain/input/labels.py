@@ -23,12 +23,12 @@ def labeled(source: Source, labels: str, *, seed: int = 0) -> Source:
     """Returns the images of a source whose labels are used.
 
     Args:
-        source: the training images.
-        labels: a share of each class, such as "1%", of which at least one image is
+        source: The training images.
+        labels: A share of each class, such as "1%", of which at least one image is
             drawn; or a text file with the name of an image's file in each line, as the
             lists of SimCLR's semi-supervised subsets have it. A line may begin with
             folders, if several images have the same name.
-        seed: seed for drawing a share.
+        seed: Seed for drawing a share.
 
     Raises:
         UsageError: If the share is not above 0% and at most 100%, or the source does

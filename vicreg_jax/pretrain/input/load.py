@@ -50,14 +50,14 @@ class Load:
     """Reads the images of one step.
 
     Attributes:
-        source: the images.
-        order: the ids of each step.
-        crops: what to cut from image files. Empty: whole images are read.
-        threads: images to decode at a time.
-        replace: show the next readable image instead of an unreadable one, or leave
+        source: The images.
+        order: The ids of each step.
+        crops: What to cut from image files. Empty: whole images are read.
+        threads: Images to decode at a time.
+        replace: Show the next readable image instead of an unreadable one, or leave
             its row out.
-        fatal: raise at the first unreadable image.
-        shared: put images into shared memory, which Grain passes from a worker process
+        fatal: Raise at the first unreadable image.
+        shared: Put images into shared memory, which Grain passes from a worker process
             to its parent as it is. Anything else it would copy there once more.
     """
 

@@ -75,8 +75,8 @@ class FileSource(Source, Protocol):
         """Returns what a decoder makes of an image, and its class (-1: none).
 
         Args:
-            index: of the image.
-            decoder: called with the file or its content.
+            index: Of the image.
+            decoder: Called with the file or its content.
 
         Raises:
             UnreadableError: If it cannot be read.
@@ -109,7 +109,7 @@ class Arrays:
     Attributes:
         images: uint8, shape ``(images, height, width, channels)``.
         labels: int32, the class of every image; -1 for none.
-        classes: the names of the classes by number.
+        classes: The names of the classes by number.
     """
 
     images: UInt8[np.ndarray, "images height width channels"]

@@ -26,10 +26,10 @@ class Survey(NamedTuple):
     """What `survey` found.
 
     Attributes:
-        images: number of training images.
-        size: side in pixels to decode them to.
+        images: Number of training images.
+        size: Side in pixels to decode them to.
         channels: 3 if an image has colors, else 1.
-        in_memory: whether the images are arrays, which keep their size.
+        in_memory: Whether the images are arrays, which keep their size.
     """
 
     images: int

@@ -33,8 +33,8 @@ class Records(Decoded):
     """Encoded images in ArrayRecord files; each record is a `tf.train.Example`.
 
     Attributes:
-        paths: the files; their records are numbered in this order.
-        size: side in pixels to which every image is decoded.
+        paths: The files; their records are numbered in this order.
+        size: Side in pixels to which every image is decoded.
         channels: 3 for RGB, 1 for grayscale.
     """
 
@@ -97,9 +97,9 @@ def pack(source: Files, out: Path, *, shards: int = 1) -> list[Path]:
     """Writes image files into ArrayRecord files, unchanged and in their order.
 
     Args:
-        source: the image files.
-        out: a directory, created if missing.
-        shards: how many files to write.
+        source: The image files.
+        out: A directory, created if missing.
+        shards: How many files to write.
 
     Returns:
         The paths of the files.
