@@ -72,12 +72,11 @@ def markdown(about: dict[str, str], sections: list[Section], plots: list[str]) -
     """Returns all tables as Markdown."""
     blocks = ["; ".join(f"{name}: {value}" for name, value in about.items())]
     for sheet in (sheet for section in sections for sheet in section.sheets):
+        blocks.append(f"## {sheet.title}")
         if sheet.headings:
             rule = [":--"] + ["--:"] * (len(sheet.headings) - 1)
             lines = map(_line, [sheet.headings, rule, *sheet.rows])
-            blocks += [f"**{sheet.title}**", "\n".join(lines)]
-        else:
-            blocks.append(f"**{sheet.title}**")
+            blocks.append("\n".join(lines))
         if sheet.notes:
             blocks.append("\n".join(f"- {note}" for note in sheet.notes))
     blocks += [f"![{Path(name).stem}]({name})" for name in plots]
