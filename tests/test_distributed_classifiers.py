@@ -4,8 +4,10 @@ The bits are the same: a sum over two devices has two terms, in whatever order.
 """
 
 import json
+import signal
 
 import pytest
+from interruption import interrupted
 from processes import checkpoints, command, end, started
 from runs import seen, tiny
 
@@ -19,7 +21,7 @@ from vicreg_jax.pretrain.step import Programs
 pytestmark = pytest.mark.slow
 _FLAGS = [
     *("--views", "none", "--batch", "128", "--epochs", "3", "--probe-every", "2"),
-    *("--log-every", "4", "--no-tensorboard", "--out"),
+    *("--log-every", "4", "--checkpoint-every", "4", "--no-tensorboard", "--out"),
 ]
 # XLA gives a process at least as many threads as it has devices, and products may
 # depend on how many there are.
@@ -55,6 +57,10 @@ def bits(out):
     return seen(out), tests, result, json.loads(manifest.read_text())
 
 
+def tell_to_stop(processes):
+    processes[1].send_signal(signal.SIGTERM)
+
+
 @pytest.mark.parametrize("protocol", ["linear", "finetune"])
 def test_two_processes_are_one_classifier(encoder, tmp_path, protocol):
     if protocol == "linear":
@@ -62,11 +68,21 @@ def test_two_processes_are_one_classifier(encoder, tmp_path, protocol):
     else:
         words = ["finetune", "--init", encoder / "encoder.safetensors"]
         words += ["--data", "digits", "--labels", "50%", *_FLAGS]
-    pair, one = tmp_path / "pair", tmp_path / "one"
-    several = ["--distributed", "--num-processes", "2"]
-    several += ["--coordinator", free_address(), "--process-id"]
-    ended(*(command(*words, pair, *several, i, NPROC=_THREADS) for i in (0, 1)))
+
+    def pair(out):
+        several = ["--distributed", "--num-processes", "2"]
+        several += ["--coordinator", free_address(), "--process-id"]
+        return [command(*words, out, *several, i, NPROC=_THREADS) for i in (0, 1)]
+
+    if protocol == "linear":
+        # Stopped and resumed; `finetune` is not, to save time.
+        out, stopped = interrupted(tmp_path, pair, tell_to_stop)
+        assert [status for status, _ in stopped] == [75, 75], stopped
+    else:
+        out = tmp_path / "pair"
+    ended(*pair(out))
+    one = tmp_path / "one"
     ended(command(*words, one, devices=2, NPROC=_THREADS))
-    found = bits(pair)
+    found = bits(out)
     assert [test["epoch"] for test in found[1]] == [2, 3]
     assert found == bits(one)
