@@ -1,4 +1,4 @@
-"""One run in two processes with two devices each, on one machine."""
+"""One run on several devices, in one process or in two on one machine."""
 
 import os
 import re
@@ -33,12 +33,16 @@ def data(tmp_path_factory):
     return without_labels(tmp_path_factory.mktemp("data"))
 
 
-def pair(out, flags=()):
-    """Starts both processes of the run."""
+def pair(out, flags=(), devices=1):
+    """Starts both processes of the run.
+
+    Each has one device unless a test is of more, because exchanging the terms of four
+    takes most of the run's time.
+    """
     flags = [*flags, "--distributed", "--num-processes", "2"]
     flags += ["--heartbeat", str(HEARTBEAT)]
     flags += [*reference_run.FLAGS, "--coordinator", free_address(), "--process-id"]
-    return [start(out, *flags, str(process), devices=2) for process in (0, 1)]
+    return [start(out, *flags, str(process), devices=devices) for process in (0, 1)]
 
 
 @pytest.mark.parametrize("fault", ["missing-gather", "world-size"])
@@ -67,7 +71,8 @@ def test_bounds_see_faults(fault, monkeypatch):
 
 @pytest.mark.usefixtures(*IN_PROCESS)
 def test_two_processes_are_one_run(tmp_path):
-    with started(*pair(tmp_path)) as processes:
+    """Of two devices each."""
+    with started(*pair(tmp_path, devices=2)) as processes:
         ended = [end(process) for process in processes]
     assert [status for status, _ in ended] == [0, 0], ended
     reference_run.assert_agrees(records.read(tmp_path / "metrics.jsonl"))
@@ -132,3 +137,22 @@ def test_told_to_stop_both_save(data, tmp_path):
     out, ended = interrupted(tmp_path, partial(pair, flags=data), tell_to_stop)
     assert [status for status, _ in ended] == [75, 75], ended
     assert len(records.read(out / "metrics.jsonl")) == checkpoints(out)[-1]
+
+
+@pytest.mark.usefixtures(*IN_PROCESS)
+def test_goes_on_with_other_devices(data, tmp_path):
+    """Each step sees the same images, so only rounding differs."""
+    flags = [*data, *reference_run.FLAGS]
+
+    def four(out):
+        return [start(out, *flags, devices=4)]
+
+    def tell_to_stop(processes):
+        processes[0].send_signal(signal.SIGTERM)
+
+    out, [(status, printed)] = interrupted(tmp_path, four, tell_to_stop)
+    assert status == 75, printed
+    with started(start(out, *flags, devices=2)) as (process,):
+        status, printed = end(process)
+    assert status == 0 and "Going on after step" in printed, printed
+    reference_run.assert_agrees(records.read(out / "metrics.jsonl"))

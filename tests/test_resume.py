@@ -7,7 +7,6 @@ import signal
 import time
 
 import pytest
-import reference_run
 from grids import thinned
 from interruption import interrupted
 from processes import (
@@ -86,21 +85,6 @@ def test_no_room_ends_it_until_there_is(whole, data, tmp_path, unchecked_signatu
     assert status == 0 and "Going on after step" in printed, printed
     assert seen(out) == seen(whole)
     assert checksum(out) == checksum(whole)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
-def test_goes_on_with_other_devices(data, tmp_path):
-    """Each step sees the same images, so only rounding differs."""
-    flags = [*data, *reference_run.FLAGS]
-    out, [(status, printed)] = interrupted(
-        tmp_path, lambda out: [start(out, *flags, devices=4)], tell_to_stop
-    )
-    assert status == 75, printed
-    with started(start(out, *flags, devices=2)) as (process,):
-        status, printed = end(process)
-    assert status == 0 and "Going on after step" in printed, printed
-    reference_run.assert_agrees(seen(out))
 
 
 @pytest.mark.slow
