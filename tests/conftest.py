@@ -1,5 +1,6 @@
 """How the tests run: eight CPU devices, strict dtypes, signatures enforced."""
 
+import gc
 import importlib.metadata
 import os
 import tempfile
@@ -20,6 +21,10 @@ from jaxtyping import install_import_hook
 from benchmarks import peak
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# With its usual 700, Python searches all of JAX, Flax and PyTorch for garbage again and
+# again while JAX traces: 5 to 10% of the time of test_devices.py (2026-11-26).
+gc.set_threshold(100_000, 20, 50)
 
 # The package imports jaxtyping for type checkers only, so that it runs on JAX alone.
 # The tests import it at run time as well, and beartype checks every signature with it.
