@@ -35,6 +35,7 @@ def axes(axis_name: AxisName) -> Axes:
     if len(set(names)) < len(names):
         raise ValueError(f"`axis_name` must name every axis once, got {axis_name!r}")
     for name in names:
+        # JAX's own error would come later, from inside a sum over the axis.
         try:
             jax.lax.axis_size(name)
         except NameError:
@@ -112,6 +113,7 @@ def multiview(name: str, views: Views, axes: Axes = ()) -> tuple[jax.Array, ...]
 
 def sequence(name: str, arrays: Any, shape: str) -> list[Any]:
     """Returns the arrays of two or more views, or raises an error."""
+    # One view, of rank 2, would otherwise pass as a sequence of its rows.
     if isinstance(arrays, jax.Array | np.ndarray):
         rank = shape.count(",") + 1
         if arrays.ndim != rank:

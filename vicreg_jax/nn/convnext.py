@@ -39,6 +39,7 @@ class ConvNeXtBlock(nnx.Module):
         layer_scale: float | None,
         drop_path: float,
     ):
+        # All attributes have timm's names, by which `convert` finds the parameters.
         self.conv_dw = make.depthwise(features, 7)
         self.norm = make.norm(features)
         self.mlp = Mlp(make, features)
@@ -78,6 +79,7 @@ class ConvNeXtStage(nnx.Module):
         layer_scale: float | None,
         drop_paths: Sequence[float],
     ):
+        # The stem has brought the first stage to its width and resolution.
         self.downsample = (
             None
             if inputs == features

@@ -28,6 +28,7 @@ class Block(nnx.Module):
     expansion: ClassVar[int]
 
     def __init__(self, make: Layers, inputs: int, outputs: int, stride: int):
+        # All attributes have torchvision's names, by which `convert` finds parameters.
         self.downsample = (
             nnx.List([make.conv(inputs, outputs, 1, stride), make.norm(outputs)])
             if (inputs, stride) != (outputs, 1)
@@ -73,6 +74,7 @@ class Bottleneck(Block):
     def __init__(self, make: Layers, inputs: int, width: int, stride: int):
         self.conv1 = make.conv(inputs, width, 1)
         self.bn1 = make.norm(width)
+        # The stride is here, as in torchvision; in the ResNet paper it is in conv1.
         self.conv2 = make.conv(width, width, 3, stride)
         self.bn2 = make.norm(width)
         self.conv3 = make.conv(width, 4 * width, 1)

@@ -143,9 +143,11 @@ def features(
     )
     parts = []
     for one in rows:
+        # A batch may hold padding and unreadable images alone.
         if one.where.any():
             readable = jax.tree.map(lambda rows, where=one.where: rows[where], one)
             whole = not isinstance(readable.images, tuple)
+            # Crops are of the original pixels, whose aspect ratio they have kept.
             embedded = encoder.embed(
                 readable.images, aspect=readable.aspect if whole else None, batch=batch
             )

@@ -80,6 +80,7 @@ def own_encoder(encoder: nnx.Module | EncoderFactory) -> EncoderFactory:
         TypeError: If it is neither.
     """
     if isinstance(encoder, nnx.Module):
+        # A copy, because the run donates its arrays and would delete the user's.
         graph, state = nnx.split(encoder)
         return lambda rngs: nnx.merge(graph, state, copy=True)
     if isinstance(encoder, type):
@@ -98,12 +99,14 @@ def class_of(encoder: EncoderFactory) -> str:
     Raises:
         ValueError: If it has no `out_features`, or has state that a run cannot keep.
     """
+    # The types are enough, and large encoders take long to initialize.
     module = nnx.eval_shape(lambda: encoder(nnx.Rngs(0)))
     if not isinstance(getattr(module, "out_features", None), int):
         raise ValueError(
             "`encoder` must have `out_features`, the number of its features, got "
             f"{type(module).__name__} without"
         )
+    # Checkpoints and the encoder's file have no place for other kinds.
     kinds = {type(leaf) for _, leaf in nnx.to_flat_state(nnx.state(module))}
     kept = nnx.Param | nnx.BatchStat | nnx.RngState
     if others := [kind for kind in kinds if not issubclass(kind, kept)]:

@@ -70,6 +70,7 @@ def run(
     programs = Programs(config, mesh, steps_per_epoch, own_encoder=own_encoder)
     profiled = launch.profiled(config.epochs * steps_per_epoch)
     loop = Loop(programs, launch, datasets, train_iterator, console, started, profiled)
+    # Traced before anything is written, so that a step that fails leaves no directory.
     check_step(programs, datasets.train.shape)
     # A resumed run does not need them.
     resumes = run_folder.has_checkpoint(run_folder.choose(config, launch))
@@ -78,6 +79,7 @@ def run(
         # Ends its workers before the evaluation starts others.
         with closing(train_iterator):
             state = _pretrain(loop, out, weights)
+        # Before the evaluation, which may fail on an unreadable image.
         if jax.process_index() == 0:
             write_encoder(out, programs, state)
         result = evaluation.evaluate(programs, state, datasets, workers=launch.workers)

@@ -100,6 +100,7 @@ def _check_views(views: Views, augmentation: str) -> None:
 
 
 def _checksum(model: Any) -> str:
+    # Kept in config.json: a resumed classifier is refused another encoder.
     checksum, kept = hashlib.sha256(), nnx.Any(nnx.Param, nnx.BatchStat)
     for name, tensor in nnx.to_flat_state(nnx.state(model, kept)):
         checksum.update(repr(name).encode() + np.asarray(tensor[...]).tobytes())
@@ -239,6 +240,7 @@ def _describe(loop: _Loop, out: Path) -> None:
         rates += f" of the head, {config.lr_backbone:g} of the encoder"
     encoder = "trained" if config.finetunes else "frozen"
     at = "" if config.init_step is None else f" at step {config.init_step}"
+    # `linear` takes all images of a set smaller than its batch.
     batch = min(config.batch, len(loop.datasets.train))
     for line in (
         f"Classifier: {config.classes} classes, on the {encoder} encoder of "
