@@ -49,7 +49,8 @@ def main(out: Path, epochs: int):
         run.run_folder, str(photographs), out / "features.npz", neighbors=8
     ):
         print(line)
-    saved = np.load(out / "features.npz")
+    with np.load(out / "features.npz") as file:
+        saved = dict(file)
     pixels = [decode(Path(name), size=32, channels=1).pixels for name in saved["names"]]
     raw = np.stack(pixels).reshape(len(pixels), -1).astype(np.float32)
     for name, features in {"VICReg": saved["features"], "raw pixels": raw}.items():

@@ -53,6 +53,12 @@ def seen(out):
     return [{k: v for k, v in line.items() if k not in _SPEEDS} for line in lines]
 
 
+def arrays(path):
+    """Returns the arrays of an .npz file by name."""
+    with np.load(path) as file:
+        return dict(file)
+
+
 def checksum(out):
     """Returns a checksum of the final state, of network and optimizer."""
     with jax.numpy_dtype_promotion("standard"):

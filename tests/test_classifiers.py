@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
-from runs import MIRRORED, QUIET, InterruptsRun
+from runs import MIRRORED, QUIET, InterruptsRun, arrays
 
 from benchmarks.mirrored import MirroredViews
 from vicreg_jax import aot
@@ -302,7 +302,7 @@ class TestRuns:
         for command in (f"linear {out}", f"finetune {out} --labels 1%"):
             assert f"vicreg-pretrain {command}\n" in shown
         # The test images are not sampled, and neither are those that vote.
-        assert len(np.load(out / "features.npz")["labels"]) == 360
+        assert len(arrays(out / "features.npz")["labels"]) == 360
 
     def test_linear_reaches_the_probe_and_resumes(self, pretrained, probe, tmp_path):
         run, *_ = pretrained

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from matplotlib.image import imread
 from photographs import write_photographs
-from runs import tiny
+from runs import arrays, tiny
 
 from vicreg_jax.augment import ImageViews
 from vicreg_jax.encoder import load_encoder, save_encoder
@@ -66,7 +66,7 @@ class TestFile:
         assert (
             "Embedded 12 images" in printed and "at step 7: 8 features each" in printed
         )
-        found = np.load(out)
+        found = arrays(out)
         assert found["features"].dtype == np.float32
         assert found["names"][0] == str(photographs / "china" / "0.png")
         assert found["labels"].tolist() == [0] * 6 + [1] * 6
@@ -86,7 +86,7 @@ class TestFile:
         images = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), np.uint8)
         np.save(tmp_path / "images.npy", images)
         embed(encoder, str(tmp_path / "images.npy"), tmp_path / "out.npz")
-        found = np.load(tmp_path / "out.npz")
+        found = arrays(tmp_path / "out.npz")
         assert found["labels"].tolist() == [-1] * 3 and not found["classes"].size
         wanted = load_encoder(encoder).embed(images)
         np.testing.assert_allclose(found["features"], wanted, atol=1e-5)
@@ -96,7 +96,7 @@ class TestFile:
         path, out = damage(folder), tmp_path / "out.npz"
         printed = embed(encoder, str(folder), out, neighbors=2)
         assert printed[1] == f"1 image could not be read: {path}"
-        found = np.load(out)
+        found = arrays(out)
         assert len(found["features"]) == len(found["labels"]) == 11
         assert str(path) not in found["names"]
         with pytest.raises(UnreadableError, match="cannot read .*flower/1.jpg"):
@@ -178,7 +178,7 @@ class TestNeighbors:
         queries = [tmp_path / "copy.png", inside]
         out = tmp_path / "a.npz"
         embed(encoder, str(photographs), out, neighbors=2, queries=queries)
-        assert len(np.load(out)["features"]) == 12
+        assert len(arrays(out)["features"]) == 12
         first, second = np.array(drawn[0].axes).reshape(2, 3)
         assert [axes.get_title() for axes in first[:2]] == ["query", "1.000"]
         assert [axes.get_xlabel() for axes in first[:2]] == ["copy.png", "china"]
@@ -230,10 +230,10 @@ class TestRun:
         assert open_encoder(run).about["recipe"] == "images"
         source = open_source(data, size=8, channels=1)
         wanted = evaluation.features(programs, state, source)
-        found = np.load(tmp_path / "out.npz")
+        found = arrays(tmp_path / "out.npz")
         np.testing.assert_allclose(found["features"], wanted.features, atol=1e-5)
         embed(export(run), data, tmp_path / "again.npz")
-        again = np.load(tmp_path / "again.npz")["features"]
+        again = arrays(tmp_path / "again.npz")["features"]
         np.testing.assert_allclose(again, found["features"], atol=1e-5)
 
     def test_a_run_without_a_checkpoint(self, tmp_path):

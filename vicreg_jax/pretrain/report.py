@@ -84,7 +84,8 @@ def _panels(run_folder: Path, accuracies: Accuracies) -> list[tuple[Callable, An
         return [*panels, (_draw_heads, quick_checks)] if quick_checks else panels
     panels = [(_draw_terms, history)]
     if accuracies:
-        features = np.load(run_folder / "features.npz")
+        with np.load(run_folder / "features.npz") as file:
+            features = dict(file)
         return [*panels, (_draw_probes, accuracies), (_draw_map, features)]
     if quick_checks:
         panels += [(_draw_rank, quick_checks), (_draw_covariance, quick_checks)]
