@@ -116,8 +116,8 @@ def optimized(pytestconfig):
 def compiled_with_little_effort():
     """Compiles a whole step for TPUs in a fifth of the time.
 
-    It needs as much memory (ResNet-50 on 64 v5e chips: 3.02 GiB either way), but chips
-    may exchange more, so tests of what they exchange do without this.
+    It needs as much memory (ResNet-50 on 64 v5e chips: 3.02 GiB either way). The chips
+    may exchange more, so budgets of the loss's traffic are tested without this.
     """
     efforts = ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
     for name in efforts:

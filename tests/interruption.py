@@ -1,5 +1,6 @@
-"""A run of `processes.start` that is interrupted between its first and last steps."""
+"""A run of `processes` that is interrupted between its first and last steps."""
 
+import signal
 from contextlib import suppress
 
 from processes import checkpoints, end, started, wait_for
@@ -32,3 +33,8 @@ def interrupted(directory, begin, interrupt):
         if checkpoints(out)[-1] < STEPS:
             break
     return out, ended
+
+
+def tell_to_stop(processes):
+    """Sends SIGTERM to the last process, from which others of its run learn of it."""
+    processes[-1].send_signal(signal.SIGTERM)

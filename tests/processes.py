@@ -12,6 +12,7 @@ from typing import TextIO, cast
 
 import numpy as np
 
+from parity.processes import free_address
 from vicreg_jax.pretrain import recipes
 from vicreg_jax.pretrain.input import load_datasets
 
@@ -75,6 +76,12 @@ def command(*words, devices=1, **environment):
 def start(out, *flags, devices=1):
     """Starts the tiny job, or goes on with it."""
     return command(*TINY, "--out", out, *flags, devices=devices)
+
+
+def of_two():
+    """Returns the flags of each of two processes that are one run."""
+    shared = ["--distributed", "--num-processes", "2", "--coordinator", free_address()]
+    return [[*shared, "--process-id", str(process)] for process in (0, 1)]
 
 
 def compiled_quickly():

@@ -43,13 +43,13 @@ CLASSES = DRAW.integers(0, 3, ROWS).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
-class ShiftedViews(MirroredViews):
+class BrighterViews(MirroredViews):
     """Views of a user's, with the method that classifiers on crops need."""
 
-    noise: float = 0.1
+    brightness: float = 0.1
 
     def crops_only(self):
-        return dataclasses.replace(self, noise=0.0)
+        return dataclasses.replace(self, brightness=0.0)
 
 
 def settings(protocol="linear", **changes):
@@ -159,8 +159,8 @@ class TestStep:
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
     def test_own_views_may_have_crops(self):
-        found = programs(settings(views=ShiftedViews(size=8)))._views
-        assert found == ShiftedViews(size=8, noise=0.0)
+        found = programs(settings(views=BrighterViews(size=8)))._views
+        assert found == BrighterViews(size=8, brightness=0.0)
 
     def test_crops_and_flips_alone_are_kept(self):
         views = ImageViews(size=8, scale=(0.5, 1.0), flip=0.25)
@@ -248,7 +248,7 @@ class TestCommands:
                 Path("a"), **opened(MIRRORED), augmentation=augmentation
             )
             assert found.augmentation == augmentation and found.views == MIRRORED
-        for views in (ImageViews(size=8), DigitViews(size=8), ShiftedViews(size=8)):
+        for views in (ImageViews(size=8), DigitViews(size=8), BrighterViews(size=8)):
             found, _ = supervised.settings(Path("a"), **opened(views))
             assert found.augmentation == "crops"
 

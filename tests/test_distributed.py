@@ -15,8 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_run
-from interruption import interrupted
-from processes import NO_ROOM, checkpoints, end, start, started, without_labels
+from interruption import interrupted, tell_to_stop
+from processes import (
+    NO_ROOM,
+    checkpoints,
+    end,
+    of_two,
+    start,
+    started,
+    without_labels,
+)
 
 from parity.processes import free_address
 from vicreg_jax import vicreg_terms
@@ -39,10 +47,8 @@ def pair(out, flags=(), devices=1):
     Each has one device unless a test is of more, because exchanging the terms of four
     takes most of the run's time.
     """
-    flags = [*flags, "--distributed", "--num-processes", "2"]
-    flags += ["--heartbeat", str(HEARTBEAT)]
-    flags += [*reference_run.FLAGS, "--coordinator", free_address(), "--process-id"]
-    return [start(out, *flags, str(process), devices=devices) for process in (0, 1)]
+    flags = [*flags, *reference_run.FLAGS, "--heartbeat", str(HEARTBEAT)]
+    return [start(out, *flags, *one, devices=devices) for one in of_two()]
 
 
 @pytest.mark.parametrize("fault", ["missing-gather", "world-size"])
@@ -131,9 +137,6 @@ def test_ends_though_its_error_cannot_be_printed(tmp_path):
 
 
 def test_told_to_stop_both_save(data, tmp_path):
-    def tell_to_stop(processes):
-        processes[1].send_signal(signal.SIGTERM)
-
     out, ended = interrupted(tmp_path, partial(pair, flags=data), tell_to_stop)
     assert [status for status, _ in ended] == [75, 75], ended
     assert len(records.read(out / "metrics.jsonl")) == checkpoints(out)[-1]
@@ -146,9 +149,6 @@ def test_goes_on_with_other_devices(data, tmp_path):
 
     def four(out):
         return [start(out, *flags, devices=4)]
-
-    def tell_to_stop(processes):
-        processes[0].send_signal(signal.SIGTERM)
 
     out, [(status, printed)] = interrupted(tmp_path, four, tell_to_stop)
     assert status == 75, printed

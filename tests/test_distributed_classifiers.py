@@ -4,14 +4,12 @@ The bits are the same: a sum over two devices has two terms, in whatever order.
 """
 
 import json
-import signal
 
 import pytest
-from interruption import interrupted
-from processes import checkpoints, command, end, started
+from interruption import interrupted, tell_to_stop
+from processes import checkpoints, command, end, of_two, started
 from runs import seen, tiny
 
-from parity.processes import free_address
 from vicreg_jax.pretrain import records, run_folder
 from vicreg_jax.pretrain.checkpoints import Checkpoints
 from vicreg_jax.pretrain.export import write_encoder
@@ -57,10 +55,6 @@ def bits(out):
     return seen(out), tests, result, json.loads(manifest.read_text())
 
 
-def tell_to_stop(processes):
-    processes[1].send_signal(signal.SIGTERM)
-
-
 @pytest.mark.parametrize("protocol", ["linear", "finetune"])
 def test_two_processes_are_one_classifier(encoder, tmp_path, protocol):
     if protocol == "linear":
@@ -70,9 +64,7 @@ def test_two_processes_are_one_classifier(encoder, tmp_path, protocol):
         words += ["--data", "digits", "--labels", "50%", *_FLAGS]
 
     def pair(out):
-        several = ["--distributed", "--num-processes", "2"]
-        several += ["--coordinator", free_address(), "--process-id"]
-        return [command(*words, out, *several, i, NPROC=_THREADS) for i in (0, 1)]
+        return [command(*words, out, *one, NPROC=_THREADS) for one in of_two()]
 
     if protocol == "linear":
         # Stopped and resumed; `finetune` is not, to save time.

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from grids import thinned
-from interruption import interrupted
+from interruption import interrupted, tell_to_stop
 from processes import (
     NO_ROOM,
     checkpoints,
@@ -64,10 +64,6 @@ def test_killed_at_any_moment_it_goes_on(
         assert "Going on after step" in printed
     assert seen(tmp_path) == seen(whole)
     assert checksum(tmp_path) == checksum(whole)
-
-
-def tell_to_stop(processes):
-    processes[-1].send_signal(signal.SIGTERM)
 
 
 @pytest.mark.slow

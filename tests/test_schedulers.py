@@ -15,14 +15,13 @@ from processes import (
     TINY,
     compiled_quickly,
     end,
+    of_two,
     start,
     started,
     wait_for,
     without_labels,
 )
 from runs import checksum, seen
-
-from parity.processes import free_address
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -45,9 +44,7 @@ def data(tmp_path_factory):
 def whole(data, tmp_path_factory):
     """An uninterrupted run in two processes that no scheduler started."""
     out = tmp_path_factory.mktemp("whole")
-    flags = [*data, "--distributed", "--num-processes", "2"]
-    flags += ["--coordinator", free_address(), "--process-id"]
-    pair = [start(out, *flags, str(process)) for process in (0, 1)]
+    pair = [start(out, *data, *flags) for flags in of_two()]
     with started(*pair):
         ended = [end(process) for process in pair]
     assert [status for status, _ in ended] == [0, 0], ended

@@ -212,10 +212,10 @@ def _with_hint(message: str, near: Sequence[str], shown: str) -> str:
 
 
 def _correctable(error: Exception) -> bool:
-    """Returns whether the user can correct an error, whose message then says enough.
+    """Returns whether the user can correct an error, and its message says how.
 
-    Of the system's errors, those that name a file: it is missing, or the disk is full.
-    Those that are raised here, with a message that names it, have no number.
+    An error of the operating system must name a file, such as one that is missing. An
+    OSError without a number is raised in Python, and its message names the file.
     """
     if isinstance(error, OSError):
         return error.errno is None or error.filename is not None

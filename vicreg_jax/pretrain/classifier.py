@@ -135,10 +135,10 @@ class Classifier(Programs):
 
     @cached_property
     def _views(self) -> Views:
-        views: object = self.config.views
+        views = self.config.views
         if self.config.augmentation == "crops" and isinstance(views, SupervisedViews):
             return views.crops_only()
-        return self.config.views
+        return views
 
     def _heads(self) -> dict[str, Array]:
         """Returns equal heads, one for each learning rate."""
