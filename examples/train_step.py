@@ -17,7 +17,7 @@ from vicreg_jax import VICRegLoss
 from vicreg_jax.nn import Expander
 
 LOSS = VICRegLoss(lambd=25.0, mu=25.0, nu=1.0)
-BATCH, STEPS = 256, 500
+BATCH, STEPS = 256, 200
 
 
 class Network(nnx.Module):
@@ -63,13 +63,13 @@ def train_step(model, optimizer, key, x):
 pixels, labels = load_digits(return_X_y=True)
 pixels = (pixels / 16).astype(np.float32)
 few, test = slice(0, 1400, 10), slice(1400, None)
-model = Network(64, features=128, dim=512, rngs=nnx.Rngs(0))
+model = Network(64, features=128, dim=256, rngs=nnx.Rngs(0))
 optimizer = nnx.Optimizer(model, optax.adamw(1e-3), wrt=nnx.Param)
 rng, key = np.random.default_rng(0), jax.random.key(0)
 for step in range(STEPS):
     rows = rng.choice(1400, BATCH, replace=False)
     terms = train_step(model, optimizer, jax.random.fold_in(key, step), pixels[rows])
-    if step % 100 == 99:
+    if step % 40 == 39:
         print(
             step + 1, *(f"{name} {term:.3f}" for name, term in terms._asdict().items())
         )

@@ -3,6 +3,7 @@
 import gc
 import importlib.metadata
 import os
+import sys
 import tempfile
 import typing
 
@@ -34,6 +35,8 @@ with install_import_hook("vicreg_jax", "beartype.beartype"):
 typing.TYPE_CHECKING = False
 
 
+_MUCH = 2**30  # bytes, half of what a process of the tests may take
+
 # How jaxlib 0.10 compiles in a third of the time. Another one may refuse to start with
 # flags that it does not know.
 _QUICK_FLAGS = (
@@ -53,7 +56,15 @@ def pytest_configure(config):
     jax.config.update("jax_disable_most_optimizations", True)
     if config.option.markexpr == "not slow":
         _compile_quickly_everywhere()
-        _keep_programs()
+
+
+def pytest_collection_finish():
+    """Keeps the collector away from what lives until the end: modules and tests.
+
+    Some tests call it after each step, and it took a third of a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -73,18 +84,6 @@ def pytest_terminal_summary(terminalreporter, config):
         )
 
 
-def _keep_programs():
-    """Lets tests that build the same program anew find it, after `forget_programs` too.
-
-    Each worker has its own cache, because an entry can be read while another one writes
-    it. The slow tests have none, as JAX cannot read programs for TPUs back.
-    """
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-    own = os.path.join(os.environ["VICREG_JAX_TEST_CACHE"], worker)
-    jax.config.update("jax_compilation_cache_dir", own)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
 def _compile_quickly_everywhere():
     """Lets the processes that the tests start compile quickly, too."""
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
@@ -99,7 +98,9 @@ def forget_programs():
     """Frees the programs of each file of tests, which would fill gigabytes."""
     yield
     jax.clear_caches()
-    peak.release()  # what the C library has, and would keep, of their memory
+    if sys.platform != "linux" or peak.status("VmRSS") > _MUCH:
+        # What the C library keeps of their memory. Returning it takes a second.
+        peak.release()
 
 
 @pytest.fixture(scope="module")

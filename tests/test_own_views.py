@@ -46,7 +46,7 @@ OWN = NoisyViews(noise=(0.1, 0.3))
 @pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
 def test_a_run_with_own_views(tmp_path):
     config = tiny(views=OWN, probe_images=100)
-    launch = Launch(out=tmp_path, probe_every=0, tensorboard=False)
+    launch = Launch(out=tmp_path, mesh="data=1", probe_every=0, tensorboard=False)
     with pytest.raises(Interrupted):
         run(config, launch, Console(file=InterruptsRun()))
     assert run_folder.read_config(tmp_path) == config

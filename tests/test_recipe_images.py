@@ -7,6 +7,7 @@ import PIL.Image
 import pytest
 from photographs import CHINA, FLOWER, write_photographs
 from runs import MIRRORED
+from spectra import QUICK
 
 from vicreg_jax.pretrain import pretrain, recipes
 from vicreg_jax.pretrain.__main__ import parse
@@ -105,6 +106,6 @@ def test_a_run(tmp_path):
     config = recipes.images(tmp_path, epochs=1, **small)
     assert (config.channels, config.batch) == (3, 16)
     out = tmp_path / "run"
-    run = pretrain(config, out=out, console=None, probe_every=0, tensorboard=False)
+    run = pretrain(config, out=out, **QUICK)
     assert len(run.metrics["step"]) == 1 and run.evaluation is None
     assert run.encoder.embed(tmp_path / "china0.png").shape == (1, 16)

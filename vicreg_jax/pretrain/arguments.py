@@ -31,16 +31,11 @@ def arguments(
             configuration.
     """
     config, rows = programs.config, meshes.by_rows(programs.mesh)
-    whole = meshes.whole(programs.mesh)
 
     def struct(dtype, *shape):
         shape = (config.batch, *shape)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
 
-    state = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole),
-        jax.eval_shape(programs.start),
-    )
     shapes: Any = {
         "images": _images(config, image, struct),
         "ids": None,
@@ -48,7 +43,7 @@ def arguments(
         "where": struct(jnp.bool_),
         "aspect": struct(jnp.float32),
     }
-    return state, *programs.inputs(Batch(**shapes))
+    return programs.state_shapes(), *programs.inputs(Batch(**shapes))
 
 
 def check_step(programs: Programs, image: tuple[int, int, int]) -> None:

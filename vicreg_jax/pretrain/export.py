@@ -151,7 +151,7 @@ def newest(
     programs = Programs(
         config, meshes.make_mesh(mesh), steps_per_epoch=1, own_encoder=own_encoder
     )
-    restored = restore(run / "checkpoints", programs.start())
+    restored = restore(run / "checkpoints", programs.state_shapes())
     if restored is None:
         raise UsageError(f"{argument} must have a checkpoint, got {run}")
     return programs, restored.state

@@ -46,7 +46,7 @@ def load_init(programs: Programs) -> Weights | None:
     _check("architecture", stored, ours)
     _, *parts, _ = nnx.split(loaded.model, nnx.Param, nnx.BatchStat, ...)
     weights = Weights(*map(nnx.to_pure_dict, parts))
-    start = jax.eval_shape(programs.start)
+    start = programs.state_shapes()
     for new, old in zip(weights, (start.params, start.stats), strict=True):
         _check("shapes", _shapes(new), _shapes(old.get("encoder", {})))
     return weights

@@ -109,8 +109,16 @@ class Programs:
 
     def start(self) -> State:
         """Returns the state before the first step."""
-        # In a program, so that every device makes its own copy.
-        return jax.jit(self._start, out_shardings=meshes.whole(self.mesh))()
+        return self._begin()
+
+    def state_shapes(self) -> State:
+        """Returns the state's shapes, dtypes and shardings, as `ShapeDtypeStruct`."""
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=meshes.whole(self.mesh)
+            ),
+            jax.eval_shape(self._begin),
+        )
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         """Returns what `train` takes of a batch, after the state."""
@@ -210,6 +218,11 @@ class Programs:
     @cached_property
     def _optimizer(self):
         return optimizer(self.config, self.rate)
+
+    @cached_property
+    def _begin(self):
+        # A program, so that every device makes its own copy.
+        return jax.jit(self._start, out_shardings=meshes.whole(self.mesh))
 
     def _start(self) -> State:
         network = build(self.config, self.own_encoder)

