@@ -112,6 +112,7 @@ class TestPretrain:
         with PIL.Image.open(tmp_path / "views.png") as grid:
             assert grid.size == (8 * 98, 3 * 98)
 
+    @pytest.mark.slow
     def test_starts_from_the_weights_of_another_run(self, tmp_path):
         encoder = Spectra(nnx.Rngs(7))
         path = tmp_path / "a.safetensors"

@@ -313,6 +313,7 @@ class TestViews:
         for a, b in itertools.combinations(seen, 2):
             assert jnp.abs(a - b).mean() > 0.05
 
+    @pytest.mark.slow
     def test_gray_images(self, photographs):
         images = squares(photographs)[..., :1]
         for seen in draw_pair(jax.random.key(0), images):
@@ -324,6 +325,7 @@ class TestViews:
             still(jax.random.key(0), images), (floats(images) - 0.5) / 0.2, atol=1e-5
         )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "change, probability, view",
         thinned(
@@ -350,6 +352,7 @@ class TestViews:
         spread = 5 * math.sqrt(probability * (1 - probability) / draws)
         assert abs(changed.mean() - probability) < spread
 
+    @pytest.mark.slow
     def test_jitter_draws_from_the_whole_range(self, photographs):
         # On one bright gray image brightness alone shows as a factor.
         images = jnp.full((4000, 2, 2, 1), 0.5)
@@ -365,7 +368,8 @@ class TestViews:
         sharp = ImageViews.official(**(OFF | WHOLE | dict(size=64, sigma=(1.0, 2.0))))
         assert sharp.blur == (0.0, 0.0)
 
-    @pytest.mark.parametrize("axis_type", thinned(["Auto", "Explicit"], keep=["Auto"]))
+    @pytest.mark.slow
+    @pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
     def test_are_the_same_on_eight_devices(self, photographs, axis_type):
         images = jnp.concatenate([squares(photographs)] * 2)
         views = ImageViews(size=24)
@@ -386,6 +390,7 @@ class TestViews:
         for collective in ("all-gather", "all-reduce", "all-to-all"):
             assert f"{collective}(" not in program.as_text()
 
+    @pytest.mark.slow
     def test_memory_is_a_few_images_an_image(self):
         images = jax.ShapeDtypeStruct((16, 256, 256, 3), jnp.uint8)
         program = jax.jit(ImageViews().pair).lower(jax.random.key(0), images).compile()

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from grids import thinned
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.mirrored import MirroredViews
@@ -26,7 +25,8 @@ def test_the_protocol(views):
     assert jnp.any(pair[0] != pair[1])
 
 
-@pytest.mark.parametrize("axis_type", thinned(["Auto", "Explicit"], keep=["Explicit"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
 def test_sharded_images_give_sharded_views(axis_type):
     """Of digits; `test_augment` has those of photographs."""
     kind = getattr(jax.sharding.AxisType, axis_type)

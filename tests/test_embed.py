@@ -222,6 +222,7 @@ def run(tmp_path_factory):
 
 
 class TestRun:
+    @pytest.mark.slow
     def test_its_newest_checkpoint_is_used(self, run, tmp_path):
         programs, state = newest(run)
         data = programs.config.data
@@ -244,6 +245,7 @@ class TestRun:
         with pytest.raises(UsageError, match="--init must be a pretraining run, got"):
             open_encoder(tmp_path, argument="--init")
 
+    @pytest.mark.slow
     def test_unreadable_held_out_images_are_counted(self, run, tmp_path):
         folder = twice(tmp_path / "photographs")
         programs, state = newest(run)
@@ -269,6 +271,7 @@ class TestRun:
             images = np.zeros((2, 8, 16), np.float32)
             evaluation.quick_check(fatal, state, datasets, images)
 
+    @pytest.mark.slow
     def test_probes_of_other_images_have_a_file_of_their_own(self, run, tmp_path):
         folder = twice(tmp_path / "other")
         before = sorted(run.iterdir())

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from grids import thinned
 from rich.console import Console
 from runs import tiny
 from spectra import OWN, QUICK, Spectra, spectra
@@ -33,8 +32,9 @@ def rates(epochs):
     return [float(rate(step)) for step in range(2 * epochs)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
-@pytest.mark.parametrize("labels", thinned([False, True], keep=[False]))
+@pytest.mark.parametrize("labels", [False, True])
 def test_a_stopped_and_then_a_finished_run(tmp_path, monkeypatch, labels):
     with monkeypatch.context() as patch:
         patch.setattr(Interruption, "asked", lambda _, done: done == 3)

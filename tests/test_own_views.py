@@ -43,6 +43,7 @@ class NoisyViews:
 OWN = NoisyViews(noise=(0.1, 0.3))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
 def test_a_run_with_own_views(tmp_path):
     config = tiny(views=OWN, probe_images=100)

@@ -69,6 +69,7 @@ def test_speed_is_that_since_the_last_call(monkeypatch, kind, expected):
     assert measured(14) == pytest.approx(images | expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
 def test_parts_of_a_batch_do_not_change_its_flops():
     """A loop's body would count once, and what is computed again twice."""

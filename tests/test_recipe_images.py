@@ -96,6 +96,7 @@ class TestCommandLine:
             parsed("images")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
 def test_a_run(tmp_path):
     for index in range(15):

@@ -171,6 +171,7 @@ def test_a_file_of_weights_is_an_encoder(tmp_path, kind):
     assert encoder.model.out_features == 64
 
 
+@pytest.mark.slow
 def test_a_file_of_save_encoder(tmp_path):
     sizes = dict(depths=[1, 1, 1, 1], width=4, drop_path=0.5)
     model, path = ConvNeXt(**sizes, rngs=nnx.Rngs(0)), tmp_path / "encoder.safetensors"

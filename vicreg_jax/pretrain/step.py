@@ -117,7 +117,7 @@ class Programs:
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=meshes.whole(self.mesh)
             ),
-            jax.eval_shape(self._begin),
+            jax.eval_shape(self.start),
         )
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
