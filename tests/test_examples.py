@@ -8,19 +8,24 @@ from pathlib import Path
 
 import pytest
 from matplotlib.image import imread
+from processes import FLAGS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def printed(name, *arguments):
+def printed(name, *arguments, devices=1):
     """Runs an example, compiled quickly, which takes less time even with many steps."""
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "XLA_FLAGS": FLAGS,
+    }
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *map(str, arguments)],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=os.environ | environment,
     )
     return done.stdout
 
@@ -34,7 +39,7 @@ def test_train_step_beats_raw_pixels():
 
 
 def test_three_ways_to_spread_a_step_agree():
-    seen = printed("data_parallel.py")
+    seen = printed("data_parallel.py", devices=8)
     found = re.findall(r"loss ([\d.]+), new parameters differ by (\S+)", seen)
     losses, differences = zip(*found, strict=True)
     assert len(found) == 4 and len(set(losses)) == 1
@@ -42,7 +47,9 @@ def test_three_ways_to_spread_a_step_agree():
 
 
 def test_batch_norm_agrees_in_three_ways():
-    found = re.findall(r"loss ([\d.]+), parameters (\S+)", printed("nnx_devices.py"))
+    found = re.findall(
+        r"loss ([\d.]+), parameters (\S+)", printed("nnx_devices.py", devices=8)
+    )
     losses, differences = zip(*found, strict=True)
     assert len(found) == 3 and len(set(losses)) == 1
     assert max(map(float, differences)) < 1e-6
