@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 # On CPUs jaxlib 0.10 computes convolutions with YNNPACK, whose weight gradients can be
 # slower than XLA's own. On an AMD Zen 3 (AVX2) a step of ResNet-18 on 32x32 images took
-# 10.5 s with YNNPACK and 6.5 s without. On a Zen 5 (AVX-512) that step takes the same
+# 6.5 s with YNNPACK and 3.3 s without. On a Zen 5 (AVX-512) that step takes the same
 # time, but the mnist recipe's takes 1.2 to 1.45 times as long with YNNPACK.
 # `python -m benchmarks --sections step` measures both.
 _WITHOUT_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
