@@ -1,6 +1,6 @@
 """The smallest complete VICReg training: two views, one loss, one update.
 
-    python examples/train_step.py        # under 10 s on two cores
+    python examples/train_step.py        # about 10 s on two cores
 
 To use it, replace `load_digits`, `view` and `Network` with your own.
 """

@@ -61,7 +61,7 @@ def pytest_configure(config):
 def pytest_collection_finish():
     """Keeps the collector away from what lives until the end: modules and tests.
 
-    Some tests call it after each step, and it took a third of a second.
+    A full collection took a third of a second, and some tests ask for many.
     """
     gc.collect()
     gc.freeze()

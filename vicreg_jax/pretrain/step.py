@@ -109,7 +109,7 @@ class Programs:
 
     def start(self) -> State:
         """Returns the state before the first step."""
-        return self._begin()
+        return self._start()
 
     def state_shapes(self) -> State:
         """Returns the state's shapes, dtypes and shardings, as `ShapeDtypeStruct`."""
@@ -219,11 +219,7 @@ class Programs:
     def _optimizer(self):
         return optimizer(self.config, self.rate)
 
-    @cached_property
-    def _begin(self):
-        # A program, so that every device makes its own copy.
-        return jax.jit(self._start, out_shardings=meshes.whole(self.mesh))
-
+    @compiled  # so that every device makes its own copy
     def _start(self) -> State:
         network = build(self.config, self.own_encoder)
         _, params, stats, _ = nnx.split(network, nnx.Param, nnx.BatchStat, ...)
