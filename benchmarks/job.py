@@ -16,7 +16,10 @@ from benchmarks.options import Options
 from benchmarks.results import Section, Sheet
 from vicreg_jax.pretrain import recipes
 
-_QUICK = ("--width", "8", "--expander", "64", "--epochs", "2", "--probe-images", "100")
+_QUICK = (
+    *("--width", "4", "--expander", "16", "--epochs", "1", "--log-every", "4"),
+    *("--probe-images", "100", "--no-tensorboard"),
+)
 _GOAL = 0.05  # share of the time that is not training steps
 
 

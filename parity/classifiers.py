@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import jax
@@ -145,7 +145,7 @@ class Experiment:
         return given(config, mesh, STEPS // EPOCHS, model=self._encoder())
 
     def _encoder(self) -> nnx.Module:
-        model = nnx.eval_shape(lambda: ResNet(_DEPTH, width=_WIDTH, rngs=nnx.Rngs(0)))
+        model = nnx.clone(_shapes())
         convert.load_state_dict(model, self._backbone)
         graph, state = nnx.split(model)
         return nnx.merge(graph, jax.tree.map(lambda x: x.astype(float), state))
@@ -163,3 +163,9 @@ class Experiment:
         model = copy.deepcopy(self._model).train()
         rows = training_torch.rows_of_norms(model, self._images[0])
         return training_jax.unbiased(named, start, STEPS, rows)
+
+
+@cache
+def _shapes() -> nnx.Module:
+    """Returns our encoder without values."""
+    return nnx.eval_shape(lambda: ResNet(_DEPTH, width=_WIDTH, rngs=nnx.Rngs(0)))

@@ -76,7 +76,7 @@ def _up_to(level: Level, sizes: dict[Level, Any]) -> list[Any]:
 
 
 def _run(make: Callable[[], Experiment], ours: Ours) -> list[Check]:
-    return make().checks(ours)
+    return list(make().checks(ours))
 
 
 def _expander_name(rows, width, optimizer, dtype) -> str:

@@ -1,4 +1,4 @@
-"""VICRegL's local loss in float64 NumPy, by plain loops, and its rounding bounds.
+"""VICRegL's local loss in float64 NumPy, and its rounding bounds.
 
 A slot is a batch of pairs, whose loss `oracle.numpy_loss` knows. What is added here is
 the matching of arXiv:2210.01571, position by position, and the sums over slots.
@@ -70,9 +70,9 @@ def match(x, y, k: int | None, slot_order: str) -> tuple[np.ndarray, np.ndarray]
     for points, candidates in zip(x, y, strict=True):
         matched = []
         for p, point in enumerate(points):
-            squares = [float(np.sum((point - other) ** 2)) for other in candidates]
-            q = squares.index(min(squares))
-            matched.append((squares[q], p, q))
+            squares = np.sum((point - candidates) ** 2, axis=1)
+            q = int(np.argmin(squares))
+            matched.append((float(squares[q]), p, q))
         kept = sorted(matched)[:k]
         if slot_order == "raster":
             kept.sort(key=lambda entry: entry[1])

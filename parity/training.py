@@ -28,7 +28,7 @@ PyTorch has in that step.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -87,19 +87,18 @@ class Experiment:
     dtype: str
     gradients: bool = False
 
-    def checks(self, ours: Ours) -> list[Check]:
-        """Returns the verdict on each parameter, each statistic and the losses."""
+    def checks(self, ours: Ours) -> Iterator[Check]:
+        """Yields the verdict on each parameter, each statistic and the losses."""
         programs = self._programs(ours)
-        found = compared(
+        yield from compared(
             self.name, self._trained(programs), self._reference, self.dtype
         )
-        found += self._rates_checks(programs)
+        yield from self._rates_checks(programs)
         if self.gradients:
             # The gradients do not depend on the optimizer, and AdamW keeps them.
             programs = replace(self, optimizer="adamw")._programs(ours)
             for at, step in enumerate(self._first_steps):
-                found += step._gradient_checks(programs, at)
-        return found
+                yield from step._gradient_checks(programs, at)
 
     def ours(self, ours: Ours) -> Arrays:
         """Returns what our run from PyTorch's weights leaves behind."""

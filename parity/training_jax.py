@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import jax
@@ -59,7 +59,7 @@ class Step(Programs):
             tensors: Parameters and statistics by PyTorch's names.
             dtype: Of parameters and statistics.
         """
-        model = nnx.eval_shape(self.untrained)
+        model = nnx.clone(self._shapes)
         convert.load_state_dict(model, tensors)
         _, *both = nnx.split(model, nnx.Param, nnx.BatchStat)
         params, stats = (
@@ -75,15 +75,9 @@ class Step(Programs):
             found = [self.rate(jnp.asarray(step, jnp.int32)) for step in range(steps)]
         return np.asarray(found, np.float64)
 
-    @cached_property
-    def _graph(self):
-        model: Any = nnx.eval_shape(self.untrained)
-        model.train()
-        layer: Any
-        for _, layer in nnx.iter_modules(model):
-            if hasattr(layer, "dtype"):
-                layer.dtype = None  # that of its input: float64 too
-        return nnx.graphdef(model)
+    @property
+    def _shapes(self):
+        return _shapes(self.untrained)
 
     @cached_property
     def _optimizer(self):
@@ -93,6 +87,18 @@ class Step(Programs):
 
     def _terms(self, *embeddings):
         return self.ours.terms(*embeddings)
+
+
+@cache
+def _shapes(untrained: Callable[[], nnx.Module]) -> Any:
+    """Returns a network without values, whose layers compute in their input's dtype."""
+    model: Any = nnx.eval_shape(untrained)
+    model.train()
+    layer: Any
+    for _, layer in nnx.iter_modules(model):
+        if hasattr(layer, "dtype"):
+            layer.dtype = None
+    return model
 
 
 def config(optimizer: str, peak: float, warmup: float, **changes) -> Config:

@@ -386,7 +386,7 @@ class TestViews:
     def test_a_run_embeds_files_as_its_probes_saw_them(self, photographs, tmp_path):
         small = {"width": 4, "expander": 16, "batch": 8, "epochs": 2}
         config = Config(data=str(photographs), size=8, channels=3, views=STILL, **small)
-        run = pretrain(config, out=tmp_path / "run", console=None)
+        run = pretrain(config, out=tmp_path / "run", mesh="data=1", console=None)
         _, held_out = load_datasets(config)
         found = arrays(run.run_folder / "features.npz")
         paths = [held_out.name(index) for index in range(len(held_out))]

@@ -73,7 +73,10 @@ STAND_INS = {
     "devices_0": (chips, {}),
     "job_0": (
         photographs,
-        {"size=128, epochs=100": "size=8, epochs=1, width=4, expander=8"},
+        {
+            "size=128, epochs=100": "size=8, epochs=1, width=4, expander=8",
+            'out="runs/photos")': 'out="runs/photos", mesh="data=1")',
+        },
     ),
     "job_1": (spectra, {"batch=256, epochs=100": "batch=16, epochs=1, expander=8"}),
     "pods_0": (imagenet, {"shards=256": "shards=2"}),

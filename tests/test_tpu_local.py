@@ -56,8 +56,10 @@ def compiled(way, dtype):
     return found
 
 
-@pytest.mark.parametrize("way", ["auto", "explicit", "shard_map"])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "way, dtype",
+    [("auto", jnp.float32), ("explicit", jnp.bfloat16), ("shard_map", jnp.bfloat16)],
+)
 def test_budget(way, dtype):
     """One sum over devices of the products of all slots, and nothing else that counts.
 
