@@ -151,9 +151,12 @@ class TestFaults:
     @pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
     @pytest.mark.parametrize("dtype", ["float64", "float32"])
     def test_in_pretraining(self, dtype):
-        """`python -m parity --quick` makes sure that the package passes in float32."""
+        """float32, whose limits are wider, meets the fault that shows less.
+
+        `python -m parity --quick` makes sure that the package passes there.
+        """
         experiment = experiments.resnet(18, 8, 16, 24, 64, dtype)
-        for name in IN_STEP:
+        for name in IN_STEP if dtype == "float64" else ["decayed-vectors"]:
             assert not all(passed(experiment.checks(FAULTS[name].ours))), name
         if dtype == "float32":
             return

@@ -37,17 +37,14 @@ from vicreg_jax.pretrain.step import Programs
 from vicreg_jax.probe import accuracies
 
 # Of a linear probe on all labels, after 8 epochs. Two seeds reached .958, as do raw
-# pixels; without one term's gradient .869 to .911, with hardly a step .869.
+# pixels; without one term's gradient .869 to .911, untrained .869.
 LEARNED = 0.93
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized", "relaxed_promotion", "unchecked_signatures")
-@pytest.mark.parametrize(
-    "changes",
-    [{"lambd": 0.0}, {"mu": 0.0}, {"nu": 0.0}, {"learning_rate": 1e-7}],
-)
-def test_a_run_without_a_term_or_a_step_does_not_learn(tmp_path, monkeypatch, changes):
+@pytest.mark.parametrize("changes", [{"lambd": 0.0}, {"mu": 0.0}, {"nu": 0.0}])
+def test_a_run_without_a_term_does_not_learn(tmp_path, monkeypatch, changes):
     """What the next test asks is out of its reach."""
     monkeypatch.setattr("sklearn.manifold.TSNE", FirstTwoColumns)
     # Neither other features nor fewer labels, which take as long as the training.
@@ -67,7 +64,7 @@ def test_a_run_learns_and_writes_everything_down(tmp_path):
     found = run(config, launch, QUIET)
     assert list(found) == ["raw pixels", "untrained", "VICReg"]
     assert found["VICReg"]["k-NN"] > found["untrained"]["k-NN"]
-    assert found["VICReg"]["linear 100%"] > LEARNED
+    assert found["VICReg"]["linear 100%"] > LEARNED > found["untrained"]["linear 100%"]
     history = records.read(out / "metrics.jsonl")
     assert [line["step"] for line in history] == list(range(8 * (1437 // 128)))
     for line in history:
