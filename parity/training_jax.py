@@ -75,7 +75,7 @@ class Step(Programs):
             found = [self.rate(jnp.asarray(step, jnp.int32)) for step in range(steps)]
         return np.asarray(found, np.float64)
 
-    @property
+    @cached_property
     def _shapes(self):
         return _shapes(self.untrained)
 
