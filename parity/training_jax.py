@@ -77,7 +77,7 @@ class Step(Programs):
 
     @cached_property
     def _shapes(self):
-        return _shapes(self.untrained)
+        return _without_values(self.untrained)
 
     @cached_property
     def _optimizer(self):
@@ -90,7 +90,7 @@ class Step(Programs):
 
 
 @cache
-def _shapes(untrained: Callable[[], nnx.Module]) -> Any:
+def _without_values(untrained: Callable[[], nnx.Module]) -> Any:
     """Returns a network without values, whose layers compute in their input's dtype."""
     model: Any = nnx.eval_shape(untrained)
     model.train()

@@ -21,8 +21,8 @@ from parity import modes, processes
 from vicreg_jax import _rows
 from vicreg_jax._moments import uses_gram_matrix
 
-# Fewer rows than columns, at the switch of the product, just above it, as many, more;
-# and whether some rows are padding, with either product.
+# Fewer rows than columns, at the switch of the product, just above it, as many, more.
+# Last, whether some of the rows are padding: with and without, for either product.
 SHAPES = [
     (16, 96, True),
     (32, 64, False),
@@ -60,10 +60,7 @@ def whole(z1, z2, where):
 @every_mode
 @pytest.mark.parametrize(
     "n, d, padded",
-    thinned(
-        SHAPES,
-        keep=[(16, 96, True), (72, 24, False)],
-    ),
+    thinned(SHAPES, keep=[(16, 96, True), (72, 24, False)]),
 )
 def test_every_mode_in_float64(x64, mode, n, d, padded):
     z1, z2 = draw(n, d)

@@ -187,10 +187,7 @@ def test_mixed_dtypes():
 
 @pytest.mark.parametrize(
     "n, d, padded",
-    thinned(
-        [(16, 96, True), (72, 24, False)],
-        keep=[(16, 96, True)],
-    ),
+    thinned([(16, 96, True), (72, 24, False)], keep=[(16, 96, True)]),
 )
 @pytest.mark.parametrize("name", thinned(modes.MODES, keep=QUICK_MODES))
 def test_every_mode(x64, name, n, d, padded):

@@ -102,7 +102,7 @@ def test_features_are_those_of_the_definition_in_pytorch(kind, side):
 @pytest.mark.parametrize(
     "make, kind, side",
     [(create, *side) for side in SIDES]
-    # A third that is as large as these two would take half a minute.
+    # The other ConvNeXt in full size would take half a minute.
     + [(created_in_full, *side) for side in SIDES if side[0] != "standard"],
 )
 def test_features_are_timms(kind, side, make):
