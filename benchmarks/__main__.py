@@ -23,6 +23,7 @@ def main() -> None:
     """Runs the chosen sections, prints the results, and writes them to files."""
     options = tyro.cli(Options, prog="python -m benchmarks")
     threads = machine.start(options.threads or (1 if options.quick else None))
+    # Without a terminal Rich assumes 80 columns, which would fold the tables.
     console = Console(width=None if sys.stdout.isatty() else 200)
     about = machine.about(threads)
     if options.quick:
@@ -64,6 +65,7 @@ def write(out: Path, about: dict[str, str], sections: list[Section]) -> None:
     (out / "results.md").write_text(results.markdown(about, sections, names))
 
 
+# Each section is imported when it runs, as it may need packages that others do not.
 def _loss(options: Options, progress) -> Section:
     from benchmarks import loss
 

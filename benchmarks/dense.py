@@ -99,6 +99,7 @@ def accuracies(encoder: Encoder) -> Accuracies:
 
 def step_seconds(config: Config) -> float:
     """Returns the CPU time of a training step, which a busy machine changes little."""
+    # The epoch's length sets the learning rate only, on which no time depends.
     programs = Programs(config, make_mesh("data=1"), steps_per_epoch=100)
     images = canvases("canvas").pixels[: config.batch]
     batch = images, np.ones(len(images), np.float32)
@@ -142,10 +143,12 @@ def _features(maps: Callable, name: str) -> tuple[Labeled, Labeled]:
     classes = found.cells(features.shape[1])
     shown = classes != BACKGROUND
     positions = Labeled(features[shown], classes[shown])
+    # The class of the first two digits, which is that of the image.
     return positions, Labeled(features.mean(axis=(1, 2)), found.classes[:, 0])
 
 
 def _accuracy(fit: Labeled, held_out: Labeled) -> float:
+    # The digits are the classes from 0 up to BACKGROUND, so that is their number.
     linear = ridge.fit(fit.features, fit.labels, classes=BACKGROUND).linear
     classes = np.asarray(linear.classes(jnp.asarray(held_out.features)))
     return float(np.mean(classes == held_out.labels))

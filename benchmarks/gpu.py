@@ -46,7 +46,9 @@ def _torch_sees_one() -> bool:
 
 def _ceilings() -> dict[str, float]:
     """Returns the rate of a copy in GB/s and of matrix products in TFLOP/s."""
+    # 256 MiB, which no cache of a GPU holds, so that the copy is one of memory.
     x = jnp.ones((8192, 8192), jnp.float32)
+    # The identity would not do: JAX returns its argument without a copy.
     copied = _best(jax.jit(lambda x: x + 1), x)
     found = {"copy, GB/s, read and written": 2 * x.nbytes / copied / 1e9}
     for precision in ("default", "highest"):
@@ -60,4 +62,5 @@ def _best(program, *args) -> float:
         return jax.block_until_ready(program(*args))
 
     call()
+    # The fastest call and not the median, as a ceiling is wanted.
     return min(timing.timed(call) for _ in range(20))

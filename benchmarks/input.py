@@ -120,6 +120,7 @@ class Crop:
 
     def __init__(self):
         self._croppings = ImageViews().crops
+        # Drawn once, as the draw belongs to neither decoding nor cropping.
         drawn = uniform(0, 0, range(_BATCH), count=2)
         self._numbers = itertools.cycle(drawn)
 
@@ -165,6 +166,7 @@ def _pillow_alone() -> Iterator[None]:
     names = "simplejpeg", "cykooz_resizer"
     installed = {name: getattr(_pixels, name) for name in names}
     for name in names:
+        # `_pixels` looks at both names in each call.
         setattr(_pixels, name, None)
     try:
         yield
@@ -203,6 +205,7 @@ def _settled() -> float:
     while multiprocessing.active_children():
         time.sleep(0.5)
         before, used = used, _workers_time()
+        # The kernel counts in ticks, of which there are many in half a second of work.
         if used == before:
             break
     return time.process_time() + used
@@ -227,6 +230,7 @@ def _torchvision(transforms: Any) -> Callable[[bytes], Any]:
         jitter = transforms.ColorJitter(0.4, 0.4, 0.2, 0.1)
         return transforms.Compose(
             [
+                # torchvision's default scale is that of the paper, 0.08 to 1.
                 transforms.RandomResizedCrop(224, interpolation=bicubic),
                 transforms.RandomHorizontalFlip(),
                 transforms.RandomApply([jitter], p=0.8),
@@ -238,6 +242,7 @@ def _torchvision(transforms: Any) -> Callable[[bytes], Any]:
             ]
         )
 
+    # As in BYOL: the official code treats the views differently, unlike the paper.
     views = view(1.0, 0.0), view(0.1, 0.2)
 
     def pair(encoded: bytes):
@@ -248,6 +253,7 @@ def _torchvision(transforms: Any) -> Callable[[bytes], Any]:
 
 
 def _blurred(image: PIL.Image.Image) -> PIL.Image.Image:
+    # Pillow's blur, as in the official code.
     return image.filter(PIL.ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
 
 

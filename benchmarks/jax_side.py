@@ -38,6 +38,8 @@ def products(z1, z2, *, gram: bool):
     """
 
     def of(z):
+        # The default of `vicreg_loss`. At another one the floor would be of other
+        # products.
         matmul = partial(jnp.matmul, precision="highest")
         return matmul(matmul(z, z.T), z) if gram else matmul(z, matmul(z.T, z))
 
@@ -87,6 +89,7 @@ def temporaries(name: str, problem: Problem) -> int | None:
     }
     if name not in functions:
         return None
+    # As `build_products` runs it.
     if name == "floor, JAX":
         problem = problem._replace(dtype="float32")
     z = jax.ShapeDtypeStruct(problem.size, problem.dtype)

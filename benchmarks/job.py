@@ -50,13 +50,16 @@ def run(options: Options, progress) -> Section:
 def _start(command: list[str], out: Path) -> float:
     """Returns the seconds until the first step is logged, and stops the run there."""
     metrics = out / "metrics.jsonl"
+    # The second start appends to what the first one wrote.
     before = _lines(metrics)
     started = time.monotonic()
+    # The default logs only every few steps, and the first line is waited for.
     process = _job([*command, "--log-every", "1"], out)
     while _lines(metrics) <= before and process.poll() is None:
         time.sleep(0.02)
     seconds = time.monotonic() - started
     process.send_signal(signal.SIGTERM)
+    # 75: stopped by the signal after its state was saved. 0: it had ended before.
     _finish(process, (75, 0))
     return seconds
 

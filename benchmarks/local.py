@@ -107,6 +107,8 @@ def _ours(size: MapSize) -> Call:
 
     loss = conventions.vicregl_lightly(alpha=0.0, num_matches=MATCHES)
     maps, positions = jax.tree.map(jax.numpy.asarray, size.arrays())
+    # The global loss has no share, but lightly computes it all the same. On two columns
+    # it costs nothing.
     embeddings = jax.numpy.eye(size.batch, 2)
     step = jax.jit(jax.value_and_grad(lambda maps, p: loss([embeddings] * 2, maps, p)))
     program = step.lower(maps, positions).compile()
@@ -135,6 +137,7 @@ def _lightly(size: MapSize) -> Call:
     embeddings = torch.eye(size.batch, 2)
 
     def call():
+        # lightly tells views apart by `is`, so one tensor for both would be one view.
         features = [(embeddings.clone(), x) for x in leaves]
         value = loss(global_view_features=features, global_view_grids=grids).sum()
         gradients = torch.autograd.grad(value, leaves)

@@ -80,6 +80,7 @@ def run(options: Options, place: Place, progress) -> Section:
     """
     records = []
     for dtype in options.dtypes():
+        # Anew for each dtype, as a contender may be far slower in another one.
         rates: dict[str, float] = {}
         for size in options.loss_sizes():
             problem = Problem(size, dtype)
@@ -123,6 +124,7 @@ def measure(
             missing[contender.name] = str(error)
             continue
         calls[contender.name] = call
+        # The bare products have no value.
         if value is not None:
             values[contender.name] = float(value)
     times = timing.interleaved(calls, estimates, budget)

@@ -46,6 +46,7 @@ def _times(dtype: str, records: list[Record]) -> Sheet:
 
 def _ratios(dtype: str, records: list[Record]) -> Sheet:
     names = list(dict.fromkeys(name for r in records for name in r["times_ours"]))
+    # The floors have columns of their own, the other way round: ours over theirs.
     names = [name for name in names if name not in (FLOOR, FLOOR_TORCH)]
     rows = [
         [

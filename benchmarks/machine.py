@@ -95,12 +95,14 @@ def _cpuinfo(field: str) -> str:
 
 
 def _cores() -> int:
+    # `os.cpu_count` also counts cores that this process may not use.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _commit() -> str:
+    # Without any tag `git describe` names the commit itself.
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
     here = Path(__file__).parent
     try:

@@ -103,6 +103,8 @@ class Options:
 
     def contenders(self, dtype: str) -> list[Contender]:
         """Returns the contenders for a dtype."""
+        # One option filters sizes, dtypes and names, and each is recognized by its
+        # form.
         words = [
             word.lower()
             for word in _words(self.filter)
@@ -116,6 +118,7 @@ class Options:
         ]
 
     def _sizes(self, sizes, quick=QUICK_SIZES) -> list[Size]:
+        # A named size counts with --quick too, and the section need not list it.
         named = [word for word in _words(self.filter) if _is_size(word)]
         if named:
             return [Size(*map(int, word.split("x"))) for word in named]

@@ -24,6 +24,7 @@ def available() -> bool:
 
 def reset() -> None:
     """Resets the high-water mark to the memory in use now."""
+    # See proc(5): 5 resets VmHWM to the present VmRSS.
     (_PROC / "clear_refs").write_text("5")
 
 
@@ -53,4 +54,5 @@ def status(field: str) -> int:
     found = re.search(rf"^{field}:\s*(\d+) kB$", text, re.MULTILINE)
     if found is None:
         raise OSError(f"{_PROC / 'status'} has no {field}")
+    # The kernel writes kB and means KiB.
     return int(found[1]) * 1024

@@ -68,6 +68,7 @@ def _time(records: list[dict]) -> Figure:
     for axes, dtype in zip(panels, dtypes, strict=True):
         here = sorted((r for r in records if r["dtype"] == dtype), key=_columns_rows)
         for name, (color, marker) in _STYLES.items():
+            # The sizes are placed in a row, as several have the same columns.
             times = {
                 at: r["seconds"][name]
                 for at, r in enumerate(here)
@@ -105,6 +106,7 @@ def _floor(records: list[dict]) -> Figure:
         if goal:
             axes.plot([at - 0.4, at + 0.4], [goal.over_floor] * 2, color="tab:red")
     axes.axhline(1, color="black", linewidth=0.7)
+    # Drawn without a point, for one entry in the legend.
     axes.plot([], [], color="tab:red", label="goal")
     _name_sizes(axes, here)
     axes.set(ylabel="ours / floor", xlabel="columns (rows below)")
@@ -177,6 +179,7 @@ def _tick(axes, values: Iterable[int]) -> None:
     """Labels only these values on a logarithmic axis."""
     ticks = sorted(set(values))
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    # A logarithmic axis would also label its minor ticks, in between.
     axes.set_xticks([], minor=True)
 
 

@@ -72,6 +72,7 @@ def _sheet(found: list[dict], device: str) -> Sheet:
 
 
 def _of_size(problem: Problem, options: Options, platform: str, progress) -> list[dict]:
+    # The views are float32 numbers, so the errors are those of the computation alone.
     exact = numpy_loss(*problem.views(), WEIGHTS)
     calls, estimates, errors, missing = {}, {}, {}, {}
     for name, precision in PRECISIONS.items():
@@ -83,6 +84,7 @@ def _of_size(problem: Problem, options: Options, platform: str, progress) -> lis
             )
             call = partial(_called, program, views)
             found, estimates[name] = timing.warmed_up(call)
+        # Backends refuse the algorithms that they lack, each by an error of its own.
         except (NotImplementedError, ValueError, jax.errors.JaxRuntimeError) as error:
             missing[name] = f"not here: {type(error).__name__}"
             continue

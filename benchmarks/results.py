@@ -64,6 +64,7 @@ def _rich(sheet: Sheet) -> Table:
     for at, heading in enumerate(sheet.headings):
         table.add_column(heading, justify="right" if at else "left")
     for row in sheet.rows:
+        # Rich takes words in square brackets for markup.
         table.add_row(*map(escape, row))
     return table
 
@@ -104,6 +105,7 @@ def _finite(value):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
+    # JSON has neither NaN nor infinity, and `allow_nan=False` refuses them.
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

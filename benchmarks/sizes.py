@@ -23,6 +23,7 @@ class Size(NamedTuple):
     @property
     def uses_gram(self) -> bool:
         """Whether the loss uses the batch x batch Gram matrix."""
+        # As `vicreg_jax._moments.uses_gram_matrix` decides.
         return 2 * self.n <= self.d
 
     @property

@@ -127,6 +127,8 @@ def _records(times: dict[str, Times], case: Case) -> list[dict]:
         record["images_per_second"] = batch / found.median
         rest = times.get(f"{name}, {WITHOUT_LOSS}")
         if rest:
+            # Of each round by itself, since the speed of the machine drifts between
+            # rounds.
             left = timing.ratio(rest, by_round)
             record["loss_share"] = 1 - left.median if left else None
         against = timing.ratio(by_round, times[OURS])

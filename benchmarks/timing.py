@@ -31,9 +31,12 @@ class Spread(NamedTuple):
     def of(cls, samples: Iterable[float]) -> Spread:
         """Returns the spread of samples; of a single one, all three are that one."""
         values = list(samples)
+        # `statistics.quantiles` refuses a single sample before Python 3.13.
         if len(values) < 2:
             values *= 2
             return cls(values[0], *values, rounds=1)
+        # The default method, "exclusive", puts the quartiles of two samples outside of
+        # them.
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return cls(median, low, high, len(values))
 
@@ -66,6 +69,7 @@ class Budget(NamedTuple):
             return max(1, self.rounds // 2)
         affordable = self.seconds / max(estimate, self.turn)
         wanted = max(3.0, affordable)
+        # Powers of two, each of which divides all larger ones.
         stride = 1
         while stride < 4 and self.rounds / (2 * stride) >= wanted:
             stride *= 2
@@ -80,6 +84,7 @@ def warmed_up(call: Call) -> tuple[Any, float]:
     started = time.perf_counter()
     result = call()
     first = time.perf_counter() - started
+    # A call of a second or more is hardly changed by what only the first one does.
     return result, first if first > 1 else timed(call)
 
 
@@ -94,6 +99,7 @@ def interleaved(
         budget: How long to measure.
     """
     strides = {name: budget.stride(estimates[name]) for name in calls}
+    # A random order, so that no contender always follows the same other one.
     rng = random.Random(0)
     times: dict[str, Times] = {name: {} for name in calls}
     for at in range(budget.rounds):

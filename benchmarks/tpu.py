@@ -67,6 +67,7 @@ def run(options: Options, progress) -> Section:
     tables = _tables(options.quick)
     records = {}
     for program in (program for programs in tables.values() for program in programs):
+        # The tables share programs, each of which takes seconds to compile.
         if program not in records:
             progress(f"tpu {' '.join(map(str, program))}")
             records[program] = compiled(program)
@@ -87,6 +88,7 @@ def _tables(quick: bool) -> dict[str, list[Program]]:
     ways += [(way, "bfloat16") for way in (ONE, TWO)]
     return {
         "ways to compute the loss": [
+            # The last shape has the most chips.
             Program(way, _PAPER, dtype, generation, list(shapes)[-1])
             for generation, shapes in CHIPS.items()
             for way, dtype in ways
@@ -112,6 +114,7 @@ def compiled(program: Program) -> dict:
     record |= {"chips": prod(grid), "grid": grid if program.way == TWO else None}
     try:
         found = _report(program, grid)
+    # A program that needs more memory than a chip has does not compile.
     except jax.errors.JaxRuntimeError as error:
         return record | {"missing": str(error).splitlines()[0][:120]}
     return record | {
@@ -138,6 +141,7 @@ def _report(program: Program, grid: tuple[int, int]) -> aot.Report:
 
 
 def _two_axes(axes, z1, z2):
+    # By name, as the loss splits its product into blocks along axes that it is told.
     return vicreg_jax.vicreg_loss(z1, z2, *WEIGHTS, axis_name=axes)
 
 

@@ -33,6 +33,7 @@ def main() -> None:
     except (ValueError, RuntimeError) as error:
         print(f"parity: {error}", file=sys.stderr)
         sys.exit(BROKEN)
+    # Without a terminal Rich assumes 80 columns, which would fold the tables.
     console = Console(width=None if sys.stdout.isatty() else 120)
     about = report.surroundings(platform)
     for name, value in about.items():
@@ -62,6 +63,7 @@ def run(tasks: list[Task], console: Console) -> list[Outcome]:
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
+    # `suite.tasks` returns section after section, on which `groupby` relies.
     sections = itertools.groupby(tasks, lambda task: Outcome(task.name).section)
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=len(tasks))
@@ -81,6 +83,7 @@ def verdict(outcomes: list[Outcome]) -> int:
     checks = [check for outcome in outcomes for check in outcome.checks]
     if not all(check.passed for check in checks):
         return FAILED
+    # A failed comparison outweighs an error: it says more about the package.
     broken = any(outcome.error for outcome in outcomes)
     return BROKEN if broken or not checks else PASSED
 
@@ -89,6 +92,8 @@ def conclusion(code: int, outcomes: list[Outcome], options: Options) -> str:
     """Returns the last line of the output."""
     if options.inject:
         section = FAULTS[options.inject].section
+        # Other sections may catch it as well. A task that raised an error does not
+        # count.
         caught = {o.section for o in outcomes if any(not c.passed for c in o.checks)}
         if not caught:
             return f"{options.inject} was not caught; {section} should have caught it"

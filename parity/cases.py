@@ -77,6 +77,7 @@ class Case:
 
     def views(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns both views in float64, before rounding to `dtype`."""
+        # Not `hash`, which differs from process to process for strings.
         seed = zlib.crc32(f"{self.distribution} {self.n} {self.d}".encode())
         draw = DISTRIBUTIONS[self.distribution]
         return draw(np.random.default_rng(seed), self.n, self.d)
@@ -155,6 +156,7 @@ def whitened(rng, n, d):
     """As little covariance as the rank allows, as at the end of training."""
     x = rng.standard_normal((n, d))
     u, _, vt = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    # Centered rows have rank n - 1 at most. Singular vectors beyond it are arbitrary.
     rank = min(n - 1, d)
     z = u[:, :rank] @ vt[:rank] * np.sqrt(n - 1)
     return _pair(z, rng, noise=0.01)
@@ -171,6 +173,8 @@ def kink(rng, n, d):
     """With eps 7/16 and n = 5, every standard deviation is exactly gamma."""
     if n != 5:
         raise ValueError(f"`n` must be 5, where the arithmetic is exact, got {n}")
+    # The variance is 4 (3/4)^2 / 4 = 9/16, and with eps it is 1. Every number on the
+    # way has a few bits only, so that even bfloat16 holds it.
     signs = rng.choice([-1.0, 1.0], d)
     z = 0.75 * np.outer([1, -1, 1, -1, 0], signs)
     return z, z.copy()
@@ -200,6 +204,8 @@ Shapes = tuple[tuple[int, int], ...]
 # On both sides of the point where the loss switches to the other product.
 _SMALL = ((64, 24), (24, 64))
 _SHAPES: dict[Level, Shapes] = {
+    # 32x64 is the last size that takes the Gram matrix, and 33x64 the first that does
+    # not.
     Level.QUICK: ((2, 3), (33, 64), (32, 64), *_SMALL),
     Level.STANDARD: ((2, 2), (5, 7), (64, 64), (65, 64), (63, 64), (128, 512)),
     Level.FULL: ((257, 1), (256, 2048), (2048, 256), (512, 1024), (1024, 1024))
@@ -230,6 +236,7 @@ def _added(level: Level) -> Iterator[Case]:
 
 
 def _of_every_kind(shapes: Shapes) -> Iterator[Case]:
+    # `kink` needs five rows and an eps of its own; see below.
     usual = [name for name in DISTRIBUTIONS if name not in ("normal", "kink")]
     for (n, d), name, dtype in product(shapes, usual, DTYPES):
         yield Case(name, n, d, dtype)

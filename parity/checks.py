@@ -53,6 +53,7 @@ class Check:
     def ratio(self) -> float:
         """Our distance divided by its limit. Above 1 is a failure."""
         ratio = max(share(self.distance, self.limit), self.entries)
+        # inf / inf is NaN, which has no place in the order that the report sorts by.
         return math.inf if math.isnan(ratio) else ratio
 
     @property

@@ -17,6 +17,7 @@ class BackboneInTrainMode(Classifier):
 
     def _features(self, params, stats, view, key):
         trains = replace(self, config=replace(self.config, protocol="finetune"))
+        # `trains` has this class too, and its own `_features` would recurse.
         return Classifier._features(trains, params, stats, view, key)
 
 
@@ -34,6 +35,7 @@ class UndecayedBias(Classifier):
     @cached_property
     def _optimizer(self):
         def kernels(params):
+            # Axis 0 counts the heads, so a kernel has three axes and a bias two.
             return jax.tree.map(lambda p: p.ndim > 2, params)
 
         decay = optax.add_decayed_weights(self.config.weight_decay)

@@ -42,6 +42,8 @@ STEPS, EPOCHS = 10, 5
 _DEPTH, _WIDTH, _ROWS, _SIDE, _CLASSES = 18, 8, 16, 24, 10
 _PADDING = 5  # rows of the last batch of an epoch, of the linear protocol
 _DRAWS = 4
+# Both sides take the job's own rates; `tests/test_classifiers.py` compares those with
+# the official ones.
 PROTOCOLS = {
     "linear": Protocol("linear", LINEAR_LR, 0.0, LINEAR_DECAY),
     "finetune-1%": Protocol("finetune", *FEW_LABELS, 0.0),
@@ -76,6 +78,8 @@ class Experiment:
         self._images = views.astype(np.float32).astype(np.float64)
         self._labels = draw.integers(0, _CLASSES, (STEPS, _ROWS)).astype(np.int32)
         self._where = np.ones((STEPS, _ROWS), bool)
+        # The job pads the last batch of a linear classifier. In fine-tuning it drops
+        # that batch, as padding would enter the statistics of the batch norms.
         if not protocol.finetunes:
             self._where[STEPS // EPOCHS - 1 :: STEPS // EPOCHS, -_PADDING:] = False
         backbone = torch_networks.resnet(_DEPTH, _WIDTH)
@@ -94,6 +98,8 @@ class Experiment:
 
     def _theirs(self, roundings: Roundings | None = None) -> Arrays:
         batches = [
+            # `cross_entropy` knows no mask, so it gets the valid rows alone, and their
+            # labels in int64.
             (images[where], labels[where].astype(np.int64))
             for images, labels, where in self._batches()
         ]
@@ -107,6 +113,7 @@ class Experiment:
             programs = self._programs(ours)
             state, losses = programs.start(), []
             for images, labels, where in self._batches():
+                # Axis 1 of `GivenViews` counts the views of an image: here one.
                 images = jnp.asarray(np.moveaxis(images, 1, -1)[:, None])
                 aspect = jnp.ones(len(images))
                 state, metrics = programs.train(state, images, aspect, labels, where)
@@ -115,6 +122,8 @@ class Experiment:
                 nnx.graphdef(programs.model), state.params["encoder"], state.stats
             )
             found = convert.state_dict(model)
+            # Our kernels have an axis of heads, and PyTorch's weights have the outputs
+            # first.
             head = jax.tree.map(np.asarray, state.params["heads"])
         named = {f"backbone.{k}": np.asarray(v, float) for k, v in found.items()}
         named |= {"head.weight": head["kernel"][0].T, "head.bias": head["bias"][0]}
@@ -140,6 +149,7 @@ class Experiment:
             v.detach().numpy() for v in self._model.get_submodule("head").parameters()
         )
         head = {"kernel": jnp.asarray(weight.T[None]), "bias": jnp.asarray(bias[None])}
+        # A subclass of what is tested, so that a fault starts from PyTorch's head too.
         given = type("Given", (ours.classifier,), {"_heads": lambda self: head})
         mesh = make_mesh("data=1")
         return given(config, mesh, STEPS // EPOCHS, model=self._encoder())
@@ -148,6 +158,8 @@ class Experiment:
         model = nnx.clone(_shapes())
         convert.load_state_dict(model, self._backbone)
         graph, state = nnx.split(model)
+        # `load_state_dict` keeps the float32 of the variables. Nothing is lost, as
+        # `randomized` draws float32 numbers.
         return nnx.merge(graph, jax.tree.map(lambda x: x.astype(float), state))
 
     @property
@@ -157,6 +169,7 @@ class Experiment:
 
     def _unbiased(self, named: Arrays) -> Arrays:
         """Returns our arrays with PyTorch's unbiased running variances."""
+        # A frozen backbone keeps the variances that it was given.
         if not self.protocol.finetunes:
             return named
         start = {f"backbone.{k}": v for k, v in self._backbone.items()}

@@ -72,13 +72,16 @@ def train(
     """
     roundings, losses = roundings or Roundings(0.0), []
     backbone, head = model.get_submodule("backbone"), model.get_submodule("head")
+    # Without gradients, `Roundings` does not disturb the frozen parameters either.
     backbone.train(protocol.finetunes).requires_grad_(protocol.finetunes)
     groups = [{"params": list(head.parameters()), "lr": protocol.head}]
     if protocol.finetunes:
         groups.append({"params": list(backbone.parameters()), "lr": protocol.backbone})
+    # As in `evaluate.py`: the groups have the rates, and the decay covers the bias too.
     sgd = torch.optim.SGD(
         groups, lr=0.0, momentum=MOMENTUM, weight_decay=protocol.weight_decay
     )
+    # PyTorch updates each rate from the one before. Ours is the closed formula.
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, epochs)
     with one_thread(), roundings.of_layers(model):
         for step, (images, labels) in enumerate(batches, 1):

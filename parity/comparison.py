@@ -50,6 +50,7 @@ def compared(
         RuntimeError: The names of our arrays are not those of PyTorch's.
     """
     theirs, exact, limits = reference
+    # A parameter that only one side has would otherwise go unseen.
     if got.keys() != theirs.keys():
         raise RuntimeError(f"names differ: {sorted(got.keys() ^ theirs.keys())}")
     checks = []
@@ -62,6 +63,7 @@ def compared(
 
 def _compared(task, quantity, sides, limit, peer_limit, dtype) -> Check:
     got, theirs, exact = sides
+    # `argmax` takes a NaN for the largest, so the report shows it.
     worst = int(np.argmax(np.abs(got - theirs)))
     peer_distance = distance(theirs, exact)
     return Check(

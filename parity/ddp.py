@@ -63,6 +63,7 @@ def check(
     if jax.device_count() < WORLD:
         raise NotRun("needs two devices")
     reference, got = _reference(rows, width), _ours(rows, width, checked, ours)
+    # DDP must be as near to PyTorch in one process, or its gather is wrong.
     return compared(task, got, reference, "float64", peer_limits=reference.limits)
 
 
@@ -79,6 +80,7 @@ def _setup(rows: int, width: int) -> Arrays:
     return weights | {"batches": batches, "rates": rates}
 
 
+# Both values of `checked`, and all faults, share one run of the two processes.
 @cache
 def _reference(rows: int, width: int) -> Reference:
     """Returns the parameters by DDP and by one process, and the limits."""
@@ -89,6 +91,8 @@ def _reference(rows: int, width: int) -> Reference:
         commands = [
             ["parity.ddp_process", str(rank), str(WORLD), name] for rank in range(WORLD)
         ]
+        # By default Gloo looks up the machine's name, which may lead to another
+        # interface.
         processes.run(commands, directory, SECONDS, GLOO_SOCKET_IFNAME=_loopback())
         with np.load(directory / "parameters.npz") as found:
             theirs = dict(found)
@@ -98,6 +102,7 @@ def _reference(rows: int, width: int) -> Reference:
 
 
 def _loopback() -> str:
+    # `lo` on Linux, `lo0` on macOS.
     names = [name for _, name in socket.if_nameindex()]
     return next(name for name in names if name.startswith("lo"))
 
@@ -140,6 +145,7 @@ def _train(ours, steps, parameters, batches):
 
     def step(carry, views):
         parameters, memory = carry
+        # A mean and not a sum, with and without `check_vma`; see `docs/devices.md`.
         gradients = jax.lax.pmean(jax.grad(loss)(parameters, views), "data")
         updates, memory = steps.update(gradients, memory, parameters)
         return (optax.apply_updates(parameters, updates), memory), None

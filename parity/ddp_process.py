@@ -54,6 +54,7 @@ def perceptron(inputs: int, width: int) -> torch.nn.Sequential:
 
 def train(setup: dict[str, np.ndarray], rank: int, world: int) -> torch.nn.Module:
     """Trains on this process's share of each batch and returns the network."""
+    # Parameters are named by layer number. The rest is `batches` and `rates`.
     weights = {name: torch.tensor(setup[name]) for name in setup if name[0].isdigit()}
     width, inputs = weights["0.weight"].shape
     network = perceptron(inputs, width)

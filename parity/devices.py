@@ -71,6 +71,7 @@ def check_mode(
     rows = np.ones(case.n, bool) if where is None else where
     compute = "float32" if case.dtype in HALF else None
     counted = z1[rows], z2[rows]
+    # PyTorch has no mask, so it gets the valid rows alone.
     native = _spread_out(theirs(case, *counted, None), rows)
     peer = _spread_out(theirs(case, *counted, compute), rows) if compute else native
     exact = numpy_loss(*counted)
@@ -84,6 +85,7 @@ def check_mode(
     whole = Result(**_spread_out(exact._asdict(), rows))
     expected = Expected(task, case.dtype, whole, bounds(2 * case.n <= case.d))
     got = _outcome(MODES[mode], ours, case, (z1, z2), where)
+    # PyTorch always forms the d x d product.
     return expected.checks(got, native, peer, bounds(False))
 
 

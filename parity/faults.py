@@ -50,6 +50,8 @@ def _biased_variance(z1, z2, gamma=1.0, *, eps=1e-4, precision="highest", **rows
     """Divides the variances by n, by scaling the columns by sqrt(1 - 1/n)."""
     terms = vicreg_jax.vicreg_terms(z1, z2, gamma, eps=eps, precision=precision, **rows)
     shrink = (1 - 1 / len(z1)) ** 0.5
+    # Scaled in the dtype of the statistics, as rounding to half precision here would be
+    # a fault of its own.
     wide = [z.astype(terms.variance.dtype) * shrink for z in (z1, z2)]
     hinges = [vicreg_jax.variance(z, gamma, eps=eps, **rows) for z in wide]
     return terms._replace(variance=hinges[0] + hinges[1])
@@ -64,6 +66,8 @@ def _halved_hinge(z1, z2, gamma=1.0, **options):
 def _missing_factor(z1, z2, gamma=1.0, **options):
     """Halves the gradient of the covariance: a factor of 2 instead of 4."""
     terms = vicreg_jax.vicreg_terms(z1, z2, gamma, **options)
+    # The value stays right, so that only the gradients can give the fault away. The
+    # faults below that drop a gradient do the same.
     half = terms.covariance / 2
     return terms._replace(covariance=half + jax.lax.stop_gradient(half))
 
@@ -88,6 +92,8 @@ def _half_the_columns(z1, z2, gamma=1.0, **options):
 
 def _cast_per_term(z1, z2, gamma=1.0, *, eps=1e-4, precision="highest", **rows):
     """Rounds the gradient of each term to the dtype of the views before adding."""
+    # Each term casts its own gradient back to the dtype of the views. `vicreg_loss`
+    # casts the views once, and so the sum of the gradients.
     v1, v2 = (vicreg_jax.variance(z, gamma, eps=eps, **rows) for z in (z1, z2))
     c1, c2 = (vicreg_jax.covariance(z, precision=precision, **rows) for z in (z1, z2))
     invariance = vicreg_jax.invariance(z1, z2, **rows)
@@ -97,6 +103,7 @@ def _cast_per_term(z1, z2, gamma=1.0, *, eps=1e-4, precision="highest", **rows):
 def _narrow_products(bits, z1, z2, gamma=1.0, **options):
     """Rounds the inputs of the covariance's products to a number of bits."""
     terms = vicreg_jax.vicreg_terms(z1, z2, gamma, **options)
+    # `off` gives the gradient only. The value stays that of the package.
     off = _narrow_covariance(bits, z1) + _narrow_covariance(bits, z2)
     value = jax.lax.stop_gradient(terms.covariance)
     return terms._replace(covariance=value + off - jax.lax.stop_gradient(off))
@@ -119,6 +126,8 @@ def _world_size(z1, z2, *args, axis_name=None, **options):
     loss = vicreg_jax.vicreg_loss(z1, z2, *args, axis_name=axis_name, **options)
     if axis_name is None:
         return loss
+    # The value of the loss stays right, and the gradient is what a sum over devices
+    # gives.
     devices = jax.lax.axis_size(axis_name)
     return devices * loss - jax.lax.stop_gradient((devices - 1) * loss)
 
@@ -160,6 +169,7 @@ def _matrices(params):
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
+# The sections on several devices call the loss alone.
 _on_devices = partial(Ours, terms=vicreg_jax.vicreg_terms)
 
 FAULTS = {

@@ -60,6 +60,7 @@ def check_case(
     peer = _theirs(case, maps, positions, compute) if compute else native
     with enabled(case.dtype):
         arrays = [jax.numpy.asarray(x, case.dtype) for x in maps]
+        # Positions keep float32 in half precision, where many distances would be ties.
         where = [jax.numpy.asarray(p, compute or case.dtype) for p in positions]
         total, gradients = _program(ours, case.settings)(arrays, where)
         got = _quantities(float(total), map(wide, gradients))
@@ -87,6 +88,7 @@ def check_mode(task: str, mode: str, ours: Ours, platform: str = "cpu") -> list[
     rows = [_as_rows(x) for x in maps]
 
     def loss(z1, z2, *, where=None, axis_name=None):
+        # Positions may depend on the maps: the choice of the matches has no gradient.
         views = [_as_map(z, *case.sides[0]) for z in (z1, z2)]
         places = [_places(x, jax.numpy) for x in views]
         options = {"location_matches": (5, 4), "where": where, "axis_name": axis_name}
@@ -123,6 +125,7 @@ def _expected(task, case, maps, positions, compute) -> tuple[Expected, Bounds]:
     bound = partial(
         local_rounding_bounds, maps, positions, UNITS[compute], case.settings
     )
+    # None: of the product that ours chooses. False: of the d x d one, as in PyTorch.
     bounds = [bound(gram=gram) for gram in (None, False)]
     ours, peer = (Bounds(*found[:4], *found.gradients) for found in bounds)
     whole = Result(*exact[:4], *exact.gradients)
@@ -134,6 +137,7 @@ def _theirs(case, maps, positions, compute) -> dict:
         settings = (case.settings, case.dtype, compute)
         found = torch_local_loss(maps, positions, *settings)
         return _named(found)
+    # lightly computes the global loss too, even if its share is 0.
     unused = [np.eye(case.batch, 2)] * 2
     try:
         total, _, gradients = lightly_loss(unused, maps, positions, 0.0, case.dtype)

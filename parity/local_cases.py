@@ -69,11 +69,13 @@ def _cells(rng, batch: int, height: int, width: int) -> np.ndarray:
     shape = (batch, height, width)
     cells = np.stack([np.broadcast_to(a, shape) for a in (rows, columns)], axis=-1)
     moved = cells + rng.uniform(0, 0.02, cells.shape)
+    # The same numbers in float32 and float64, so that rounding them changes no match.
     return moved.astype(np.float32).astype(np.float64)
 
 
 _ODD, _SQUARE = ((4, 5), (3, 5)), ((5, 5), (5, 5))
 _LIGHTLY = Settings((20, 4), (20, 4), "distance")
+# 15 is every position of the smaller map of `_ODD`, but not of the larger.
 _FEW = Settings((6, 3), (7, 15), "raster")
 
 

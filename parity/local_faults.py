@@ -28,6 +28,7 @@ def _replacing(name: str, replacement: Callable) -> Callable:
         with ExitStack() as patches:
             for attribute, function in {**untraced, name: replacement}.items():
                 patches.enter_context(mock.patch.object(_local, attribute, function))
+            # `local` imported the function by name, and would call the real one.
             patched = mock.patch.object(local, "map_loss", untraced["map_loss"])
             patches.enter_context(patched)
             return local.local_loss(*args, **options)
@@ -35,6 +36,7 @@ def _replacing(name: str, replacement: Callable) -> Callable:
     return loss
 
 
+# Bound before anything is patched: the faults below stand in for it, and call it.
 _matches = _local.matches
 
 
@@ -47,6 +49,7 @@ def _soft_matches(maps, positions, matching):
         if match.chosen is not None:
             x = jnp.einsum("bsp,bpc->bsc", match.chosen.astype(x.dtype), x)
         likeness = jax.nn.softmax(jnp.einsum("bsc,bqc->bsq", x, y))
+        # Zero in value, so that only the gradients can give the fault away.
         through = likeness - jax.lax.stop_gradient(likeness)
         soft.append(match._replace(found=match.found.astype(x.dtype) + through))
     return soft
@@ -64,6 +67,7 @@ def _pooled_moments(slots, where, axes, wire, precision):
 def _one_direction(maps, positions, matching):
     """Matches the first view with the second, and never the second with the first."""
     return [
+        # Doubled, so that the loss is still a mean.
         match._replace(weights=2 * match.weights)
         for match in _matches(maps, positions, matching)
         if match.source < match.target

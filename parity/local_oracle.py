@@ -93,8 +93,12 @@ def slots(maps: Sequence, positions: Sequence, settings: Settings) -> list[Slot]
         flat = [p.reshape(len(p), -1, p.shape[-1]) for p in points]
         for pair in pairs:
             for place, (source, target) in enumerate([pair, pair[::-1]]):
+                # The limits belong to the directions of a pair: the first view's
+                # matches, then the second's, whether the views are global or local.
                 k = None if limits is None else limits[place]
                 taken = match(flat[source], flat[target], k, settings.slot_order)
+                # The mean over slots, over both directions, and over pairs. Matches by
+                # feature and by location are added.
                 share = 1 / (2 * len(pairs) * taken[0].shape[1])
                 found += [
                     Slot(source, target, chosen, at, share)
@@ -152,6 +156,7 @@ def local_rounding_bounds(
         gram: As in `oracle.rounding_bounds`.
     """
     flat, chosen = _prepared(maps, positions, settings)
+    # The bound of Higham and Mary, as if each position were in every slot.
     sums = (8 * np.sqrt(len(chosen)) + 8) * unit
     values = np.zeros(4)
     gradients = [np.zeros_like(x) for x in flat]

@@ -101,8 +101,10 @@ def lightly_loss(embeddings, maps, positions, alpha, dtype="float64", global_vie
 def _match(x, y, k, slot_order):
     """Returns positions of x and their nearest ones of y, chosen in float64."""
     with torch.no_grad():
+        # A rounded distance could choose another match than the oracle.
         squares = (x.double()[:, :, None] - y.double()[:, None]).pow(2).sum(3)
         distances, nearest = squares.min(dim=2)
+        # Stable, as the oracle's order is by distance and then by position.
         chosen = distances.argsort(dim=1, stable=True)[:, :k]
         if slot_order == "raster":
             chosen = chosen.sort(dim=1).values

@@ -29,6 +29,7 @@ _gradient = partial(jax.value_and_grad, argnums=(0, 1))
 
 def mesh(shape=(DEVICES,), names=("data",), axis_type=AxisType.Auto) -> Mesh:
     """Returns a mesh of the first devices, all axes of one type."""
+    # Always given, as `jax.make_mesh` makes Explicit axes by default since JAX 0.9.
     types = (axis_type,) * len(names)
     devices = jax.devices()[: prod(shape)]
     return jax.make_mesh(shape, names, axis_types=types, devices=devices)
@@ -95,6 +96,8 @@ def _own_step(loss, axes, views, ids, where=None) -> Outcome:
         wide = a.astype(jnp.float32) if a.dtype.itemsize == 2 else a
         return jax.lax.pmean(wide, axes).astype(a.dtype)
 
+    # Each device has the loss of all rows, so a sum would be too large by the number of
+    # devices, with and without vma. See `docs/devices.md`.
     return jax.tree.map(mean, _gradient(of_parameters)(*views))
 
 
@@ -112,6 +115,8 @@ def _accumulated(loss, axes, views, ids, where=None) -> Outcome:
     zeros = jax.tree.map(
         lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(step, order)
     )
+    # `scan` refuses a carry that varies over other axes after a step than before. The
+    # zeros vary over none, and neither do averages.
     total, _ = jax.lax.scan(body, zeros, jnp.stack([order, order[::-1]]))
     return jax.tree.map(lambda a: a / 2, total)
 
@@ -137,6 +142,8 @@ def mapped(transform, shape, axes, z1, z2, where, loss) -> Outcome:
     """Runs `pmap` or `vmap`, once for each of `axes`, differentiated inside."""
     step = partial(_own_step, loss, axes)
     masked = () if where is None else (jnp.asarray(where),)
+    # The innermost axis first, so that the leading axis of the rows gets the first
+    # name.
     for axis in (axes,) if isinstance(axes, str) else reversed(axes):
         step = transform(
             step, axis_name=axis, in_axes=(None, *(0,) * (1 + len(masked)))
@@ -144,6 +151,7 @@ def mapped(transform, shape, axes, z1, z2, where, loss) -> Outcome:
     views = (jnp.asarray(z1), jnp.asarray(z2))
     rows = (jnp.arange(len(views[0])), *masked)
     outcomes = step(views, *(a.reshape(*shape, -1) for a in rows))
+    # All devices return the same averaged gradients.
     return jax.tree.map(lambda a: a[(0,) * len(shape)], outcomes)
 
 

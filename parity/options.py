@@ -9,6 +9,8 @@ from typing import Literal
 from parity.cases import Level
 from parity.platforms import Platform
 
+# tyro reads the choices from the type, and a type checker takes no computed Literal.
+# `tests/test_parity.py` compares the names with those of `FAULTS`.
 FaultName = Literal[
     "biased-variance",
     "halved-hinge",

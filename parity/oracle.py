@@ -115,6 +115,7 @@ def numpy_loss(z1, z2, weights=WEIGHTS, gamma=1.0, eps=1e-4) -> Result:
         np.fill_diagonal(off, 0)
         terms[1] += np.mean(np.maximum(gamma - std, 0))
         terms[2] += np.sum(off**2) / d
+        # Strictly below, as PyTorch's `relu` has a gradient of 0 at its kink.
         hinge = np.where(std < gamma, -1 / (d * (n - 1) * std), 0) * x
         gradients[view] += mu * hinge + nu * 4 * x @ off / (d * (n - 1))
     total = float(np.dot(weights, terms))
@@ -160,6 +161,7 @@ def rounding_bounds(
     n, d = z1.shape
     if exact is None:
         exact = numpy_loss(z1, z2, weights, gamma, eps)
+    # As `vicreg_jax._moments.uses_gram_matrix` decides.
     gram = 2 * n <= d if gram is None else gram
     views = [_centered(z, unit, inputs) for z in (z1, z2)]
     of_product = _gram_error if gram else _covariance_error
@@ -176,6 +178,7 @@ def rounding_bounds(
         lambd * invariance.gradient + mu * variance.gradient + nu * covariance.gradient
         for variance, covariance in zip(variances, covariances, strict=True)
     )
+    # The second part is for the weighted sum itself, of three products.
     total = float(np.dot(weights, values)) + 4 * unit * abs(exact.total)
     return Bounds(*values, total=total, dz1=dz1, dz2=dz2)
 
@@ -195,6 +198,8 @@ def _centered(z, unit, inputs) -> _Centered:
 
 def _invariance_error(z1, z2, unit) -> _Error:
     size, difference = z1.size, np.abs(z1 - z2)
+    # The 4 units are those of the difference, which is squared, the square and the
+    # mean.
     value = (8 * np.sqrt(size) + 4) * unit * np.mean(difference**2)
     return _Error(value, 2 * 4 * unit * difference / size)
 

@@ -44,6 +44,7 @@ def enabled(dtype: str):
 
 def rounded(z, dtype: str) -> np.ndarray:
     """Returns `z` rounded to a dtype, in float64. Both frameworks get these numbers."""
+    # NumPy alone does not know the name bfloat16.
     return np.asarray(z).astype(jax.numpy.dtype(dtype)).astype(np.float64)
 
 
@@ -57,6 +58,7 @@ def outcome(ours: Ours, case: Case, views, precision: str | None = "highest") ->
         precision: Of the matrix products. None: JAX's default.
     """
     with enabled(case.dtype):
+        # Exact, as the views are rounded to this dtype already.
         arrays = [jax.numpy.asarray(z, case.dtype) for z in views]
         terms, total, gradients = _program(ours, precision)(
             *arrays, our_weights(case), case.gamma, case.eps
@@ -74,6 +76,8 @@ def our_weights(case: Case) -> tuple[float, float, float]:
     return loss.lambd, loss.mu, loss.nu
 
 
+# Weights, gamma and eps are arguments of the program, so that cases which differ by
+# these alone share one compilation.
 @cache
 def _program(ours: Ours, precision: str | None):
     def everything(z1, z2, weights, gamma, eps):

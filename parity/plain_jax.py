@@ -16,6 +16,7 @@ def jax_terms(z1, z2, gamma=1.0, eps=1e-4):
         x = z - z.mean(0)
         c = jnp.matmul(x.T, x, precision="highest") / (n - 1)
         std = jnp.sqrt(jnp.diag(c) + eps)
+        # Not `jnp.maximum`, whose gradient at the kink is 1/2 where PyTorch's is 0.
         variance += jnp.mean(jax.nn.relu(gamma - std))
         covariance += jnp.sum(jnp.where(jnp.eye(d, dtype=bool), 0, c) ** 2) / d
     return jnp.mean((z1 - z2) ** 2), variance, covariance

@@ -14,6 +14,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 def free_address() -> str:
     """Returns a free address on the loopback where processes can meet."""
+    # The port is closed again here, so another process may take it before it is used.
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{listener.getsockname()[1]}"
@@ -35,12 +36,14 @@ def run(
             ended.
         TimeoutError: The time limit was reached. All processes are ended.
     """
+    # `parity` is in no wheel: only the root of the repository makes it importable.
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     variables = os.environ | {"PYTHONPATH": path} | environment
     logs = [directory / f"log{i}" for i in range(len(commands))]
     started: list[subprocess.Popen] = []
     try:
         for command, log in zip(commands, logs, strict=True):
+            # A file, since a process would block on a full pipe that nobody reads.
             with log.open("wb") as out:
                 arguments = [sys.executable, "-m", *command]
                 started.append(

@@ -74,9 +74,11 @@ def _table(section: str, outcomes: list[Outcome]) -> Table:
 
 def _row(dtype: str, checks: list[Check]) -> list[str]:
     """Returns a row: median errors in units of rounding, and the worst ratio."""
+    # An exact result of 0 has no unit of rounding, and any error there is infinite.
     scaled = [check for check in checks if check.unit] or checks
     worst = max(checks, key=lambda check: check.ratio)
     ours, theirs = (
+        # Not the mean, which a single overflow would make infinite.
         statistics.median(check.in_units(getattr(check, side)) for check in scaled)
         for side in ("distance", "their_distance")
     )
@@ -109,6 +111,7 @@ def failures(console: Console, outcomes: list[Outcome], options: list[str]) -> N
             console.print(f"  and {len(failing) - SHOWN_CHECKS} more quantities")
         if outcome.error:
             console.print(outcome.error, markup=False, highlight=False)
+        # Not folded, so that the command can be copied.
         console.print(rerun(outcome.name, options), soft_wrap=True, markup=False)
     if len(failed) > SHOWN:
         console.print(f"\nand {len(failed) - SHOWN} more")

@@ -127,6 +127,7 @@ def _check(name: str, quantity: str, got: Arrays, first: Arrays) -> Check:
         raise RuntimeError(f"names differ: {sorted(got.keys() ^ first.keys())}")
     pairs = [(got[key].ravel(), first[key].ravel()) for key in first]
     one, other = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    # Bits, since a NaN does not equal itself, and -0 equals 0.
     differ = one.view(np.uint64) != other.view(np.uint64)
     worst = int(np.argmax(differ))
     return Check(

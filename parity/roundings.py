@@ -67,6 +67,7 @@ class Roundings:
         bounds = rounding_bounds(*views, self.unit, weights)
         for z, bound in ((z1, bounds.dz1), (z2, bounds.dz2)):
             size = torch.tensor(bound, dtype=z.dtype)
+            # `size` is bound here, or both views would get that of the last one.
             z.register_hook(lambda g, size=size: g + size * self._draw(g))
         return bounds.total * self._draw(torch.zeros((), dtype=z1.dtype))
 
@@ -106,6 +107,8 @@ class Roundings:
 
     def _of_gradient(self, layer, gradient):
         """Disturbs the gradient of a parameter, which is a sum over rows."""
+        # A hook does not see the products that were summed. As in `disturb`, the RMS of
+        # the results stands for the root of the sum of their squares.
         rms = gradient.square().mean().sqrt()
         return gradient + self._sum(self._rows[layer]) * rms * self._draw(gradient)
 

@@ -37,6 +37,8 @@ class Block(nn.Module):
         outputs = 4 * width if bottleneck else width
         sizes = [(inputs, width, 3, stride), (width, width, 3, 1)]
         if bottleneck:
+            # As in torchvision, the 3x3 convolution has the stride. In He et al. the
+            # first 1x1 has it.
             sizes = [(inputs, width, 1, 1), (width, width, 3, stride)]
             sizes += [(width, outputs, 1, 1)]
         self.depth = len(sizes)
@@ -54,6 +56,7 @@ class Block(nn.Module):
         y = x
         for i in range(1, self.depth + 1):
             y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            # A ReLU has no parameters, so it needs no name in the state.
             y = torch.relu_(y) if i < self.depth else y
         return torch.relu_(y + (x if self.downsample is None else self.downsample(x)))
 
@@ -148,6 +151,7 @@ def randomized(module: nn.Module, seed: int = 0) -> nn.Module:
     draw = torch.Generator().manual_seed(seed)
     for name, value in module.state_dict().items():
         if name.endswith("num_batches_tracked"):
+            # Any number will do: PyTorch uses the count only without a momentum.
             value.fill_(7)
         elif value.ndim > 1:
             fan_in = value[0].numel()
@@ -169,6 +173,9 @@ def away_from_kinks(model: nn.Module) -> nn.Module:
         if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
             on = torch.arange(norm.num_features) % 2 == 0
             with torch.no_grad():
+                # The halved scales are below 0.75, so that a channel of mean 4 or -4 is
+                # several standard deviations away from zero. Shortcuts and branches
+                # have the same channels on, so their sums are too.
                 norm.bias.add_(torch.where(on, 4.0, -4.0))
                 norm.weight.mul_(0.5)
     return model

@@ -54,6 +54,8 @@ from parity.training_torch import Run
 from parity.values import UNITS
 
 SPREAD = 2.0
+# Few draws do: in float64 the standard deviation of each disturbance is itself a bound
+# that rounding hardly ever reaches (Higham and Mary; see `roundings`).
 _DRAWS = 4
 
 
@@ -116,6 +118,7 @@ class Experiment:
         model, batches = copy.deepcopy(self.model), self.batches
         if seed is not None:
             order = np.random.default_rng(seed)
+            # Both views in the same order, so that rows stay pairs.
             batches = batches[:, :, order.permutation(batches.shape[2])]
             model = training_torch.reordered(model, order)
         return training_torch.train(model, batches, self.optimizer, **(usual | changed))
@@ -144,6 +147,7 @@ class Experiment:
         """The learning rates of the PyTorch side; see the head of this file."""
         if self.dtype == "float64":
             return self._official_rates
+        # Never those of a fault, or PyTorch's run would follow it.
         return self._programs(PACKAGE).rates(len(self.batches), self.dtype)
 
     @cached_property
@@ -163,12 +167,16 @@ class Experiment:
             for name, moved in self._bias_correction_moves(exact).items():
                 limits[name] += moved
         z1, z2 = training_torch.embeddings(self.model, self.batches[0])
+        # Our formula of the loss rounds otherwise than PyTorch's, and permuted runs do
+        # not show that. The bound (Higham and Mary) is that of one evaluation, at the
+        # first batch.
         bounds = rounding_bounds(z1, z2, UNITS[self.dtype], self.weights)
         limits["losses"] += bounds.total
         return Reference(base, exact, limits)
 
     def _bias_correction_moves(self, exact: Arrays) -> Distances:
         """Returns how far Optax's float32 bias correction takes a run of AdamW."""
+        # An error of the step length acts as the same error of the learning rate.
         rates = self._rates * (1 + _bias_correction_error(len(self._rates)))
         moved = self.theirs(dtype="float64", rates=rates)
         return distances(exact, moved.named())
@@ -186,6 +194,8 @@ class Experiment:
     def _first_steps(self) -> list[Experiment]:
         """Each step as a run of its own."""
         models: list[torch.nn.Module] = []
+        # Each step starts at PyTorch's parameters, so that errors do not add up over
+        # steps.
         self.theirs(before_step=lambda model: models.append(copy.deepcopy(model)))
         return [
             replace(self, model=model, batches=self.batches[at : at + 1])
@@ -217,6 +227,7 @@ class Experiment:
         found: Arrays = {}
         self.theirs(
             seed,
+            # Nothing is trained: `before_step` reads the gradients.
             rates=np.zeros(1),
             before_step=lambda model: found.update(training_torch.gradients(model)),
             **changed,
@@ -275,5 +286,7 @@ def _bias_correction_error(steps: int) -> np.ndarray:
     roundings of 2^-25 at numbers next to 1; the difference is about t/1000, and the
     step goes with its square root.
     """
+    # The correction of the first moment, 1 - 0.9^t, is never below 0.1, so that its
+    # relative error is small beside this one.
     t = np.arange(1, steps + 1)
     return (t + 1) * 2.0**-25 / (1 - 0.999**t) / 2

@@ -59,10 +59,13 @@ class Step(Programs):
             tensors: Parameters and statistics by PyTorch's names.
             dtype: Of parameters and statistics.
         """
+        # `load_state_dict` writes into the model, and all runs share `_shapes`.
         model = nnx.clone(self._shapes)
         convert.load_state_dict(model, tensors)
         _, *both = nnx.split(model, nnx.Param, nnx.BatchStat)
         params, stats = (
+            # Loaded tensors take the float32 of the variables. Nothing is lost, as the
+            # weights that runs start from are float32 numbers.
             jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.to_pure_dict(part))
             for part in both
         )
@@ -81,6 +84,8 @@ class Step(Programs):
 
     @cached_property
     def _optimizer(self):
+        # SGD and the faults of LARS replace the optimizer alone. The rest of the step
+        # is the one that ships.
         if self.ours.optimizer:
             return self.ours.optimizer(self.config, self.rate)
         return super()._optimizer
@@ -89,13 +94,17 @@ class Step(Programs):
         return self.ours.terms(*embeddings)
 
 
+# Without the cache, each step of each fault would trace the network anew.
 @cache
 def _without_values(untrained: Callable[[], nnx.Module]) -> Any:
     """Returns a network without values, whose layers compute in their input's dtype."""
     model: Any = nnx.eval_shape(untrained)
+    # The graph keeps the mode, as in `Programs._shapes`.
     model.train()
     layer: Any
     for _, layer in nnx.iter_modules(model):
+        # `build` gives the layers the dtype of the configuration. A float64 run would
+        # compute in that one, and nothing would say so.
         if hasattr(layer, "dtype"):
             layer.dtype = None
     return model
@@ -110,6 +119,7 @@ def config(optimizer: str, peak: float, warmup: float, **changes) -> Config:
         warmup: Share of the steps in which the learning rate rises.
         **changes: Other settings.
     """
+    # `Config` knows no "sgd". `Step._optimizer` then replaces AdamW by `sgd`.
     shipped: Any = optimizer if optimizer != "sgd" else "adamw"
     return Config(
         optimizer=shipped,
@@ -167,6 +177,8 @@ def gradients(programs: Step, tensors: Arrays, batch: np.ndarray) -> Arrays:
     with jax.default_matmul_precision("highest"):
         state = programs.start_from(tensors, "float32")
         state, _ = programs.train(state, *_images(batch, "float32"))
+    # The weight decay of AdamW is decoupled, so these are moments of the loss's
+    # gradient alone.
     moments = optax.tree.get(state.optimizer, "mu")
     found = convert.state_dict(programs.network(state._replace(params=moments)))
     return {
@@ -204,4 +216,5 @@ def _images(batch: np.ndarray, dtype: str):
 
 def make(ours: Ours, settings: Config, untrained: Callable[[], nnx.Module]) -> Step:
     """Returns the programs of a run on one device, with one step an epoch."""
+    # `Config` counts in epochs. With one step in each it can ask for any number.
     return Step(settings, make_mesh("data=1"), 1, ours, untrained)

@@ -64,6 +64,8 @@ class LARS(torch.optim.Optimizer):
     def _direction(p):
         if p.ndim < 2:
             return p.grad
+        # The norm is that of gradient and decay together. The ratio falls back to 1
+        # where either norm is zero.
         decayed = p.grad + WEIGHT_DECAY * p
         size, step = p.norm(), decayed.norm()
         trusted = TRUST * size / step
@@ -78,6 +80,7 @@ def adamw(params: Sequence[torch.nn.Parameter], lr: float) -> torch.optim.AdamW:
         {"params": matrices, "weight_decay": WEIGHT_DECAY},
         {"params": vectors, "weight_decay": 0.0},
     ]
+    # The betas and the epsilon are PyTorch's defaults, which Optax shares.
     return torch.optim.AdamW(groups, lr)
 
 
@@ -145,6 +148,7 @@ def train(
     model.to(getattr(torch, dtype))
     roundings = roundings or Roundings(0.0)
     with one_thread(), roundings.of_layers(model), _relus(model, before_relu):
+        # The rates are given step by step, as PyTorch takes ours in float32.
         steps = OPTIMIZERS[optimizer](list(model.parameters()), lr=1.0)
         losses = []
         for batch, rate in zip(batches, rates, strict=True):
@@ -154,6 +158,7 @@ def train(
             z1, z2 = (model(view) for view in views)
             steps.zero_grad()
             loss = weighted_sum(torch_terms(z1, z2), weights)
+            # This must precede `backward`, as it also hooks the embeddings' gradients.
             loss = loss + roundings.of_loss(z1, z2, weights)
             loss.backward()
             if before_step:
@@ -169,6 +174,8 @@ def _relus(model: torch.nn.Module, before: Callable) -> Iterator[None]:
     hooks = [
         layer.register_forward_pre_hook(lambda _, inputs: (before(*inputs),))
         for layer in model.modules()
+        # The blocks of a ResNet call `torch.relu_`, which no hook sees. Float32 runs of
+        # ResNets start away from kinks instead; see `torch_networks.away_from_kinks`.
         if isinstance(layer, torch.nn.ReLU)
     ]
     yield
@@ -182,11 +189,14 @@ def reordered(model: torch.nn.Module, order: np.random.Generator) -> torch.nn.Mo
     for layer in model.modules():
         if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
             channels = torch.tensor(order.permutation(layer.weight.shape[1]))
+            # `Module.__call__` finds `forward` on the instance first, and still runs
+            # all hooks.
             vars(layer)["forward"] = partial(_with_channels, layer, channels)
     return model
 
 
 def _with_channels(layer, channels, x):
+    # Permuted in each call, so that the parameter and its gradient keep their order.
     x, weight = x[:, channels], layer.weight[:, channels]
     if isinstance(layer, torch.nn.Linear):
         return torch.nn.functional.linear(x, weight, layer.bias)
@@ -210,6 +220,7 @@ def statistics(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 def embeddings(model: torch.nn.Module, views: np.ndarray) -> list[np.ndarray]:
     """Returns the embeddings of both views, without a change to the network."""
+    # A forward pass in train mode moves the running statistics.
     model = copy.deepcopy(model)
     with torch.no_grad(), one_thread():
         return [model(torch.tensor(view)).numpy() for view in views]

@@ -70,6 +70,8 @@ def status(name: str) -> str:
 @cache
 def _module(name: str) -> ModuleType:
     upstream = UPSTREAMS[name]
+    # The patch also removes what is loaded inside of it, so that the real packages can
+    # be imported later.
     with mock.patch.dict(sys.modules, upstream.stand_ins()):
         loaded = [_loaded(path) for path in _checked_files(upstream)]
     return loaded[-1]
@@ -84,6 +86,8 @@ def _checked_files(upstream: Upstream) -> list[tuple[str, Path]]:
     for file, blob in upstream.files.items():
         name = f"{upstream.directory}/{file}"
         path = Path(str(distribution.locate_file(name)))
+        # The file decides and not the version, as an installed copy may have been
+        # changed.
         if not path.is_file() or git_blob(path.read_bytes()) != blob:
             raise NotLoaded(
                 f"{distribution.version} is installed, and its {name} is not "
@@ -103,6 +107,7 @@ def _loaded(name_and_path: tuple[str, Path]) -> ModuleType:
     dotted = name.removesuffix(".py").replace("/", ".")
     spec = importlib.util.spec_from_file_location(dotted, path)
     assert spec and spec.loader
+    # Registered, as the files after it import it by this name.
     module = sys.modules[dotted] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -112,9 +117,12 @@ def _modules(**contents: dict[str, object]) -> dict[str, ModuleType]:
     """Returns modules with these contents, and their empty parent packages."""
     made: dict[str, ModuleType] = {}
     for key, content in contents.items():
+        # Keyword arguments have no dots.
         parts = key.split("__")
         for depth in range(1, len(parts) + 1):
             dotted = ".".join(parts[:depth])
+            # Only a module with a `__path__` is a package, from which others can be
+            # imported.
             made.setdefault(dotted, ModuleType(dotted)).__path__ = []
         vars(made[".".join(parts)]).update(content)
     return made

@@ -78,6 +78,7 @@ def check_case(
     inputs = 0.0 if precision else _DEFAULT_INPUTS[platform]
     got = outcome(ours, case, (z1, z2), precision)._asdict()
     expected = Expected(task, case.dtype, exact, bound(inputs=inputs), case.exact)
+    # PyTorch always forms the d x d product.
     return expected.checks(got, native, peer, bound(gram=False))
 
 
@@ -136,6 +137,7 @@ class Expected(NamedTuple):
         want = np.asarray(getattr(self.exact, name))
         worst = np.unravel_index(np.argmax(np.abs(got - want)), want.shape)
         peer_distance = distance(peer, want)
+        # Where PyTorch overflows, an infinite limit would let everything pass.
         usable = FACTOR * peer_distance if np.isfinite(peer_distance) else 0.0
         allowed = self._allowed(self.bounds, name, want)
         errors = np.abs(got - want)
@@ -161,8 +163,10 @@ class Expected(NamedTuple):
         if self.representable:
             return np.zeros_like(want)
         computed = np.asarray(getattr(bounds, name))
+        # Values are returned in float32 or wider, and not rounded again.
         if want.ndim == 0:
             return computed
+        # What is rounded at the end is an entry that is off by `computed` already.
         return computed + stored(np.abs(want) + computed, jax.numpy.finfo(self.dtype))
 
 
@@ -174,5 +178,6 @@ def distance(got, want) -> float:
 def _worst(errors: np.ndarray, allowed: np.ndarray) -> float:
     """Returns the largest ratio of an entry's error to its own limit."""
     with np.errstate(divide="ignore", invalid="ignore"):
+        # 0 / 0 is no failure: the exact cases allow no error.
         shares = np.where(errors == 0, 0.0, errors / allowed)
     return float(np.where(np.isnan(shares), np.inf, shares).max())

@@ -41,6 +41,7 @@ from vicreg_jax._terms import covariance as covariance
 from vicreg_jax._terms import invariance as invariance
 from vicreg_jax._terms import variance as variance
 
+# Without `load_encoder`: a star import would look it up, and so import Flax and Pillow.
 __all__ = [
     "Diagnostics",
     "VICRegLoss",

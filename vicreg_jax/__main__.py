@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import jax
 
+# Versions come from metadata. Importing all of these would take seconds, and a broken
+# installation, which is what a report is often about, would end it here.
 _PACKAGES = (
     "vicreg_jax",
     *("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain"),
@@ -24,6 +26,7 @@ def main() -> None:
     kind = f"{devices[0].platform} ({devices[0].device_kind})"
     print(f"{_counted(len(devices), 'device', 'devices')}: {kind}")
     print(_counted(jax.process_count(), "process", "processes"))
+    # Settings that change the digits of results.
     for setting in ("jax_enable_x64", "jax_default_matmul_precision"):
         print(f"{setting} {getattr(jax.config, setting)}")
 

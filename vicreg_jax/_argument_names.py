@@ -20,6 +20,7 @@ _SAME = (
     {"lambd", "lambda_param", "invariance_lambda"}
     | {"sim_loss_weight", "sim_coeff", "inv_coeff"},
     {"mu", "mu_param", "variance_mu", "var_loss_weight", "std_coeff", "var_coeff"},
+    # `covariance_v` is pytorch-metric-learning's own spelling.
     {"nu", "nu_param", "covariance_v", "cov_loss_weight", "cov_coeff"},
     {"eps", "epsilon"},
 )
@@ -52,6 +53,8 @@ def names_the_right_argument(function: Callable[P, LossT]) -> Callable[P, LossT]
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> LossT:
+        # A convention takes any keyword as an option. A wrong one reaches `VICRegLoss`,
+        # whose error would be about this package's names.
         try:
             return function(*args, **kwargs)
         except TypeError as error:

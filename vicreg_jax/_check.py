@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vicreg_jax._rows import Axes, Size
     from vicreg_jax._types import AxisName, Embeddings, RowMask, Scalar, Views
 
+# By name, because `jnp.floating` has the 8-bit dtypes under it as well.
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -26,6 +27,7 @@ def axes(axis_name: AxisName) -> Axes:
     """Returns the names of the mapped axes, each of them bound."""
     if axis_name is None:
         return ()
+    # Lists are refused: the names are static arguments of `jax.jit`, which hashes them.
     names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(
@@ -49,6 +51,7 @@ def axes(axis_name: AxisName) -> Axes:
 
 def embeddings(name: str, z: Embeddings, axes: Axes = ()) -> Float[Array, "rows dim"]:
     """Returns `z` as an array of shape (batch, dim) and a floating dtype."""
+    # Converted first: without x64, JAX makes float32 of NumPy's float64.
     array = jnp.asarray(z)
     dtype(name, array)
     if array.ndim != 2:
@@ -56,6 +59,7 @@ def embeddings(name: str, z: Embeddings, axes: Axes = ()) -> Float[Array, "rows 
             f"`{name}` must have rank 2, (batch, dim), got shape {array.shape}"
         )
     rows(name, array, axes)
+    # Unlike `< 1`, this is decided for every symbolic width.
     if array.shape[1] == 0:
         raise ValueError(
             f"`{name}` must have at least 1 column, got shape {array.shape}"
@@ -74,6 +78,7 @@ def dtype(name: str, array: jax.Array) -> None:
 
 def rows(name: str, array: jax.Array, axes: Axes) -> None:
     """Raises an error unless there are enough rows for a variance."""
+    # The statistics are those of the whole batch, so one row a device is enough.
     devices = _rows.devices(axes)
     # A symbolic number of rows may turn out large enough, so it passes.
     if not _rows.at_least(array.shape[0] * devices, 2, unknown=True):
@@ -88,6 +93,7 @@ def views(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns both views as arrays of the same shape."""
     first, second = embeddings("z1", z1, axes), embeddings("z2", z2, axes)
+    # Broadcasting would hide this: one column would be compared with every column.
     if first.shape != second.shape:
         raise ValueError(
             "`z2` must have the shape of `z1`, row i of both from the same sample: "
@@ -131,7 +137,11 @@ def sequence(name: str, arrays: Any, shape: str) -> list[Any]:
 
 
 def _unstacked(arrays) -> list[jax.Array]:
-    """Returns the views of one array; unlike indexing, in one pass also backwards."""
+    """Returns the views of one array.
+
+    The gradient of a split is one concatenation. Indexing would instead place the
+    gradient of each view in an array of zeros as large as all views, and add these.
+    """
     array = jnp.asarray(arrays)
     parts = jax.lax.split(array, [1] * array.shape[0], axis=0)
     return [part.reshape(array.shape[1:]) for part in parts]
@@ -154,6 +164,8 @@ def row_mask(where: RowMask | None, batch: Size) -> Bool[Array, " batch"] | None
     if where is None:
         return None
     array = jnp.asarray(where)
+    # Weights or indices of rows would otherwise pass: `jnp.where` takes every nonzero
+    # number for True.
     if array.dtype != jnp.bool_:
         raise TypeError(
             f"`where` must have dtype bool (True: include the row), got {array.dtype}"
@@ -187,6 +199,7 @@ def not_negative(name: str, value: Scalar) -> float | jax.Array:
     checked = scalar(name, value)
     if isinstance(value, numbers.Real | np.ndarray):
         known = float(value)
+        # NaN is not below 0, and would make every hinge NaN.
         if math.isnan(known) or known < 0:
             raise ValueError(f"`{name}` must be at least 0, got {value}")
     return checked

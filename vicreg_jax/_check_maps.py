@@ -25,6 +25,7 @@ def maps(names: Sequence[str], arrays: Sequence, axes: Axes) -> Arrays:
     )
     batch, *_, channels = checked[0].shape
     for name, array in zip(names, checked, strict=True):
+        # Height and width may differ, since the maps of local crops are smaller.
         if (array.shape[0], array.shape[3]) != (batch, channels):
             raise ValueError(
                 f"`{name}` must have the batch and the channels of `{names[0]}`, "
@@ -85,6 +86,8 @@ def matching(settings: Matching, names: Sequence[str], maps: Arrays) -> Matching
     for name in ("feature_matches", "location_matches"):
         limits = _limits(name, getattr(settings, name))
         settings = settings._replace(**{name: limits})
+        # Which limits a view meets depends on its places in its pairs, and on whether
+        # limits are clamped to the size of the map.
         by_direction = shares(sizes, limits, settings)
         for source in range(len(maps)):
             _fit(name, names, sizes, source, by_direction)
@@ -93,6 +96,7 @@ def matching(settings: Matching, names: Sequence[str], maps: Arrays) -> Matching
 
 def _fit(name, names, sizes, source, by_direction):
     wanted = [k for (v, _), by_k in by_direction.items() if v == source for k in by_k]
+    # JAX would report nothing: slots beyond the last position would hold zeros.
     if max(wanted) > sizes[source]:
         raise ValueError(
             f"`{name}` must be at most the {sizes[source]} positions of "
@@ -107,6 +111,7 @@ def _limits(name, value):
         raise ValueError(f"`{name}` must be None or two numbers, got {value!r}")
     if not all(isinstance(k, int) and k >= 1 for k in value):
         raise ValueError(f"`{name}` must be whole numbers from 1 on, got {value!r}")
+    # The matching is a static argument of `jax.jit`, and a list has no hash.
     return tuple(value)
 
 
@@ -123,5 +128,6 @@ def _feature_map(name, array, axes):
             f"`{name}` must have at least 1 position and 1 channel, "
             f"got shape {array.shape}"
         )
+    # A slot has one row for each image, however many positions the map has.
     _check.rows(name, array, axes)
     return array

@@ -51,7 +51,10 @@ def map_terms(
     """Returns the terms of checked maps and positions, of any floating dtypes."""
     dtype = statistics_dtype(*maps)
     gamma, eps = (jax.lax.convert_element_type(a, dtype) for a in (gamma, eps))
+    # Cast before the matching too: a squared distance of float16 features may be out
+    # of float16's range.
     x = [_mask_images(_flat(z), where).astype(dtype) for z in maps]
+    # Not masked: whatever an excluded image chooses, it chooses among zeros.
     points = [_flat(p).astype(statistics_dtype(p)) for p in positions]
     found = matches(x, points, matching)
     layouts = [_layout(found, view) for view in range(len(maps))]
@@ -60,6 +63,7 @@ def map_terms(
     for rows, z, layout in zip(slots, maps, layouts, strict=True):
         of_slots = _moments(rows, where, axes, z.dtype, precision)
         hinges = jax.vmap(lambda m: variance_term(m, gamma, eps))(of_slots)
+        # NumPy's float64 weights would promote the terms where x64 is on.
         variance.append(jnp.sum(hinges * layout.weights.astype(dtype)))
         energies = jax.vmap(covariance_term)(of_slots)
         covariance.append(jnp.sum(energies * layout.weights.astype(dtype)))
@@ -120,6 +124,7 @@ def _layout(found: Sequence[Match], view: int) -> _Layout:
     # whole map are computed once, however many matches it has.
     every = [m.weights for m in found if m.source == view and m.chosen is None]
     at = len(every[0]) if every else 0
+    # Each of these matches is a term of the loss, so shared slots add up the shares.
     weights = [sum(every)] if every else []
     selections, starts = [], {}
     for number, match in enumerate(found):
@@ -164,6 +169,7 @@ def _invariance(found, layouts, slots, where, axes):
         squares.append(_weighted_squares(first, second, match.weights))
     _, batch, channels = slots[0].shape
     entries = _rows.counted(slots[0][0], where, axes) * channels
+    # Added before the sum over devices, which is then that of one scalar.
     return _rows.total(reduce(add, squares), axes) / entries
 
 

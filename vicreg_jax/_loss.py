@@ -164,11 +164,14 @@ class VICRegLoss:
         (8, 4)
     """
 
+    # The order and the defaults are those of quadra's class.
     lambd: Scalar
     mu: Scalar
     nu: Scalar = 1.0
     gamma: Scalar = 1.0
     _: KW_ONLY
+    # `jax.jit` hashes static fields, so `eps` must be a number here. `vicreg_loss` also
+    # takes an array. `global_views` is for more than two views.
     global_views: int | None = field(default=None, metadata={"static": True})
     axis_name: AxisName = field(default=None, metadata={"static": True})
     eps: float = field(default=1e-4, metadata={"static": True})

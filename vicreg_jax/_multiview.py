@@ -216,6 +216,7 @@ def _pairs_invariance(views, global_views, where, axes):
     # V + G for the leading views and G for the others, as derived above.
     weights = np.full(many, global_views, squares.dtype)
     weights[:global_views] += many
+    # Ordered pairs: two leading views are a pair in both orders.
     pairs = global_views * (many - 1)
     columns = _rows.as_number(views[0].shape[1], squares.dtype)
     entries = _rows.counted(views[0], where, axes) * columns

@@ -199,6 +199,7 @@ def invariance_term(
     squares = _squared_differences(z1, z2)
     columns = _rows.as_number(z1.shape[1], z1.dtype)
     entries = _rows.counted(z1, where, axes) * columns
+    # Not a mean of the devices' means, as each may include another number of rows.
     return _rows.total(jnp.sum(squares), axes) / entries
 
 
@@ -220,6 +221,7 @@ def variance_term(
 def covariance_term(moments: Moments) -> Float[Array, ""]:
     """Equation 4."""
     variances, off_diagonal = moments
+    # The paper divides by `dim`, although there are `dim * (dim - 1)` entries.
     return off_diagonal / _rows.as_number(variances.shape[0], variances.dtype)
 
 

@@ -157,6 +157,8 @@ def traffic(program: str) -> tuple[dict[str, int], dict[str, int]]:
     for name, result, opcode, operands in _INSTRUCTION.findall(program):
         arrays = [_bytes(*found) for found in _ARRAY.findall(result)]
         sizes[name] = sum(arrays)
+        # An asynchronous collective is two instructions, `-start` and `-done`, of which
+        # only the first is counted.
         kind = opcode.removesuffix("-start")
         if kind not in _COLLECTIVES:
             continue
@@ -164,7 +166,8 @@ def traffic(program: str) -> tuple[dict[str, int], dict[str, int]]:
         if kind == "reduce-scatter":
             moved[kind] += sum(sizes[operand] for operand in _names(operands))
         elif opcode.endswith("-start") and kind != "all-reduce":
-            # The result is a tuple of operands, results and a few scalar counters.
+            # The result is a tuple of operands, results and a few scalar counters. Only
+            # that of `all-reduce-start` is the result alone.
             moved[kind] += sum(arrays) - sum(sizes[o] for o in _names(operands))
         else:
             moved[kind] += sum(arrays)

@@ -68,6 +68,8 @@ def official(
 
     facebookresearch/vicreg, ``main_vicreg.py``.
     """
+    # Halved, because the code averages the hinge over the two views. It sums the
+    # covariance.
     return VICRegLoss(sim_coeff, std_coeff / 2, cov_coeff, **options)
 
 
@@ -133,6 +135,8 @@ def vicregl(
     views, `VICRegLoss.multiview` is ``inv * mean_P s + var * mean_v v + cov * mean_v
     c``, where ``P`` pairs each of the first two views with every other one.
     """
+    # There both terms are means over the views. In `multiview_loss` they are twice
+    # the mean.
     return VICRegLoss(
         inv_coeff, var_coeff / 2, cov_coeff / 2, global_views=2, **options
     )
@@ -212,6 +216,7 @@ def paper_equations(
     arXiv:2105.04906, equations 1 to 6. Their invariance sums over the columns, where
     Algorithm 1 averages. ``dim`` is the number of columns.
     """
+    # `invariance` has divided by the number of columns.
     return VICRegLoss(lambd * dim, mu, nu, **options)
 
 
@@ -229,4 +234,5 @@ def eb_jepa(
     over the ``dim * (dim - 1)`` off-diagonal entries. ``dim`` is the number of columns,
     at least 2.
     """
+    # The project has no weight for the invariance. `covariance` has divided by `dim`.
     return VICRegLoss(1.0, std_coeff, cov_coeff / (dim - 1), **options)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 Images: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray | Iterable[Any]"
 _NO_NUMBERS = [np.zeros((1, TRIES, 4))]  # a centered crop is not random
 FILE = "encoder.safetensors"
+# The metadata of safetensors holds only strings, so all facts are one JSON text.
 _KEY = "vicreg_jax"
 # What every file has. `crop` is missing in older ones.
 _STORED = {
@@ -134,6 +135,7 @@ class Encoder:
                 part = jax.tree.map(lambda array, at=at: array[at : at + batch], images)
                 yield part, np.ones(min(batch, rows - at), np.float32)
             return
+        # A string is an iterable too, of its characters.
         items = [images] if isinstance(images, str | Path | PIL.Image.Image) else images
         decoded = []
         for item in items:
@@ -168,7 +170,8 @@ class Encoder:
         return pixels
 
     def _features(self, images, aspect):
-        # Padded to a power of two, so that few sizes are compiled.
+        # Padded to a power of two, so that few sizes are compiled. In eval mode images
+        # do not affect each other, so the padding does not change the features.
         rows = len(aspect)
         padding = (1 << (rows - 1).bit_length()) - rows
         padded = jax.tree.map(
@@ -186,6 +189,7 @@ class Encoder:
         @jax.jit
         def encode(state, images, aspect):
             features = nnx.merge(graph, state)(self.views.plain(images, aspect))
+            # A model of the user's own may return bfloat16, which NumPy itself lacks.
             return features.astype(jnp.float32)
 
         return lambda images, aspect: encode(state, images, aspect)
@@ -296,6 +300,8 @@ def _file_of_run(run: Path) -> Path:
 def _of_weights(path: Path) -> Encoder:
     """Returns the encoder of a file with PyTorch's tensors alone."""
     tensors, size = read(path), ImageViews().size
+    # By the ends of names, because a checkpoint may have a prefix. All else goes to
+    # `load_resnet`, whose error lists the names.
     if any(name.endswith("patch_embed.proj.weight") for name in tensors):
         model = load_vit(tensors)
         size = model.image_size
@@ -304,6 +310,8 @@ def _of_weights(path: Path) -> Encoder:
     else:
         model = load_resnet(tensors)
     views = ImageViews(size=size)
+    # By default files are cropped on the host, from their own pixels. The 256 counts
+    # only for whole squares, with `crop="device"`.
     return Encoder(model, views, 256, model.channels, {"file": str(path)})
 
 
@@ -312,6 +320,7 @@ def _description(path: Path) -> dict[str, Any] | None:
     if path.suffix != ".safetensors":
         return None
     try:
+        # Reads the header alone, not the tensors.
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get(_KEY)
     except SafetensorError as error:
@@ -348,6 +357,6 @@ def _built(architecture: dict[str, Any], path: Path) -> nnx.Module:
             f"{', '.join(ENCODERS)}, got None for {path}, which holds a {name}"
         )
     # Shapes suffice, because every parameter is overwritten. The random streams of drop
-    # path would not be.
+    # path are in no file and would remain shapes, so the encoder is built without them.
     arguments = {k: v for k, v in architecture.items() if k != "drop_path"}
     return nnx.eval_shape(lambda: build_encoder(arguments, rngs=nnx.Rngs(0)))

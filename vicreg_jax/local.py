@@ -134,6 +134,7 @@ def local_loss(
     names = (("maps1", "maps2"), ("positions1", "positions2"))
     maps = _check_maps.maps(names[0], (maps1, maps2), axes)
     positions = _check_maps.positions(names[1], (positions1, positions2), maps)
+    # With two global views the pair counts in both orders: each view has both limits.
     matching = Matching(feature_matches, location_matches, slot_order, False, 2)
     return map_loss(
         maps,
@@ -257,6 +258,7 @@ class VICRegLLoss:
     gamma: Scalar = 1.0
     alpha: Scalar = 0.75
     _: KW_ONLY
+    # `jax.jit` hashes static fields, so matches must be tuples and `eps` a number.
     global_views: int = field(default=2, metadata={"static": True})
     feature_matches: Matches = field(default=None, metadata={"static": True})
     location_matches: Matches = field(default=(20, 4), metadata={"static": True})

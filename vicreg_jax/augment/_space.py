@@ -59,10 +59,13 @@ def random_box(
             shape_key, (TRIES,), minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1])
         )
     )
+    # Sides h and w in fractions of the image's: h * w is the area, and aspect * w / h
+    # is the width over height of the box in the original.
     heights = jnp.sqrt(area * aspect / shape)
     widths = jnp.sqrt(area * shape / aspect)
     fits = (heights <= 1) & (widths <= 1)
     first = jnp.argmax(fits)
+    # torchvision's three cases in one: at least one of the two sides below is 1.
     nearest = jnp.clip(aspect, ratio[0], ratio[1])
     height = jnp.where(fits.any(), heights[first], jnp.minimum(1, aspect / nearest))
     width = jnp.where(fits.any(), widths[first], jnp.minimum(1, nearest / aspect))
@@ -87,6 +90,9 @@ def crop(image: Image, box: Box, size: int) -> Float[Array, "size size channels"
     scale = size / (sides * jnp.stack([box.height, box.width]))
     corner = sides * jnp.stack([box.top, box.left])
     shape = (size, size, image.shape[2])
+    # Two products with matrices of weights. A slice would need a size that is known at
+    # compile time. JAX's "cubic" is the kernel of Pillow, Keys' with a = -0.5; that of
+    # PyTorch without antialiasing has -0.75.
     resized = jax.image.scale_and_translate(
         image, shape, (0, 1), scale, -corner * scale, "cubic", precision=PRECISION
     )
@@ -121,6 +127,7 @@ def blur(image: Image, sigma: Scalar, *, radius: int) -> Image:
 def _blur_axis(image, sigma, radius, axis):
     side = image.shape[axis]
     offset = jnp.arange(side + 2 * radius) - jnp.arange(side)[:, None] - radius
+    # PIL, which the authors' code calls, blurs with three box filters instead.
     gaussian = jnp.exp(-0.5 * (offset.astype(jnp.float32) / sigma) ** 2)
     band = jnp.where(jnp.abs(offset) <= radius, gaussian, 0.0)
     band = band / band.sum(1, keepdims=True)

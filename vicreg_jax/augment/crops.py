@@ -79,6 +79,7 @@ class RandomCrops:
     def _box(self, tries: list[list[float]], height: int, width: int) -> PixelBox:
         least, most = self.scale
         low, high = (math.log(bound) for bound in self.ratio)
+        # Each try has four numbers of its own, so a rejected one shifts no other.
         for area, shape, top, left in tries:
             pixels = height * width * (least + (most - least) * area)
             ratio = math.exp(low + (high - low) * shape)
@@ -87,6 +88,7 @@ class RandomCrops:
                 # Every pixel where the box fits is equally likely.
                 top, left = int(top * (height - h + 1)), int(left * (width - w + 1))
                 return PixelBox(top, left, h, w)
+        # torchvision's three cases in one: at most one of the two sides is cut.
         h = max(min(height, round(width / self.ratio[0])), 1)
         w = max(min(width, round(height * self.ratio[1])), 1)
         return PixelBox((height - h) // 2, (width - w) // 2, h, w)

@@ -92,6 +92,7 @@ class DigitViews:
     def plain(self, images: Images, aspect: Aspect | None = None) -> View:
         """Returns the images without distortion; see `__call__`."""
         pixels, _ = prepare(images, aspect)
+        # A resize to the same size would round on a TPU; see `_space.PRECISION`.
         if pixels.shape[1:3] == (self.size, self.size):
             return pixels
         return jax.vmap(lambda image: _space.resize(image, self.size))(pixels)
@@ -103,12 +104,15 @@ class DigitViews:
     def _view(self, key, image):
         warp_key, pen_key = jax.random.split(key)
         change = jax.random.uniform(pen_key, minval=-self.pen, maxval=self.pen)
+        # The pen comes first: `pen` is in pixels of the image before it is scaled.
         return _warp(_redraw(image, change), self._coordinates(warp_key, image.shape))
 
     def _coordinates(self, key, shape):
         """Returns the image coordinates of each pixel of a view, (2, height, width)."""
         turn_key, scale_key, shear_key, shift_key, bend_key = jax.random.split(key, 5)
         side = jnp.array(shape[:2], jnp.float32)
+        # From the view to the image, so that every pixel of the view gets a value. With
+        # a scale above 1 it reads a larger part of the image: the digit shrinks.
         turn = _within(turn_key, jnp.deg2rad(self.rotation))
         cos, sin = jnp.cos(turn), jnp.sin(turn)
         rotation = jnp.array([[cos, -sin], [sin, cos]])
@@ -123,6 +127,7 @@ class DigitViews:
         grid = jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"))
         offset = grid - center[:, None, None]
         bend = jax.random.normal(bend_key, (2, self.grid, self.grid)) * self.bend
+        # Cubic, because linear interpolation would crease strokes at the knots.
         bend = jax.image.resize(bend, (2, *shape[:2]), "cubic") * side[:, None, None]
         moved = jnp.einsum("ij,jhw->ihw", linear, offset)
         return moved + bend + (center + shift)[:, None, None]
@@ -145,7 +150,8 @@ def _redraw(image, change):
 
 def _warp(image, coordinates):
     def channel(pixels):
-        # Digits are bright on black, so all is 0 outside of the image.
+        # Digits are bright on black, so all is 0 outside of the image. JAX has no order
+        # above 1, and a cubic one would leave [0, 1].
         return map_coordinates(pixels, list(coordinates), order=1, mode="constant")
 
     return jax.vmap(channel, in_axes=-1, out_axes=-1)(image)

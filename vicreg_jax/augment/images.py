@@ -96,6 +96,7 @@ class ImageViews:
         for name in ("brightness", "contrast", "saturation"):
             _settings.check_not_negative(name, getattr(self, name))
         _settings.check_between("hue", self.hue, 0, 0.5, "from 0 to 0.5")
+        # The smallest positive float, so that "at least" means "above 0".
         tiny = math.ulp(0.0)
         _settings.check_between("center", self.center, tiny, 1, "above 0 and at most 1")
         _settings.check_between("std", self.std, tiny, math.inf, "above 0")
@@ -114,6 +115,7 @@ class ImageViews:
         Args:
             **changes: Other fields of the class.
         """
+        # In a second step, because `cls` would refuse a second `blur` from the changes.
         byol = cls(blur=(1.0, 0.1), solarize=(0.0, 0.2))
         return dataclasses.replace(byol, **changes)
 
@@ -165,11 +167,13 @@ class ImageViews:
         pixels, _ = prepare(crops, None)
         keys = shard_like(pixels, jax.random.split(key, len(pixels)))
         drawn, mirrored = jax.vmap(partial(self._finish, view=view))(keys, pixels)
+        # Last, because the operations on colors are defined for [0, 1].
         return self._normalize(drawn), mirrored
 
     @property
     def crops(self) -> tuple[RandomCrops, ...]:
         """What to cut from the original images for `pair` and `located`."""
+        # An item for each size, because an array holds crops of one size.
         crops = [RandomCrops(2, self.size, self.scale, self.ratio)]
         if self.local_views:
             local = self.local_views, self.local_size, self.local_scale, self.ratio
@@ -258,6 +262,7 @@ class ImageViews:
 
     def _drawn(self, key, images, aspect, view) -> tuple[View, Place]:
         if isinstance(images, tuple):
+            # In the order of `crops`: both views of the pair, then the local views.
             crops, at = (images[1], view - 2) if view > 1 else (images[0], view)
             drawn, mirrored = self.finish(
                 key, jnp.asarray(crops.pixels[:, at]), view=view
@@ -282,6 +287,7 @@ class ImageViews:
         return box, *self._finish(key, _space.crop(image, box, size), view)
 
     def _finish(self, key, image, view):
+        # The order of operations is that of appendix C.1 and of the authors' code.
         # Each operation has a key of its own, so that a change of one probability does
         # not change what the other operations draw. The first key is the crop's.
         _, flip_key, jitter_key, gray_key, blur_key, solarize_key = jax.random.split(
@@ -302,6 +308,8 @@ class ImageViews:
     def _jitter(self, key, image):
         factor_key, turn_key, order_key = jax.random.split(key, 3)
         strength = jnp.array([self.brightness, self.contrast, self.saturation])
+        # At least 0, as in torchvision's ColorJitter. Strengths above 1 would allow
+        # negative factors, which invert the image.
         factors = jax.random.uniform(
             factor_key, (3,), minval=jnp.maximum(0, 1 - strength), maxval=1 + strength
         )
@@ -312,6 +320,7 @@ class ImageViews:
     def _blur(self, key, image):
         least, largest = self.sigma
         sigma = jax.random.uniform(key, minval=least, maxval=largest)
+        # Shapes are static, so the radius is that of the largest sigma for every image.
         # At four standard deviations the kernel is 3e-4 of its peak.
         return _space.blur(image, sigma, radius=math.ceil(4 * largest))
 
@@ -342,6 +351,7 @@ def _maybe(key, probability, change, image):
     # pixel again each time it is read. A view took 27 ms on two CPU cores without the
     # barrier and 12 ms with it.
     image = jax.lax.optimization_barrier(image)
+    # Under `jax.vmap`, `jax.lax.cond` would compute both branches as well.
     return jnp.where(jax.random.bernoulli(key, probability), change(image), image)
 
 

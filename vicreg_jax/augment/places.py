@@ -52,11 +52,14 @@ class Place(NamedTuple):
             >>> place.cells(1, 2).tolist()
             [[[[0.5, 1.25], [0.5, 1.75]]]]
         """
+        # The centers of equal cells. lightly 1.6.0 spaces them by 1 / (rows - 1), which
+        # puts the last ones outside of the crop.
         down = (jnp.arange(rows, dtype=jnp.float32) + 0.5) / rows
         across = (jnp.arange(columns, dtype=jnp.float32) + 0.5) / columns
         across = jnp.where(self.flipped[:, None], across[::-1], across)
         y = self.top[:, None] + self.height[:, None] * down
         x = self.left[:, None] + self.width[:, None] * across
+        # Widths become heights, so that a distance is the same across and down.
         x = self.aspect[:, None] * x
         shape = (len(x), rows, columns)
         y = jnp.broadcast_to(y[:, :, None], shape)

@@ -19,9 +19,12 @@ def views_to_json(views: Views) -> dict[str, Any]:
     """
     kind = f"{type(views).__module__}:{type(views).__qualname__}"
     try:
+        # `is_dataclass` is true of the class as well.
         if not dataclasses.is_dataclass(views) or isinstance(views, type):
             raise TypeError("they are no instance of a dataclass")
         settings = dataclasses.asdict(views)
+        # Through text, because JSON changes some settings without an error: keys become
+        # strings, and lists cannot be told from tuples.
         stored = json.loads(json.dumps({"kind": kind} | settings))
         # Read back at once, since a resumed run could only fail.
         read = views_from_json(stored)

@@ -81,6 +81,7 @@ class Views(Protocol):
     @classmethod
     def __subclasshook__(cls, other: type, /) -> bool:
         """Returns whether a class follows the protocol."""
+        # A subclass inherits this hook, but may ask for more than `Views` does.
         return follows_protocol(other) if cls is Views else NotImplemented
 
 

@@ -90,6 +90,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             "`path` must end in .safetensors without PyTorch (`pip install torch`), "
             f"got {path}"
         ) from error
+    # `weights_only` refuses pickles that run code. Without `map_location`, tensors that
+    # were saved on a GPU would ask for that GPU.
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
@@ -110,6 +112,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     return {
         name: _array(name, tensor, path)
         for name, tensor in loaded.items()
+        # A module may add other things by `get_extra_state`.
         if isinstance(tensor, torch.Tensor)
     }
 

@@ -50,6 +50,7 @@ def load_resnet(
             if keys are missing, unexpected or of another shape. The error names them.
     """
     found = part(source, prefix, _is_resnet, "a ResNet")
+    # Then its children have numbers for names; `_is_resnet` has found one of the two.
     if _FIRST not in found:
         found = {_named_child(name): value for name, value in found.items()}
     found = {k: v for k, v in found.items() if not k.startswith("fc.")}
@@ -97,6 +98,8 @@ def _is_resnet(found: Tensors) -> bool:
 def _is_expander(found: Tensors) -> bool:
     return (
         "0.weight" in found
+        # The first children of lightly's ResNet are a "0" and a batch norm "1" as well,
+        # but that "0" is a convolution.
         and found["0.weight"].ndim == 2
         and "1.running_mean" in found
     )

@@ -63,6 +63,8 @@ def load_state_dict(model: nnx.Module, tensors: Mapping[str, np.ndarray]) -> Non
             floating dtype. The network is then unchanged.
     """
     wanted = {name: (path, variable) for name, path, variable in _variables(model)}
+    # PyTorch uses "num_batches_tracked" for `momentum=None` alone, a plain average over
+    # all batches. The batch norms here have a fixed momentum.
     given = {k for k in tensors if not k.endswith("num_batches_tracked")}
     if given != wanted.keys():
         raise ValueError(
@@ -70,6 +72,7 @@ def load_state_dict(model: nnx.Module, tensors: Mapping[str, np.ndarray]) -> Non
             f"missing {listed(wanted.keys() - given)}, "
             f"unexpected {listed(given - wanted.keys())}"
         )
+    # All tensors are checked before the first is set.
     state = {
         path: variable.replace(_fitting(name, tensors[name], variable))
         for name, (path, variable) in wanted.items()

@@ -36,6 +36,7 @@ def part(
         k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")
     }
     names = [name.split(".") for name in tensors]
+    # Depth 0 is the empty prefix, for a file that holds this part alone.
     starts = {
         "".join(f"{part}." for part in name[:depth])
         for name in names

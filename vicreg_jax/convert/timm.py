@@ -85,6 +85,7 @@ def load_vit(
     found = part(source, prefix, _is_vit, "a ViT")
     found = {k: v for k, v in found.items() if not k.startswith("head.")}
     width, channels, patch_size, _ = found["patch_embed.proj.weight"].shape
+    # The keys do not tell a grid of 2x8 patches from one of 4x4. A square is assumed.
     side = round((found["pos_embed"].shape[1] - 1) ** 0.5)
     build = partial(
         ViT,
@@ -92,6 +93,7 @@ def load_vit(
         patch_size=patch_size,
         width=width,
         depth=_blocks(found, "blocks."),
+        # No tensor's shape depends on the number of heads.
         heads=heads,
         channels=channels,
         dtype=dtype,

@@ -13,6 +13,7 @@ from vicreg_jax.nn.resnet import ResNet
 from vicreg_jax.nn.small import SmallResNet
 from vicreg_jax.nn.vit import ViT
 
+# Files store these names, so a renamed class no longer loads from older files.
 ENCODERS = {
     encoder.__name__: encoder for encoder in (ConvNeXt, ResNet, SmallResNet, ViT)
 }
@@ -35,6 +36,7 @@ def build_encoder(
     name = arguments.pop("name")
     if name not in ENCODERS:
         raise ValueError(f"`name` must be one of {', '.join(ENCODERS)}, got {name!r}")
+    # JSON has no dtypes, so files store the name of one.
     if arguments.get("dtype") is not None:
         arguments["dtype"] = jnp.dtype(arguments["dtype"])
     return ENCODERS[name](**arguments, rngs=rngs)

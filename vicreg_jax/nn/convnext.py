@@ -42,6 +42,7 @@ class ConvNeXtBlock(nnx.Module):
         # All attributes have timm's names, by which `convert` finds the parameters.
         self.conv_dw = make.depthwise(features, 7)
         self.norm = make.norm(features)
+        # The paper's 1x1 convolutions, which are linear layers on the last axis.
         self.mlp = Mlp(make, features)
         self.gamma = (
             None
@@ -56,6 +57,7 @@ class ConvNeXtBlock(nnx.Module):
         """Returns the block's feature maps."""
         residual = self.mlp(self.norm(self.conv_dw(x)))
         if self.gamma is not None:
+            # A float32 factor would promote a bfloat16 residual and all that follows.
             residual = residual * self.gamma[...].astype(residual.dtype)
         return x + self.drop_path(residual)
 
@@ -83,6 +85,7 @@ class ConvNeXtStage(nnx.Module):
         self.downsample = (
             None
             if inputs == features
+            # A norm where the resolution changes stabilizes training (section 2.6).
             else nnx.List([make.norm(inputs), make.patches(inputs, features, 2)])
         )
         self.blocks = nnx.List(
@@ -153,8 +156,9 @@ class ConvNeXt(nnx.Module):
             stages.append(ConvNeXtStage(make, inputs, features, layer_scale, own))
             inputs = features
         self.stages = nnx.List(stages)
+        # timm has `norm_pre` with `head_norm_first=True`, and `head.norm` otherwise.
         self.norm_pre = None if norm_pooled else make.norm(inputs)
-        # What it normalizes is already float32.
+        # Without the layers' dtype: `mean_of_positions` returns at least float32.
         head = nnx.Dict(norm=TimmLayers(rngs).norm(inputs))
         self.head = head if norm_pooled else None
         self.out_features = inputs
@@ -167,6 +171,7 @@ class ConvNeXt(nnx.Module):
         It is normalized unless `norm_pooled` is set.
         """
         check_images(images, self.channels)
+        # The map would have no position, and the mean of no positions is NaN.
         if min(images.shape[1:3]) < STRIDE:
             raise ValueError(
                 f"`images` must have at least {STRIDE} pixels a side, got "

@@ -46,6 +46,7 @@ class Expander(nnx.Module):
         self.norm1 = make.norm(width)
         self.linear2 = make.linear(width, width)
         self.norm2 = make.norm(width)
+        # A bias here would shift all embeddings alike, which no term of the loss sees.
         self.linear3 = make.linear(width, width, bias=False)
 
     def __call__(
@@ -63,6 +64,7 @@ class VICReg(nnx.Module):
     """
 
     def __init__(self, encoder: nnx.Module, expander: nnx.Module):
+        # `convert` translates these names to the official "backbone" and "projector".
         self.encoder = encoder
         self.expander = expander
 
@@ -70,6 +72,8 @@ class VICReg(nnx.Module):
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch dim"]:
         """Returns one embedding for each image."""
+        # Call it once for each view, as the official code does. In one call for both,
+        # batch norms would mix the statistics of the views.
         return self.expander(self.encoder(images))
 
 

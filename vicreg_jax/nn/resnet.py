@@ -46,6 +46,7 @@ class Block(nnx.Module):
         shortcut = x
         for layer in self.downsample or ():
             shortcut = layer(shortcut)
+        # After the addition, not before each convolution as in pre-activation ResNets.
         return jax.nn.relu(self.residual(x) + shortcut)
 
 
@@ -92,6 +93,7 @@ DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
     101: (Bottleneck, (3, 4, 23, 3)),
+    # Not in torchvision. facebookresearch/vicreg has it at twice the width.
     200: (Bottleneck, (3, 24, 36, 3)),
 }
 
@@ -152,6 +154,7 @@ class ResNet(nnx.Module):
             inputs = planes * block.expansion
             rest = [block(make, inputs, planes, 1) for _ in range(blocks - 1)]
             stages.append(nnx.List([first, *rest]))
+        # Four attributes, not one list, because torchvision names the stages like that.
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.out_features = inputs
 

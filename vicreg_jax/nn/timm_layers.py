@@ -71,6 +71,7 @@ class TimmLayers:
         """Returns a layer norm over the last axis."""
         return nnx.LayerNorm(
             features,
+            # timm's constant; PyTorch's default is 1e-5.
             epsilon=1e-6,
             dtype=self.dtype,
             # The fast variance, E[x^2] - E[x]^2, cancels if the mean is large.

@@ -42,6 +42,8 @@ class Attention(nnx.Module):
         """Returns the new tokens. The softmax is in at least float32."""
         # timm's order: all queries, all keys, all values; in each, head by head.
         split = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1)
+        # JAX computes this softmax in float32 even for float64 inputs, so features in
+        # float64 agree with timm's to the rounding of float32 only.
         y = jax.nn.dot_product_attention(*(split[:, :, part] for part in range(3)))
         return self.proj(y.reshape(x.shape))
 
@@ -123,9 +125,11 @@ class ViT(nnx.Module):
         make = TimmLayers(rngs, dtype)
         positions = (image_size // patch_size) ** 2
         self.image_size, self.channels = image_size, channels
+        # A dict, because timm's name is patch_embed.proj.
         self.patch_embed = nnx.Dict(proj=make.patches(channels, width, patch_size))
         # timm draws it with a standard deviation of 1e-6, which is as good as zero.
         self.cls_token = nnx.Param(jnp.zeros((1, 1, width)))
+        # The class token has a position too, as in timm unless `no_embed_class` is set.
         self.pos_embed = nnx.Param(NORMAL(rngs.params(), (1, 1 + positions, width)))
         self.blocks = nnx.List(
             [
@@ -140,11 +144,13 @@ class ViT(nnx.Module):
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch tokens features"]:
         """Returns the class token and one token for each patch, row by row."""
+        # The positions are learned for one size, and are not interpolated for others.
         check_images(images, self.channels, side=self.image_size)
         x = self.patch_embed["proj"](images)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         first = self.cls_token[...].astype(x.dtype)
         first = jnp.broadcast_to(first, (x.shape[0], *first.shape[1:]))
+        # In the dtype of the patches: a float32 addend would promote all that follows.
         x = jnp.concatenate([first, x], axis=1) + self.pos_embed[...].astype(x.dtype)
         for block in self.blocks:
             x = block(x)

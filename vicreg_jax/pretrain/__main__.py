@@ -70,6 +70,7 @@ def main() -> None:
         else:
             line.command.run()
     except Interrupted as interrupted:
+        # All processes stop after the same step, so none waits long for the others.
         _say(f"{interrupted}; the same command resumes the run")
         sys.exit(STOPPED)
     except Exception as error:
@@ -160,6 +161,7 @@ def _parse(
         args=arguments,
         default=CommandLine(runs[default]),
         config=(
+            # So that flags without a recipe select the default one.
             tyro.conf.CascadeSubcommandArgs,
             tyro.conf.PositionalMetavarFromFieldName,
         ),

@@ -61,7 +61,7 @@ class Run:
         Raises:
             ValueError: If it is not the directory of a run.
         """
-        # For its errors.
+        # Only to raise its errors early.
         run_folder.read_config(Path(run))
         return cls(Path(run), None if encoder is None else own_encoder(encoder))
 
@@ -115,6 +115,7 @@ class Run:
         """
         if not self.finished:
             return None
+        # A run without labels ends with an empty object.
         return json.loads((self.run_folder / "probes.json").read_text()) or None
 
     @property
@@ -168,6 +169,7 @@ def pretrain(
         Interrupted: If it was asked to stop and has saved its state.
     """
     launch = Launch(out=None if out is None else Path(out), **settings)
+    # It would leave no run to return.
     if launch.compile_only is not None:
         raise UsageError(
             "`compile_only` must be None, got "
@@ -175,6 +177,7 @@ def pretrain(
         )
     factory = None if encoder is None else own_encoder(encoder)
     if factory is not None:
+        # config.json keeps the class, so that a run is not resumed with another one.
         config = dataclasses.replace(config, encoder_class=class_of(factory))
     source = None
     if isinstance(data, str | Path):

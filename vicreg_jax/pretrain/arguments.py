@@ -38,11 +38,13 @@ def arguments(
 
     shapes: Any = {
         "images": _images(config, image, struct),
+        # They stay on the host.
         "ids": None,
         "labels": struct(jnp.int32),
         "where": struct(jnp.bool_),
         "aspect": struct(jnp.float32),
     }
+    # Through `inputs`, because classifiers also take the labels and the mask.
     return programs.state_shapes(), *programs.inputs(Batch(**shapes))
 
 
@@ -61,6 +63,8 @@ def check_step(programs: Programs, image: tuple[int, int, int]) -> None:
     # Before the whole step, whose error would not name `out_features`.
     if programs.own_encoder is not None:
         jax.eval_shape(lambda *shapes: _check(programs, *shapes), state, images, aspect)
+    # Traced and not compiled, because the run folder does not keep compiled programs
+    # before it is claimed.
     jax.eval_shape(programs.train, state, images, aspect)
 
 
@@ -82,6 +86,7 @@ def _images(
     config: Config, image: tuple[int, int, int] | None, struct: Callable[..., Any]
 ) -> Any:
     """Returns the shapes of a batch as the host sends it; see `Batch.images`."""
+    # By the name of the data, because --compile-only opens no images.
     if in_memory_by_name(config.data) or not config.crops:
         return struct(
             jnp.uint8, *(image or (config.size, config.size, config.channels))

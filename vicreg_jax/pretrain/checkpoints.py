@@ -151,6 +151,7 @@ class Checkpoints:
         )
         self._saving = step
         try:
+            # It is damaged, since `least` is above every undamaged one.
             if step in steps:
                 self._manager.delete(step)
                 self._damaged.discard(step)
@@ -305,6 +306,8 @@ def _path(directory: Path, step: int) -> Path:
 
 def _named(argument: str, tree: Any) -> dict[str, Any]:
     """Returns the leaves by their paths in the tree."""
+    # Checkpoints store these names, so a field of the state that is renamed makes those
+    # of older runs unreadable.
     leaves = jax.tree.leaves_with_path(tree)
     names = [
         jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
@@ -332,6 +335,8 @@ def _manifest(step: int, arrays: Mapping[str, jax.Array]) -> Manifest:
 
 def _seal(step: int, manifest: Manifest) -> dict[str, str]:
     """Returns the manifest as text, with a checksum of the text and the step."""
+    # The manifest becomes a string in the JSON file, so that its checksum does not
+    # depend on how Orbax formats JSON.
     text = json.dumps(manifest)
     return {"sha256": _checksum(step, text), "manifest": text}
 
@@ -367,8 +372,11 @@ def _read(step: int, path: Path, like: Mapping[str, Any]) -> dict[str, jax.Array
         ValueError: If `like` has another structure.
     """
     manifest = processes.together(lambda: _read_manifest(step, path), Damaged)
+    # This is no damage: the older checkpoints of the run have the same structure.
     _check_structure(step, manifest, like)
     arrays = processes.together(lambda: _read_arrays(path, like), Damaged)
+    # The arrays may be sharded in another way than when they were saved. Their digests
+    # do not depend on it.
     found = digests(arrays)
     other = [name for name, entry in manifest.items() if found[name].sums != entry[2]]
     if other:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vicreg_jax.augment import Views
     from vicreg_jax.pretrain.input import Batch
 
+# Those of facebookresearch/vicreg's evaluate.py.
 MOMENTUM = 0.9
 HEAD_STD = 0.01
 TOP = 5
@@ -129,7 +130,8 @@ class Classifier(Programs):
     @cached_property
     def _optimizer(self):
         # As in PyTorch's SGD, the momentum is one of gradients. The rates come after
-        # it, in `_stepped`, and do not stay in it.
+        # it, in `_stepped`, and do not stay in it. The decay has no mask, because the
+        # official code decays the bias as well.
         decay = optax.add_decayed_weights(self.config.weight_decay)
         return optax.chain(decay, optax.trace(MOMENTUM))
 
@@ -156,6 +158,7 @@ class Classifier(Programs):
 
     def _cosine(self, step):
         """Returns half a cosine by epoch, from 1 to 0 after the last one."""
+        # PyTorch's CosineAnnealingLR, which the official code steps once an epoch.
         epoch = jnp.asarray(step // self.steps_per_epoch, float)
         return (1 + jnp.cos(jnp.pi * epoch / self.config.epochs)) / 2
 
@@ -231,6 +234,7 @@ def _logits(
     heads: dict[str, Array], features: Float[Array, "batch features"]
 ) -> Float[Array, "heads batch classes"]:
     def of_head(kernel, bias):
+        # By default GPUs may round the factors to TF32, and TPUs to bfloat16.
         return jnp.matmul(features, kernel, precision="highest") + bias
 
     return jax.vmap(of_head)(heads["kernel"], heads["bias"])

@@ -22,6 +22,7 @@ def result(tests: list[Line]) -> Accuracies:
     found: Accuracies = {}
     for name in tests[-1] if tests else ():
         accuracy, at, rate = name.partition(" at ")
+        # The names "step" and "epoch" have no rate.
         if at:
             found.setdefault(f"lr {rate}", {})[accuracy] = tests[-1][name]
     for head, accuracies in found.items():

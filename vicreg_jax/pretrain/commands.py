@@ -48,6 +48,7 @@ class Command(Protocol):
 class Pretrain:
     """Pretrain with a recipe."""
 
+    # An empty name leaves out the prefix: --batch instead of --config.batch.
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands] = (
         field(default_factory=Config)
     )
@@ -193,6 +194,7 @@ class _Classify:
                 "RUN and --init must not be given together, got "
                 f"{self.run_folder} and {self.init}"
             )
+        # Before the encoder is read, which starts JAX. It could not connect after that.
         processes.connect(launch)
         config, model = supervised.settings(
             self.run_folder or self.init,
@@ -260,6 +262,7 @@ class Finetune(_Classify):
 
     def run(self) -> None:
         """Trains and tests encoder and classifier."""
+        # `Supervised.resolved` fills in both of them or none.
         if (self.lr is None) != (self.lr_backbone is None):
             raise UsageError("--lr and --lr-backbone must be given together")
         self._run(
@@ -273,6 +276,7 @@ class Finetune(_Classify):
         )
 
 
+# tyro prints the docstrings of these classes, and of their fields, as help.
 _COMMANDS = {
     "export": Export,
     "probe": Probe,
@@ -327,6 +331,7 @@ def subcommands(runs: dict[str, Pretrain]) -> Any:
         Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]
         for name, command in _COMMANDS.items()
     ]
+    # Not written with `|`, because its members are known at run time only.
     return Union[tuple(pretraining + commands)]  # noqa: UP007
 
 

@@ -112,6 +112,7 @@ def _shape(topology: str) -> str:
 def _programs(config: Config, grid: Mesh, model: Any) -> Programs:
     if not isinstance(config, Supervised):
         return Programs(config, grid, _EPOCH)
+    # Any share would do. It decides the rates, on which no size depends.
     config = config.resolved(classes=_CLASSES, share=1.0)
     return Classifier(config, grid, _EPOCH, model=model)
 

@@ -56,6 +56,9 @@ class Config:
         UsageError: If a setting is out of range, or two do not fit together.
     """
 
+    # tyro shows the string below a field as its help on the command line. A run from
+    # before a field existed is read with the default of the field. If such runs did
+    # something else, `run_folder.read_config` must say so, as for `crop`.
     UNUSED: ClassVar[tuple[str, ...]] = ()  # fields that config.json leaves out
 
     data: str = "mnist"
@@ -82,6 +85,7 @@ class Config:
     encoder: EncoderName = "small"
     """Encoder. small is a ResNet of three stages with 1, 2 and 4 times --width. The
     ViTs have patches of 16 pixels."""
+    # No flag, because an encoder of one's own is given in Python only.
     encoder_class: Annotated[str | None, tyro.conf.Suppress] = None
     """Class of an encoder that was given in Python, as module:Class. It replaces
     `encoder`."""
@@ -171,6 +175,7 @@ class Config:
             )
         # Not as `Views`, which type checkers would take for always true below.
         views: object = self.views
+        # A class has the members of `Views` as well, so `isinstance` accepts it.
         is_class = isinstance(views, type)
         if is_class or not (is_dataclass(views) and isinstance(views, Views)):
             raise UsageError(
@@ -200,6 +205,7 @@ class Launch:
         UsageError: If a setting is out of range, or would be ignored.
     """
 
+    # config.json has none of these, so a run may be resumed with other values.
     out: Path | None = None
     """Directory of the run. None: in runs/, the newest unfinished one or a new one."""
     recipe: Annotated[str | None, tyro.conf.Suppress] = None
@@ -256,6 +262,7 @@ class Launch:
             )
         if self.force_workers and not self.workers:
             raise UsageError("--force-workers must be given with --workers only")
+        # The name of a new run holds the time, so the processes would choose others.
         if self.distributed and self.out is None:
             raise UsageError("--out must be given with --distributed")
         if not self.distributed:
@@ -299,6 +306,7 @@ def _check_encoder(config: Config) -> None:
         raise UsageError(f"--drop-path must be at least 0 and below 1, got {rate}")
     if rate and not name.startswith(("convnext", "vit")):
         raise UsageError(f"--drop-path must be 0 with --encoder {name}, got {rate}")
+    # The stem and the stages divide the side by 32 in all.
     if name.startswith("convnext") and size < 32:
         raise UsageError(
             f"--views.size must be at least 32 with --encoder {name}, got {size}"

@@ -93,6 +93,7 @@ def nearest_neighbors(
     from sklearn.neighbors import NearestNeighbors
 
     neighbors = min(neighbors, len(features) - 1)
+    # One more, because a query that is among the images finds itself.
     search = NearestNeighbors(n_neighbors=neighbors + 1, metric="cosine").fit(features)
     distances, rows = search.kneighbors(queries.features)
     # A copy of the query may come before it. With more copies than neighbors the query
@@ -107,7 +108,7 @@ def _show(axes: Axes, source: Source, index: int, title: str) -> None:
     """Draws an image in its original aspect ratio, with its class or file name."""
     image, label, aspect = source[index]
     height, width = image.shape[:2]
-    # Of a pixel, where the image was resized.
+    # Width over height of a shown pixel, which undoes the resizing to a square.
     ratio = width / (height * aspect)
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, aspect=ratio)
     axes.set(xticks=[], yticks=[])

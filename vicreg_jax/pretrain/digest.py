@@ -70,6 +70,8 @@ def _by_devices(arrays: Mapping[str, jax.Array]) -> list[list[str]]:
     return list(groups.values())
 
 
+# One program for all arrays on the same devices. `compile_for` lets it compile beside
+# the training step.
 @jax.jit
 def _digests(arrays: Sequence[jax.Array]) -> list[tuple[jax.Array, ...]]:
     return [_digest(array) for array in arrays]

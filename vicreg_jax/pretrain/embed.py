@@ -86,6 +86,7 @@ def embed(
             f"--neighbors must be from 0 to {len(source) - 1}, one less than the "
             f"number of images, got {neighbors}"
         )
+    # Before the images, so that an unreadable query is refused at once.
     chosen = None if queries is None else _embedded(queries, encoder)
     found = features(encoder, source, unreadable=unreadable)
     _write(out, found, source)
@@ -127,6 +128,7 @@ def features(
         UnreadableError: If an image is unreadable and `unreadable` is "fatal".
     """
     expected = (encoder.size, encoder.size, encoder.channels)
+    # Images in memory keep their own size and channels, whatever was asked for.
     if source.shape != expected:
         raise UsageError(
             f"--data must hold images of the encoder's shape, {expected}, got "
@@ -200,11 +202,13 @@ def _embedded(paths: Sequence[Path], encoder: Encoder) -> Queries:
     """Returns query images, as if none of them were in the data."""
     labels = np.full(len(paths), UNLABELED, np.int32)
     names = tuple(map(os.path.abspath, paths))
+    # The names are absolute, so the root has no effect.
     source = Files(Path(), names, labels, (), encoder.size, encoder.channels)
     try:
         found = features(encoder, source, unreadable="fatal")
     except UnreadableError as error:
         raise UsageError(f"--query: {error}") from error
+    # The labels serve as `rows` too: in both, -1 means none.
     return Queries(found.features, labels, source)
 
 
@@ -213,6 +217,7 @@ def _located(queries: Queries, source: Source, ids) -> Queries:
 
     A file is the same if its path is.
     """
+    # Not the indices of the images, because unreadable ones have no row.
     rows = {os.path.abspath(source.name(int(at))): row for row, at in enumerate(ids)}
     names = map(queries.source.name, range(len(queries.source)))
     return queries._replace(rows=np.array([rows.get(name, -1) for name in names]))

@@ -44,5 +44,6 @@ def check_at_least(name: str, value: float, least: float) -> None:
     Raises:
         UsageError: If it is below `least`.
     """
+    # Not `value < least`, which is false of NaN.
     if not value >= least:
         raise UsageError(f"{flag(name)} must be at least {least}, got {value}")

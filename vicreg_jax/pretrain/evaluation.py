@@ -175,6 +175,8 @@ def summary(check: dict[str, float], batch: int, dim: int) -> str:
 
 def warning(check: dict[str, float]) -> str | None:
     """Returns a warning if the embeddings collapse, or else None."""
+    # Two tests, because the effective rank ignores the scale: columns that all shrink
+    # may keep it.
     if check["collapsed"] > 0.5:
         return (
             f"The embeddings are collapsing: {100 * check['collapsed']:.0f}% of the "
@@ -199,10 +201,12 @@ def _health(embeddings: Float[Array, "2 batch dim"]) -> dict[str, float]:
 
 
 def _pixels(source: Source) -> Labeled:
+    # Whole images, also if the views are cropped on the host.
     rows = batches(source, batch=256, shuffle=False, drop_remainder=False, epochs=1)
     parts = [
         (np.asarray(batch.images)[batch.where], np.asarray(batch.labels)[batch.where])
         for batch in rows
     ]
     images, labels = map(np.concatenate, zip(*parts, strict=True))
+    # Divided by a Python number, uint8 would become float64.
     return Labeled(images.reshape(len(images), -1) / np.float32(255), labels)

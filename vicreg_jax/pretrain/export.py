@@ -104,12 +104,14 @@ def probe(run: Path, *, data: str | None = None) -> Probed:
     programs, state = newest(run)
     config = programs.config
     if data is not None:
+        # Without the run's test images, so that a part of `data` is held out.
         config = dataclasses.replace(config, data=data, test_data=None)
     datasets = load_datasets(config)
     result = evaluation.evaluate(programs, state, datasets)
     if result is None:
         raise UsageError(f"--data must have labels, got {config.data}")
     classes = len(np.unique(result.held_out.labels))
+    # Not probes.json, which would mark a stopped run as finished.
     file = run / f"probes-{_file_name(config.data)}.json"
     facts = {"data": config.data, "step": int(state.step), "classes": classes}
     facts |= result.counts | {"accuracies": result.accuracies}
@@ -151,6 +153,7 @@ def newest(
     programs = Programs(
         config, meshes.make_mesh(mesh), steps_per_epoch=1, own_encoder=own_encoder
     )
+    # From shapes, because an initial state would be computed only to be overwritten.
     restored = restore(run / "checkpoints", programs.state_shapes())
     if restored is None:
         raise UsageError(f"{argument} must have a checkpoint, got {run}")

@@ -54,6 +54,8 @@ def readable_features(
             part = programs.encode(
                 state, batch.images, batch.aspect, batch.labels, batch.where
             )
+            # To the host at once, because each device has the features of all rows,
+            # and those of a large set would fill its memory.
             parts.append([np.asarray(array) for array in part])
     found, labels, where = map(np.concatenate, zip(*parts, strict=True))
     # The rows after the last image pad its batch.
@@ -71,6 +73,7 @@ def untrained(programs: Programs, source: Source, *, workers: int = 0) -> State:
         config,
         source,
         programs.mesh,
+        # As in training, an incomplete batch is dropped, and a small set has no other.
         batch=min(config.batch, len(source)),
         crops=config.plain_crops,
         workers=workers,

@@ -35,6 +35,7 @@ def load_init(programs: Programs) -> Weights | None:
         return None
     model = None
     if programs.own_encoder is not None:
+        # A template, whose parameters `load_encoder` overwrites.
         model = programs.own_encoder(nnx.Rngs(0))
     try:
         loaded = load_encoder(Path(config.init), model)
@@ -44,6 +45,7 @@ def load_init(programs: Programs) -> Weights | None:
     # A file with PyTorch's tensors alone has no architecture, only shapes.
     stored = loaded.about.get("architecture", ours)
     _check("architecture", stored, ours)
+    # What remains are random streams, which `Programs` makes anew in each step.
     _, *parts, _ = nnx.split(loaded.model, nnx.Param, nnx.BatchStat, ...)
     weights = Weights(*map(nnx.to_pure_dict, parts))
     start = programs.state_shapes()
@@ -60,6 +62,8 @@ def initialized(programs: Programs, state: State, weights: Weights | None) -> St
     if weights is None:
         return state
     params, stats = weights
+    # ConvNeXts and ViTs have no batch norms, and no entry in the statistics of a state.
+    # An empty one would make the state another pytree.
     state = state._replace(
         params=state.params | {"encoder": params},
         stats=state.stats | ({"encoder": stats} if stats else {}),

@@ -113,10 +113,13 @@ class Loop:
                 if saves:
                     # A loss that is not finite must be an error before it is saved.
                     show(done, log.write())
+                # Before the checkpoint, because a run that resumes from it does not
+                # repeat this check.
                 if self._check_is_due(done):
                     self._quick_check(state, batch, done, log)
                 if saves:
                     checkpoints.save(done, state, wait=last)
+                # After the last step there is no training to resume.
                 if stop and done < steps:
                     raise Interrupted(f"saved after step {done}")
         return state
@@ -206,8 +209,8 @@ def _lines(console: Console, first: int, steps: int) -> Iterator[Show]:
             return
         each = (time.monotonic() - began) / (done - first)
         left = round(each * (steps - done))
-        # rich flushes after each call.
         # The devices may still compute the newest step, so the line is of an older one.
+        # It needs no flush, because rich flushes after each call.
         print_line(
             console,
             f"step {line['step'] + 1} of {steps}, epoch {line['epoch'] + 1}, "

@@ -27,6 +27,7 @@ def axes(mesh: str | None, devices: int) -> dict[str, int]:
         return {"data": devices}
     parts = [re.fullmatch(r"(\w+)=(\d+)", part) for part in mesh.split(",")]
     sizes = {part[1]: int(part[2]) for part in parts if part}
+    # An axis that is named twice also leaves fewer sizes than parts.
     if len(sizes) != len(parts) or not all(sizes.values()):
         raise UsageError(
             f'--mesh must be such as "data=8" or "data=4,more=2", got {mesh!r}'
@@ -44,12 +45,14 @@ def make_mesh(mesh: str | None = None) -> Mesh:
     devices = jax.devices()
     sizes = axes(mesh, len(devices))
     wanted = math.prod(sizes.values())
+    # Each process reads the rows of its own devices, so none may be left without any.
     if wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
         raise UsageError(f"--mesh must use the {len(devices)} devices, got {mesh!r}")
     return jax.make_mesh(
         tuple(sizes.values()),
         tuple(sizes),
-        # The step leaves it to the compiler to insert collectives.
+        # The step leaves it to the compiler to insert collectives. On Explicit axes,
+        # the default since JAX 0.9, it would have to name shardings itself.
         axis_types=(AxisType.Auto,) * len(sizes),
         devices=devices[:wanted],
     )

@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
 EncoderFactory: TypeAlias = Callable[[nnx.Rngs], Any]
 
+# ConvNeXt-T, -S and -B of Liu et al., arXiv:2201.03545.
 _CONVNEXT: dict[str, dict[str, Any]] = {
     "convnext_tiny": {"name": "ConvNeXt", "depths": [3, 3, 9, 3], "width": 96},
     "convnext_small": {"name": "ConvNeXt", "depths": [3, 3, 27, 3], "width": 96},
     "convnext_base": {"name": "ConvNeXt", "depths": [3, 3, 27, 3], "width": 128},
 }
+# ViT-S of DeiT (Touvron et al., arXiv:2012.12877), and ViT-B of Dosovitskiy et al.,
+# arXiv:2010.11929.
 _VIT: dict[str, dict[str, Any]] = {
     "vit_small": {"name": "ViT", "width": 384},
     "vit_base": {"name": "ViT", "width": 768},
@@ -45,6 +48,8 @@ def architecture(config: Config) -> dict[str, Any]:
     An encoder that was given in Python has its class only. Drop path is no part of it,
     as it matters in training alone.
     """
+    # Encoder files store this, and --init compares it entry by entry. An entry that is
+    # added here makes --init refuse the files from before.
     if config.encoder_class is not None:
         return {"name": config.encoder_class}
     if config.encoder == "small":
@@ -79,6 +84,7 @@ def own_encoder(encoder: nnx.Module | EncoderFactory) -> EncoderFactory:
     Raises:
         TypeError: If it is neither.
     """
+    # Before the check for functions, because a module is usually callable.
     if isinstance(encoder, nnx.Module):
         # A copy, because the run donates its arrays and would delete the user's.
         graph, state = nnx.split(encoder)
@@ -127,6 +133,8 @@ def build(config: Config, own: EncoderFactory | None = None) -> VICReg | VICRegL
             has not, or VICRegL gets an encoder without feature maps or views
             without positions.
     """
+    # All parts draw from one stream, so the order in which they are made is part of
+    # what a seed means.
     rngs = nnx.Rngs(config.seed)
     if own is not None:
         encoder = own(rngs)
@@ -173,6 +181,8 @@ def _check_local(config: Config, encoder: Any) -> None:
 
 def schedule(config: Config, steps_per_epoch: int) -> Schedule:
     """Returns the learning rate as a function of the step."""
+    # --learning-rate is the peak itself. Only the rates of the paper, which are for 256
+    # images, are scaled with the batch.
     peak, steps = config.learning_rate, config.epochs * steps_per_epoch
     if peak is None:
         base_lr = paper_base_lr(batch=config.batch, epochs=config.epochs)

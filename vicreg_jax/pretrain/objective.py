@@ -80,8 +80,11 @@ def objective(
     weights = config.lambd, config.mu, config.nu
     loss = of_views.weighted_sum(*weights)
     if config.alpha is not None and of_maps is not None:
+        # VICRegL gives the terms of both losses the same weights.
         local = of_maps.weighted_sum(*weights)
         loss = config.alpha * loss + (1 - config.alpha) * local
+    # As in the variance term, unbiased, and in float32 also for bfloat16 embeddings.
+    # Without its epsilon, so that a constant column has 0.
     stds = [jnp.std(z, axis=0, dtype=jnp.float32, ddof=1).mean() for z in embeddings]
     return Objective(loss, of_views, of_maps, jnp.stack(stds).mean())
 

@@ -89,6 +89,8 @@ def together(action: Callable[[], T], failure: type[Exception]) -> T:
     failed = failure("another process failed; its error says why")
     try:
         results.append(action())
+    # Any other exception skips the exchange below. The other processes then wait
+    # there until JAX reports this one as lost.
     except failure as error:
         failed = error
     if not np.all(multihost_utils.process_allgather(np.array(bool(results)))):
@@ -112,7 +114,8 @@ class Interruption:
         self._before = {}
 
     def __enter__(self) -> Interruption:
-        # Python sets signal handlers in the main thread only.
+        # Python sets signal handlers in the main thread only. With several processes
+        # the handler of SIGTERM is JAX's, which one set here would replace.
         main = threading.current_thread() is threading.main_thread()
         if main and jax.process_count() == 1:
             for number in (signal.SIGTERM, signal.SIGINT):

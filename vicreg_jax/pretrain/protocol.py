@@ -23,6 +23,8 @@ LINEAR_DECAY = 1e-6
 FEW_LABELS, MORE_LABELS = (0.08, 0.03), (0.1, 0.01)
 _FEW = 0.03  # share of the labels, between 1% and 10%
 
+# The fields of `Config` that a classifier uses. config.json leaves out all others, so a
+# field that classifiers begin to use must be added here.
 _USED = {"data", "test_data", "evaluate_on", "size", "channels", "unreadable", "views"}
 _USED |= {"crop", "init", "weight_decay", "epochs", "batch", "seed"}
 
@@ -63,12 +65,14 @@ class Supervised(Config):
         super().__post_init__()
         if self.init is None:
             raise UsageError("--init must be given if no RUN is, got neither")
+        # A frozen encoder has no rate to check.
         backbone = [("lr_backbone", self.lr_backbone)] * self.finetunes
         for name, rate in (*(("lr", rate) for rate in self.lr), *backbone):
             if not (rate >= 0 and math.isfinite(rate)):
                 raise UsageError(
                     f"{flag(name)} must be finite and at least 0, got {rate}"
                 )
+        # The results are named by the rate of their head.
         if len(set(self.lr)) < len(self.lr):
             raise UsageError(f"--lr must be different rates, got {self.lr}")
 
@@ -82,6 +86,7 @@ class Supervised(Config):
         """What the host cuts from image files for the one view of a step."""
         if self.augmentation == "none":
             return self.plain_crops
+        # The first item has the global views. A second one has local views.
         return tuple(replace(crop, count=1) for crop in super().crops[:1])
 
     @property

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Line = dict[str, Any]
 _TERMS = ("invariance", "variance", "covariance")
+# In this order, because an error names the first one that is not finite: a term
+# rather than the loss, and the loss rather than its gradient.
 _MUST_BE_FINITE = (*_TERMS, "loss", "gradient_norm")
 
 
@@ -136,6 +138,8 @@ class Log:
     def _lines(self, taken: list[_Pending]) -> list[Line]:
         values = jax.device_get([pending.metrics for pending in taken])
         orders = _over_processes([pending.order for pending in taken])
+        # After the fetch, which waits for these steps. Before it, this would measure
+        # how fast the host dispatches them.
         speed = self.speed(taken[-1].step)
         return [
             {"step": pending.step, "epoch": pending.step // self._steps_per_epoch}
@@ -184,6 +188,8 @@ def summary(line: Line) -> str:
 
 
 def _keep(path: Path, wanted: Callable[[Line], bool]) -> None:
+    # Even if all lines are wanted, this removes a last one that was cut off, to which
+    # the next line would be appended.
     lines = [line for line in read(path) if wanted(line)]
     write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
 

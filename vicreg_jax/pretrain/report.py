@@ -66,6 +66,7 @@ def draw(run_folder: Path, accuracies: Accuracies) -> None:
     from matplotlib.figure import Figure
 
     panels = _panels(run_folder, accuracies)
+    # Without pyplot, which would keep the figure in memory.
     figure = Figure(figsize=(16 / 3 * len(panels), 5), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for panel, (draw_panel, content) in zip(axes, panels, strict=True):
@@ -133,6 +134,7 @@ def _draw_probes(axes, accuracies):
     probe_names = list(next(iter(accuracies.values())))
     axes.set_xticks(range(len(probe_names)), probe_names)
     axes.set(title="Probes of frozen features", ylabel="on held-out images, %")
+    # Leaves room for the legend above bars of 100%.
     axes.set_ylim(0, 112)
     axes.legend(loc="upper center", ncols=len(accuracies), fontsize=8)
 

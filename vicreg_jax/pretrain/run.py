@@ -63,6 +63,7 @@ def run(
     """
     started = time.monotonic()
     mesh = meshes.make_mesh(launch.mesh)
+    # Before the images are opened, which may take long.
     meshes.check_batch(config.batch, config.accumulate, mesh.size)
     datasets = load_datasets(config, source)
     train_iterator = on_mesh(config, datasets.train, mesh, workers=launch.workers)
@@ -119,9 +120,11 @@ def _pretrain(loop: Loop, out: Path, weights: Weights | None) -> State:
 
     def begin(state):
         if jax.process_index() == 0:
+            # The other processes do not get here, so it must use no collective.
             start.draw_views(loop.datasets.train, programs.config, out)
         return initialized(programs, state, weights)
 
+    # A resumed run needs it too, for the shapes and shardings to restore into.
     state = programs.start()
     start.describe(loop, state, out)
     began = time.monotonic()
@@ -150,6 +153,8 @@ def trained(
         restored = checkpoints.restore(state)
         if restored is not None:
             first, state = restored
+            # The order of the images is a function of seed and step, so the checkpoint
+            # has no state of the input.
             loop.train_iterator.seek(first)
             rate = np.asarray(programs.rate(first)).item()
             print_line(
@@ -158,6 +163,8 @@ def trained(
             )
         else:
             state = begin(state)
+        # After the restore, because the log first removes the lines of all steps that
+        # follow the checkpoint. They are repeated.
         log = Log(
             out,
             first=first,
@@ -177,6 +184,7 @@ def _conclude(
     if result is not None:
         with run_folder.writing(out / "features.npz"):
             features, labels = result.held_out
+            # NumPy would make an array of floats of no classes.
             names = np.array(classes, str)
             np.savez(
                 out / "features.npz", features=features, labels=labels, classes=names

@@ -144,6 +144,7 @@ def finished(run: Path) -> bool:
 
 def has_checkpoint(run: Path) -> bool:
     """Returns whether the run can be resumed or extended."""
+    # A save that Orbax has not finished ends in .orbax-checkpoint-tmp, not in a digit.
     return any(run.glob("checkpoints/*[0-9]"))
 
 
@@ -234,6 +235,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file that exists completely or not at all."""
+    # In the same directory, because a rename is atomic within one file system only.
     partial = path.with_name(path.name + ".partial")
     with writing(path):
         partial.write_text(text)
@@ -256,7 +258,10 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _usable(run: Path) -> Iterator[None]:
-    """Names --out in the system's errors; ours, which have no number, pass."""
+    """Turns the system's errors into errors of --out.
+
+    Errors that this package raises itself have no errno, and pass.
+    """
     try:
         yield
     except OSError as error:
@@ -351,6 +356,8 @@ def _unfinished(config: Config) -> Path | None:
                 continue
         except ValueError:
             continue
+        # Released on return, because this only leaves out runs in use. `claim` takes
+        # the lock for the time of the run.
         with (run / "lock").open("w") as lock:
             if _locked(lock):
                 return run

@@ -65,6 +65,7 @@ def record(loop: Loop, run: Path) -> None:
     """Adds this start to run.json: versions, devices, command, data, epochs, ..."""
     config, path = loop.programs.config, run / "run.json"
     starts = read_starts(run)
+    # A run may be resumed with other versions, devices or epochs.
     starts.append(
         {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -88,6 +89,8 @@ def draw_views(source: Source, config: Config, run: Path) -> None:
     Nothing is written for views that are no images.
     """
     few = sample(source, _SHOWN)
+    # The same images twice, in the same order: what the views are made from, which may
+    # be crops, and whole images for the first row.
     cropped, whole = (
         next(batches(few, batch=len(few), seed=config.seed, crops=crops, **_IN_ORDER))
         for crops in (config.crops, ())
@@ -128,6 +131,7 @@ def _pixels(views: Views, pair: np.ndarray) -> np.ndarray:
 
 def _cell(image: np.ndarray, side: int) -> np.ndarray:
     color = np.broadcast_to(image, (*image.shape[:2], 3))
+    # By the nearest pixel, so that the pixels of small views can be seen.
     resized = PIL.Image.fromarray(np.ascontiguousarray(color)).resize(
         (side, side), PIL.Image.Resampling.NEAREST
     )

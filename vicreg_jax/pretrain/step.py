@@ -88,6 +88,8 @@ def compiled(method: Callable) -> cached_property:
         bound = method.__get__(self)
         return jax.jit(bound, out_shardings=meshes.whole(self.mesh))
 
+    # It is kept in the instance's `__dict__`, which a frozen dataclass allows.
+    # `slots=True` would break this.
     return cached_property(program)
 
 
@@ -109,6 +111,8 @@ class Programs:
 
     def start(self) -> State:
         """Returns the state before the first step."""
+        # Not the program itself, so that `Classifier` can override it. `state_shapes`
+        # then has the classifier's shapes.
         return self._start()
 
     def state_shapes(self) -> State:
@@ -139,6 +143,7 @@ class Programs:
         key = self._key(state)
         pair = self.config.views.pair(key, images, aspect)
         model = self.network(state)
+        # Not `model(view)`, which also returns a feature map if it is a `VICRegL`.
         return jnp.stack([model.expander(model.encoder(view)) for view in pair])
 
     @compiled
@@ -160,6 +165,7 @@ class Programs:
         The encoder sees the images without random augmentation, as the probes do.
         """
         model = self.network(state)
+        # In train mode, in which batch norms update their running statistics.
         model.encoder(self.config.views.plain(images, aspect))
         stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
         return state._replace(stats=stats)
@@ -174,6 +180,8 @@ class Programs:
         return jax.jit(
             step,
             donate_argnums=0,
+            # The compiler could choose others, and the compiled step takes a state only
+            # with the shardings that it was compiled for.
             out_shardings=meshes.whole(self.mesh),
             compiler_options=compiler_options(self.mesh),
         )
@@ -233,7 +241,8 @@ class Programs:
 
     def _train(self, state: State, images: Images, aspect: Aspect):
         key = self._key(state)
-        # Outside of the loss, which may compute a part again, but not its views.
+        # Drawn outside the loss, so that what `_embeddings` computes again is the
+        # network alone.
         views, places = self._drawn(key, images, aspect)
 
         def loss(params):
@@ -275,12 +284,15 @@ class Programs:
         activations are kept for one part at a time.
         """
 
+        # The losses of the parts do not add up to that of the batch, because variance
+        # and covariance are not means over rows. So all embeddings must meet.
         @jax.checkpoint
         def part(stats, drawn):
             key, *views = drawn
             return self._both(params, stats, views, key)
 
         parts = self.config.accumulate
+        # Without `jax.checkpoint`, which would compute the forward pass twice.
         if parts == 1:
             stats, outputs = self._both(params, stats, views, key)
             return outputs, stats
@@ -299,7 +311,8 @@ class Programs:
     def _both(self, params, stats, views, key):
         model = self._merged(params, stats, key)
         # One pass for each view, so that batch norm uses the statistics of each view,
-        # as in the paper.
+        # as in the paper. Under `jit` these are means over the rows of all devices, as
+        # SyncBatchNorm's are in the official code.
         outputs = tuple(model(view) for view in views)
         return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), outputs
 

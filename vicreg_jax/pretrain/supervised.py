@@ -72,6 +72,8 @@ def settings(
         if not (path / "config.json").is_file():
             raise UsageError(f"--data must be given with the file {path}, got none")
         run = run_folder.read_config(path, argument=argument)
+        # A run that was evaluated on validation images has not used its test images.
+        # Its classifiers do not either.
         data, evaluate_on = run.data, run.evaluate_on
         test_data = test_data or run.test_data
     settings = Supervised(
@@ -91,7 +93,7 @@ def settings(
 
 
 def _check_views(views: Views, augmentation: str) -> None:
-    """Refuses crops of views that may not be crops, or may change more than that."""
+    """Refuses to train on crops if the views cannot leave out their other changes."""
     if augmentation == "crops" and not isinstance(views, SupervisedViews):
         raise UsageError(
             "--views must be pretraining or none for an encoder whose views have no "
@@ -126,7 +128,9 @@ def run(config: Supervised, model: Any, launch: Launch, console: Console) -> Acc
     with claimed(loop) as out:
         with closing(loop.train_iterator):
             _describe(loop, out)
+            # The pretrained encoder is in this state, so there is nothing to change.
             trained(loop, out, loop.programs.start(), lambda state: state)
+        # From the file, because an earlier process may have tested some of the epochs.
         tests = records.read(out / "evaluations.jsonl")
         found = result(tests)
         if jax.process_index() == 0:
@@ -161,6 +165,7 @@ def accuracies(
     total = jax.tree.map(lambda *part: np.sum(part, axis=0), *jax.device_get(parts))
     if total.images == 0:
         raise UsageError(f"--test-data must have labels, got {source.name(0)} without")
+    # `classifier_result` parses these names.
     found = {}
     for at, rate in enumerate(programs.config.lr):
         found[f"top-1 at {rate:g}"] = float(total.top1[at] / total.images)
@@ -197,11 +202,14 @@ def _loop(config: Supervised, model: Any, launch: Launch, console: Console) -> _
     """Opens the images, and returns the loop with the settings that depend on them."""
     started = time.monotonic()
     mesh = meshes.make_mesh(launch.mesh)
+    # Classifiers do not split a batch into parts.
     meshes.check_batch(config.batch, 1, mesh.size)
     whole = load_datasets(config)
     if whole.held_out is None:
         raise UsageError(f"--data must have labels, got {config.data}")
     train = labeled(whole.train, config.labels, seed=config.seed)
+    # After the images are opened, because the number of classes and the share of the
+    # labels decide the size and the rates of the heads.
     config = config.resolved(
         classes=config.classes or _classes(whole), share=len(train) / len(whole.train)
     )

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Integer
 
 NO_LABEL = -1
-# Of the rows of each device. The loss of logistic regression is summed in such blocks,
-# and test sets of about the same size share a compiled program.
+# The rows of each device are padded to a multiple of this. The loss of logistic
+# regression is summed in such blocks, and test sets of about the same size share a
+# compiled program.
 MULTIPLE = 128
-_AT_LEAST = 1024  # of all rows
+_AT_LEAST = 1024  # the same for the labeled rows of all devices together
 
 
 class Rows(NamedTuple):
@@ -66,7 +67,8 @@ def pad_and_shard(
     """
     missing = -array.shape[0] % (multiple * (mesh.size if mesh else 1))
     if missing:
-        # Where the array is: `jnp.pad` would first bring all rows to one device.
+        # Padded where the array is: `jnp.pad` would first bring rows of the host to one
+        # device.
         numpy_like = np if isinstance(array, np.ndarray) else jnp
         widths = ((0, missing), *((0, 0) for _ in array.shape[1:]))
         array = numpy_like.pad(array, widths, constant_values=fill)
@@ -110,7 +112,8 @@ def check(name: str, features: Any, labels: Any = None) -> None:
             f"`{name}` must have shape (rows, width), both at least 1, "
             f"got {features.shape}"
         )
-    # A sum is finite only if every value is, and needs no memory.
+    # A sum is finite only if every value is, and needs no memory. It is in float32,
+    # because float16 overflows above 65,504.
     on_host = isinstance(features, np.ndarray)
     total = (np if on_host else jnp).sum(features, dtype=np.float32)
     if not np.isfinite(total):

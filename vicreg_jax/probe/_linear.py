@@ -50,6 +50,8 @@ class Linear(NamedTuple):
 
 @jax.jit
 def _scores(linear: Linear, features: Features) -> Float[Array, "rows classes"]:
+    # Mean and scale are not folded into weights and bias: features far from zero would
+    # make two large terms, whose difference float32 rounds.
     inputs = (wide(features) - linear.mean) / linear.scale
     return matmul(inputs, linear.weights) + linear.bias
 
@@ -71,7 +73,8 @@ def centered(
     x = jnp.where(rows[:, None], wide(features), 0)
     count = jnp.sum(rows, dtype=x.dtype)
     mean = column_sums(x) / count
-    # The mean of values far from zero is rounded; what is left of it goes here.
+    # The mean of values far from zero is rounded. What the rounding left of it in the
+    # columns is subtracted here.
     x = jnp.where(rows[:, None], x - mean, 0)
     rest = column_sums(x) / count
     return jnp.where(rows[:, None], x - rest, 0), mean + rest

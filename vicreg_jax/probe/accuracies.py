@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from vicreg_jax.probe._linear import Linear
 
+# The shares of the paper's semi-supervised evaluation, and all labels.
 _SHARES = (0.01, 0.1, 1.0)
 
 
@@ -142,6 +143,7 @@ def probes(
             classifier = _fit(part, mesh)
             accuracies[name] = _linear_accuracy(classifier, test)
     accuracies["k-NN"] = knn_probe(train, test, mesh=mesh)
+    # Samples of one class have no ROC curve, and a classifier of one has no margin.
     if classifier and set(known) == set(np.asarray(test.labels)) == {0, 1}:
         accuracies["ROC AUC"] = _area(classifier, test)
     return accuracies
@@ -160,6 +162,7 @@ def _drawn(samples: Labeled, share: float, seed: int) -> Labeled:
     if share >= 1:
         return samples
     labels = np.asarray(samples.labels)
+    # scikit-learn would draw from -1 as from a class.
     known = np.flatnonzero(labels >= 0)
     rows, _ = train_test_split(
         known, train_size=share, stratify=labels[known], random_state=seed
@@ -191,12 +194,15 @@ def _area(classifier: _Classifier, test: Labeled) -> float:
     from sklearn.metrics import roc_auc_score
 
     rows = _inputs.pad_and_shard(test.features, classifier.mesh, _inputs.MULTIPLE)
+    # scikit-learn needs all scores, and a process reads those of its own devices only.
     scores = process_allgather(classifier.linear.scores(rows), tiled=True)
+    # It ranks samples as the probability does, but does not round to 1.
     margins = (scores[:, 1] - scores[:, 0])[: len(test.labels)]
     return float(roc_auc_score(np.asarray(test.labels), margins))
 
 
 def _accuracy(found: Array, labels: Array | np.ndarray) -> float:
-    # From the host, since arrays on meshes of different axis types do not mix.
+    # From the host, since arrays on meshes of different axis types do not mix. No class
+    # is -1, so samples to ignore are in neither sum.
     wanted = np.asarray(labels, found.dtype)
     return float(jnp.sum(found == wanted) / np.sum(wanted >= 0))

@@ -134,7 +134,8 @@ def nearest(
         )
     mesh = _inputs.mesh_of(bank, mesh)
     count, devices = len(queries), mesh.size if mesh else 1
-    # At most what the queries fill, because they are padded to a multiple of it.
+    # Each device compares the blocks of all, so their sum is limited. A block also has
+    # at most what the queries fill, because they are padded to a multiple of it.
     block = max(1, min(_QUERIES // devices, -(-count // devices)))
     result = search(
         _inputs.pad_and_shard(bank, mesh, 1),
@@ -179,7 +180,7 @@ def search(
 
 def _search(bank, where, queries, *, neighbors, block, axes) -> Neighbors:
     """Returns the neighbors of this device's queries in the rows of all devices."""
-    # NaN marks rows that are not searched. Rows of zeros have 0, and are.
+    # NaN marks rows that are not searched. Rows of zeros are searched, with scale 0.
     scales = jnp.where(where, _inverse_norms(bank), jnp.nan)
     first = jax.lax.axis_index(axes) * len(bank) if axes else 0
 
@@ -211,8 +212,8 @@ def _best_rows(bank, scales, queries, neighbors, axes) -> Neighbors:
     query_scales = _inverse_norms(queries)[:, None]
 
     def add(at, best):
-        # The last block starts early enough to be whole. What it has in common with the
-        # one before counts once.
+        # The last block starts early enough to be whole. Rows that the block before has
+        # compared are left out of it.
         start = jnp.minimum(at * size, len(bank) - size)
         rows, scale = (
             jax.lax.dynamic_slice_in_dim(x, start, size) for x in (bank, scales)
@@ -220,10 +221,12 @@ def _best_rows(bank, scales, queries, neighbors, axes) -> Neighbors:
         products = _products(queries, rows)
         dtype = products.dtype
         known = start + jnp.arange(size, dtype=jnp.int32) < at * size
+        # Products are scaled, not rows, which would be rounded to bfloat16 once more.
         cosines = products * query_scales.astype(dtype) * scale.astype(dtype)
         cosines = jnp.where(known | jnp.isnan(scale), -jnp.inf, cosines)
         here, order = jax.lax.top_k(cosines, min(neighbors, size))
         pairs = zip(best, (here, order + start), strict=True)
+        # Earlier blocks stay first, because `top_k` prefers the first of equal values.
         both = (jnp.concatenate(pair, axis=1) for pair in pairs)
         return _best(Neighbors(*both), neighbors)
 

@@ -135,7 +135,7 @@ def minimize(
     zeros = _Parameters(
         jnp.zeros((x.shape[2], classes), x.dtype), jnp.zeros(classes, x.dtype)
     )
-    # The bound of `fit` for one row, as are the loss and its gradient here.
+    # The bound of `fit` with loss, gradient and penalty divided by the number of rows.
     found = _lbfgs(loss, zeros, 2 * share * tolerance, max_iterations)
     bias = jnp.where(present(rows.labels, classes), found.bias, _never(x.dtype))
     return Linear(mean, scale, found.weights, bias)
@@ -178,7 +178,7 @@ def _lbfgs(loss, parameters, bound, max_iterations: int) -> _Parameters:
 
     def unfinished(carry):
         _, state, iteration, moved = carry
-        # Where the line search has ended.
+        # The line search has left the value and gradient at the current parameters.
         value, gradient = optax.tree.get(state, "value"), optax.tree.get(state, "grad")
         squared = optax.tree.norm(gradient, squared=True)
         # The first state has an infinite value and no gradient, which is no optimum.

@@ -153,6 +153,7 @@ def _solve(mean, rest: _Moments, held: _Moments, lambdas) -> Ridge:
     lambdas = lambdas.astype(mean.dtype)
     errors = _errors(rest, held, lambdas)
     best = lambdas[jnp.argmin(errors)]
+    # Sums over both parts add up, so the rows are not read again for the last fit.
     everything = _Moments(*(a + b for a, b in zip(rest, held, strict=True)))
     linear = Linear(mean, jnp.ones_like(mean), *_solution(everything, best))
     return Ridge(linear, best, errors)
@@ -179,6 +180,7 @@ def _solution(sums: _Moments, penalty):
     """Returns weights and biases for one lambda."""
     x, y, gram, cross = _centered(sums)
     width = len(gram)
+    # The trace over the width is the mean eigenvalue.
     shift = penalty * jnp.trace(gram) / width
     # For one lambda a Cholesky factorization costs less than the eigenvectors, and
     # those of `_solutions` are of another Gram matrix.
@@ -212,6 +214,8 @@ def _errors(fitted: _Moments, held: _Moments, lambdas):
 
     def error(solution):
         weights, bias = solution
+        # The terms cancel in part, which costs float32 some digits. Lambdas that differ
+        # by a factor of 10 need few.
         quadratic = jnp.sum(weights * matmul(held.xx, weights))
         mixed = jnp.sum(weights * held.xy) + jnp.sum(bias * held.y)
         shifts = jnp.sum(matmul(held.x[None], weights)[0] * bias)

@@ -77,6 +77,7 @@ def build(features: dict[str, bytes | int]) -> bytes:
         feature = example.features.feature[name]
         kind = feature.bytes_list if isinstance(value, bytes) else feature.int64_list
         kind.value.append(value)
+    # Protobuf leaves the order of a map open otherwise, and with it the bytes.
     return example.SerializeToString(deterministic=True)
 
 

@@ -31,6 +31,7 @@ class Batches(Iterator[Batch]):
         self.unreadable: set[str] = set()
         self._load, self._workers = load, workers
         self._first = 0
+        # Workers start at the first batch, so a `seek` before it starts none in vain.
         self._reading = None
 
     def __next__(self) -> Batch:
@@ -59,7 +60,8 @@ class Batches(Iterator[Batch]):
         # Each step is one element. Grain deals the elements out to the workers, so
         # batches of elements would depend on the number of workers.
         steps = grain.MapDataset.range(self._first, len(self.order)).map(self._load)
-        # A worker reads ahead without a thread: it sends a batch and reads the next.
+        # Grain's defaults, 16 threads and 500 elements ahead, would hold 500 batches. A
+        # worker reads ahead without a thread: it sends a batch and reads the next.
         threads = 0 if self._workers else 1
         ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         read = steps.to_iter_dataset(ahead)

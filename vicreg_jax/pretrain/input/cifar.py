@@ -13,7 +13,8 @@ from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.input.sources import Arrays
 
 # The files are pickles, and a pickle can run any program. So only the files that
-# https://www.cs.toronto.edu/~kriz/cifar.html publishes are read. Their MD5 sums:
+# https://www.cs.toronto.edu/~kriz/cifar.html publishes are read. MD5 has collisions,
+# but nobody can make another file for a given sum. Their MD5 sums:
 MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -40,6 +41,7 @@ def cifar_files(path: Path) -> list[Path]:
         training = [directory / "train"]
     else:
         return []
+    # A file that is missing is left to `open_source`, which says so.
     return training if path.is_dir() else [path] * path.is_file()
 
 
@@ -78,4 +80,5 @@ def _read(file: Path) -> dict[bytes, Any]:
             "--data must be the published files of CIFAR's Python version, got "
             f"{file} with the MD5 sum {md5}"
         )
+    # Python 2 wrote these files, so that strings are bytes, also the keys.
     return pickle.loads(content, encoding="bytes")

@@ -57,6 +57,8 @@ def load_datasets(config: Config, source: Source | None = None) -> Datasets:
     """
     train = _open(config, "data") if source is None else source
     held_out = None
+    # The first image decides, because `labels` would read all records. `split` refuses
+    # images of which only some have a label.
     labeled = train[0].label != UNLABELED
     if config.test_data is not None:
         if not labeled:
@@ -109,6 +111,7 @@ def open_source(
         MissingPackageError: If elpv-dataset is not installed.
         UsageError: If a file does not hold images.
     """
+    # Names come first, so that a folder called mnist must be given as ./mnist.
     if data == "elpv":
         return _elpv(size, channels)
     if data in SPLITS:
@@ -120,6 +123,8 @@ def open_source(
         return _numpy(path, flag(name))
     if files := cifar_files(path):
         return read_cifar(files)
+    # TensorFlow Datasets writes the number of a file after the suffix. Sorted, because
+    # the order of `glob` is that of the file system, and ids number the records.
     pattern = path / RECORDS if path.is_dir() else path
     records = sorted(glob.glob(str(pattern)))
     if records and ".array_record" in pattern.name:
@@ -155,6 +160,8 @@ def _open(config: Config, field: str) -> Source:
 
 def _check_classes(train: tuple[str, ...], held_out: tuple[str, ...]) -> None:
     """Refuses test images whose class numbers mean other classes."""
+    # Classes are numbered in their order, so a class that one side lacks renumbers the
+    # next ones. Test images may lack the last ones. Records have no names to compare.
     if train and held_out != train[: len(held_out)]:
         missing = sorted(set(train) ^ set(held_out))
         raise UsageError(
@@ -172,6 +179,7 @@ def _digits() -> Arrays:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
+    # scikit-learn's pixels are from 0 to 16.
     images = np.rint(np.asarray(pixels).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     return from_arrays({"images": images, "labels": np.asarray(labels)}, "digits")
 
@@ -195,6 +203,7 @@ def _numpy(path: Path, flag: str) -> Arrays:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             is_one = isinstance(loaded, np.ndarray)
+            # `dict` reads the arrays of an .npz file now, while it is open.
             arrays = {"images": loaded} if is_one else dict(loaded)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         # Not NumPy's message, which advises `allow_pickle=True`.

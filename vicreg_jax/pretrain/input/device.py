@@ -68,6 +68,7 @@ class DeviceBatches(Iterator[Batch]):
 
     def _put(self, batch: Batch) -> Batch:
         # The ids stay on the host. They are for logs, and JAX has no int64 by default.
+        # None has no leaves, so that `jax.tree.map` passes it over.
         put = partial(jax.make_array_from_process_local_data, self._sharding)
         return jax.tree.map(put, batch._replace(ids=None))._replace(ids=batch.ids)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from vicreg_jax.pretrain.input.sources import T
 
+# Those of torchvision's ImageFolder, and GIF.
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
 SUFFIXES |= {".webp"}
 
@@ -79,6 +80,7 @@ def folder(root: Path, *, size: int, channels: int = 3, name: str = "`root`") ->
     if not paths:
         raise FileNotFoundError(f"{name} must hold images, found none in {root}")
     labeled = all("/" in path for path in paths)
+    # Numbered in the order of their names, as by torchvision's ImageFolder.
     classes = sorted({path.split("/")[0] for path in paths}) if labeled else []
     number = {label: i for i, label in enumerate(classes)}
     labels = [number.get(path.split("/")[0], UNLABELED) for path in paths]
@@ -87,6 +89,7 @@ def folder(root: Path, *, size: int, channels: int = 3, name: str = "`root`") ->
 
 
 def _images(root: Path) -> Iterator[Path]:
+    # Links are followed as by ImageFolder.
     for directory, subfolders, files in os.walk(root, followlinks=True):
         # `os.walk` descends into what this list holds.
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]

@@ -51,6 +51,8 @@ def _drawn(source: Source, share: float, seed: int) -> Int64[np.ndarray, " image
         raise UsageError(
             f"--labels must be above 0% and at most 100%, got {100 * share:g}%"
         )
+    # One generator for all classes, because with one seed for each of them, classes of
+    # one size would draw the same positions.
     draw, labels = np.random.default_rng(seed), source.labels
     chosen = []
     for number in np.unique(labels[labels >= 0]):
@@ -64,12 +66,14 @@ def _listed(source: Source, path: Path) -> Int64[np.ndarray, " images"]:
     lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     if not lines:
         raise UsageError(f"--labels must list at least one image, got {path}, empty")
+    # By the name of the file, so that not every line is compared with every image.
     by_file: dict[str, list[int]] = {}
     for index in range(len(source)):
         by_file.setdefault(PurePosixPath(source.name(index)).name, []).append(index)
     chosen = []
     for line in dict.fromkeys(lines):
         same = by_file.get(PurePosixPath(line).name, [])
+        # The slash is part of the end, so that og/1.png is not found in dog/1.png.
         found = [i for i in same if f"/{source.name(i)}".endswith(f"/{line}")]
         if len(found) != 1:
             raise UsageError(

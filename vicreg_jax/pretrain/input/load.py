@@ -79,6 +79,8 @@ class Load:
     def _numbers(self, step: int) -> list[list[Numbers]]:
         """Returns for each row and each cropping what decides its boxes."""
         rows = self.order.rows
+        # By row and not by image: an image that is shown instead of an unreadable one
+        # takes the numbers of its row.
         drawn = [
             uniform(self.order.seed, step, rows, count=cropping.count, stream=stream)
             for stream, cropping in enumerate(self.crops)
@@ -94,6 +96,7 @@ class Load:
         try:
             rows = list(mapped(partial(self._row, images), *numbered))
         except Exception:
+            # Threads may still fill rows. The memory is freed after the last of them.
             _discard(images)
             raise
         shown = np.array([row.shown for row in rows], np.int64)
@@ -108,6 +111,7 @@ class Load:
         return batch, unreadable
 
     def _allocated(self, rows: int) -> np.ndarray | tuple[Crops, ...]:
+        # Not zeroed, because `_row` fills every row, if need be with `_blank`.
         allocate = SharedMemoryArray if self.shared else np.empty
         return jax.tree.map(
             lambda row: allocate((rows, *row.shape), row.dtype), self._blank()
@@ -183,7 +187,8 @@ def _discard(images: np.ndarray | tuple[Crops, ...]) -> None:
 def _batch(arrays: Arrays, ids: np.ndarray, shown: np.ndarray) -> Batch:
     """Returns a batch; rows without an image are black and unlabeled."""
     where, (height, width, _) = shown != NONE, arrays.shape
-    # An id of -1 takes the last image, which is overwritten below.
+    # An array as index makes a copy, so that the source stays as it is. An id of -1
+    # takes the last image, which is overwritten below.
     images, labels = arrays.images[ids], arrays.labels[ids].astype(np.int32)
     images[~where], labels[~where] = 0, UNLABELED
     aspect = np.where(where, width / height, 1).astype(np.float32)

@@ -84,6 +84,7 @@ class Order:
 
     def __len__(self) -> int:
         if self.epochs is None:
+            # The largest length in Python, as of Grain's `repeat` without an end.
             return sys.maxsize
         return self.epochs * self.steps_per_epoch
 
@@ -102,6 +103,7 @@ class Order:
 
     @cached_property
     def _seed(self) -> int:
+        # Hashed, so that the second epoch of a seed is not the first of the next seed.
         return stream_seed(self.seed)
 
 
@@ -121,6 +123,8 @@ def order_hash(ids: Int64[np.ndarray, " rows"], *, first_row: int = 0) -> int:
         True
     """
     rows = np.arange(first_row, first_row + len(ids), dtype=np.uint64)
+    # Each id is mixed with its row, so that swapped images change the sum, which shards
+    # can add up in any order.
     mixed = _mix(_mix(rows) ^ ids.astype(np.uint64))
     return int(mixed.sum(dtype=np.uint64))
 
@@ -130,6 +134,7 @@ def _mix(x: UInt64[np.ndarray, " rows"]) -> UInt64[np.ndarray, " rows"]:
 
     Steele, Lea, Flood 2014, https://doi.org/10.1145/2660193.2660195
     """
+    # Arrays of uint64 wrap modulo 2**64 without a warning, unlike NumPy's scalars.
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

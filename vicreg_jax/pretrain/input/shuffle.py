@@ -53,8 +53,8 @@ def shuffled(
     return images.astype(np.int64)
 
 
-# Few images are enciphered thousands of times, where every number has 16 bits. A table
-# of all results doubles the number of times with each look-up of itself.
+# A block has at least 16 bits, so that with few images a walk takes thousands of steps.
+# A table of one step for each block, looked up in itself, has two steps, then four.
 @lru_cache(maxsize=2)  # this epoch and the next, which is read ahead
 def _epoch(count: int, seed: int) -> Int64[np.ndarray, " images"]:
     once = _encipher(np.arange(_SMALL, dtype=np.uint64), seed, count).astype(np.int64)
@@ -68,8 +68,8 @@ def _encipher(
     blocks: UInt64[np.ndarray, " rows"], seed: int, count: int
 ) -> UInt64[np.ndarray, " rows"]:
     """Returns the blocks enciphered, in an even number of bits for `count` images."""
-    # Those of the last number. Grain takes one less if that is a power of two: of its
-    # 65,537 images one is shown twice an epoch, and the last one never.
+    # The bits of the last number. Grain takes one bit less if that is a power of two:
+    # of 65,537 images it shows one twice an epoch, and the last one never.
     bits = (count - 1).bit_length()
     half = max(bits + bits % 2, _LEAST_BITS) // 2
     mask = np.uint64(2**half - 1)

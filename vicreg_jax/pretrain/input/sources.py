@@ -96,6 +96,7 @@ class Decoded:
         return self.size, self.size, self.channels
 
     def __getitem__(self: FileSource, index: int) -> Sample:
+        # `self` has the type of the protocol, because `read` is defined by subclasses.
         size, _, channels = self.shape
         decoder = partial(decode, size=size, channels=channels)
         (pixels, aspect), label = self.read(index, decoder)
@@ -126,6 +127,7 @@ class Arrays:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
+        # Images in memory are never made square, so this is the original's.
         aspect = self.shape[1] / self.shape[0]
         return Sample(self.images[index], int(self.labels[index]), aspect)
 
@@ -181,6 +183,7 @@ def in_memory(
     None: the images are not in memory.
     """
     if isinstance(source, Subset):
+        # An id of -1, of padding, takes the last image. Callers mask its row.
         return in_memory(source.source, source.chosen[ids])
     return (source, ids) if isinstance(source, Arrays) else None
 
@@ -188,6 +191,7 @@ def in_memory(
 def has_files(source: Source) -> TypeGuard[FileSource]:
     """Returns whether the images are decoded when they are read."""
     if isinstance(source, Subset):
+        # Every subset has the method `read`, also one of arrays.
         return has_files(source.source)
     # `isinstance` with a protocol would compute `labels`, for which records are read.
     return hasattr(source, "read")
@@ -210,12 +214,15 @@ def split(source: Source) -> tuple[Subset, Subset]:
             f"{(labels == UNLABELED).sum()} of {len(labels)}"
         )
     counts = np.unique(labels, return_counts=True)[1]
+    # scikit-learn needs a held-out place for each class, and rounds their number up: it
+    # is at least k exactly if it is above k - 1 before rounding.
     if counts.min() < 2 or HELD_OUT * len(labels) <= len(counts) - 1:
         raise UsageError(
             "--data must have at least 2 images of each class, and 5 on average, so "
             f"that a fifth can be held out; got {len(labels)} images of {len(counts)} "
             f"classes, the smallest with {counts.min()}"
         )
+    # Not by the seed of the run, so that no run trains on what another one holds out.
     train, held_out = train_test_split(
         np.arange(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=0
     )

@@ -52,6 +52,7 @@ def survey(data: str | Path) -> Survey:
         return Survey(_training(images, source.labels[0]), height, channels, True)
     if not isinstance(source, Files | Records):
         raise TypeError(f"`data` must be files, got {type(source).__name__}")
+    # Spread over all files: the first ones may be of one class, since files are sorted.
     chosen = np.unique(np.linspace(0, images - 1, _OPENED).astype(int))
     seen = [look for index in chosen if (look := _look(source, int(index)))]
     if not seen:
@@ -64,6 +65,7 @@ def survey(data: str | Path) -> Survey:
 
 def _training(images: int, label: int) -> int:
     """Returns how many images are left if a fifth of labeled ones is held out."""
+    # Rounded up, as scikit-learn does in `split`.
     return images if label == UNLABELED else images - math.ceil(HELD_OUT * images)
 
 

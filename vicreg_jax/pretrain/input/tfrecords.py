@@ -52,6 +52,7 @@ class Records(Decoded):
         """Empty, because records have numbers alone."""
         return ()
 
+    # `cached_property` writes to `__dict__`, which a frozen dataclass does not prevent.
     @cached_property
     def _labels(self):
         labels = [_label(self._example(i)) for i in range(len(self))]
@@ -65,6 +66,7 @@ class Records(Decoded):
         try:
             example = self._example(index)
             return decoder(_image(example)), _label(example)
+        # Also the decoder's `UnreadableError`, an OSError, which lacks the name.
         except (OSError, ValueError) as error:
             name = self.name(index)
             raise UnreadableError(f"cannot read {name}: {error}") from error
@@ -82,6 +84,7 @@ class Records(Decoded):
 
     def __getstate__(self):
         """Leaves out the open files, which cannot be pickled."""
+        # Nor the labels: a worker process finds each in the record that it reads.
         kept = ("paths", "size", "channels")
         return {name: getattr(self, name) for name in kept}
 
