@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from runs import MIRRORED, tiny
 
 from vicreg_jax.pretrain import compilation
@@ -43,6 +44,22 @@ def test_the_step_is_compiled_with_them(monkeypatch):
     batch = jnp.zeros((8, 8, 8, 1), jnp.uint8), jnp.ones(8)
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
         programs.train(programs.start(), *batch)
+
+
+def test_a_lower_level_draws_the_same_bits():
+    lowered = jax.jit(nnx.initializers.he_normal(), static_argnums=1).lower(
+        jax.random.key(0), (33, 17)
+    )
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        options = compilation.options_to_run_once(make_mesh("data=1"))
+        programs = [lowered.compile(compiler_options=o) for o in ({}, options)]
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+    assert options == compilation._RUN_ONCE
+    assert compilation.options_to_run_once(make_mesh("data=1")) == {}
+    np.testing.assert_array_equal(*(draw(jax.random.key(1)) for draw in programs))
 
 
 def compiled(seen):

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from vicreg_jax import VICRegTerms
 from vicreg_jax.augment.views import LocatedViews
 from vicreg_jax.pretrain import mesh as meshes
-from vicreg_jax.pretrain.compilation import compiler_options
+from vicreg_jax.pretrain.compilation import compiler_options, options_to_run_once
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.network import EncoderFactory, build, optimizer, schedule
 from vicreg_jax.pretrain.objective import (
@@ -227,8 +227,16 @@ class Programs:
     def _optimizer(self):
         return optimizer(self.config, self.rate)
 
-    @compiled  # so that every device makes its own copy
-    def _start(self) -> State:
+    @cached_property
+    def _start(self):
+        # Compiled, so that every device makes its own copy.
+        return jax.jit(
+            self._initial,
+            out_shardings=meshes.whole(self.mesh),
+            compiler_options=options_to_run_once(self.mesh),
+        )
+
+    def _initial(self) -> State:
         network = build(self.config, self.own_encoder)
         _, params, stats, _ = nnx.split(network, nnx.Param, nnx.BatchStat, ...)
         params = nnx.to_pure_dict(params)
