@@ -46,20 +46,30 @@ def test_the_step_is_compiled_with_them(monkeypatch):
         programs.train(programs.start(), *batch)
 
 
-def test_a_lower_level_draws_the_same_bits():
+@pytest.fixture
+def fully_optimized():
+    """As users compile, but for the cache of programs."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def test_a_lower_level_draws_the_same_bits(fully_optimized):
     lowered = jax.jit(nnx.initializers.he_normal(), static_argnums=1).lower(
         jax.random.key(0), (33, 17)
     )
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    try:
-        options = compilation.options_to_run_once(make_mesh("data=1"))
-        programs = [lowered.compile(compiler_options=o) for o in ({}, options)]
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+    options = compilation.options_to_run_once(make_mesh("data=1"))
     assert options == compilation._RUN_ONCE
-    assert compilation.options_to_run_once(make_mesh("data=1")) == {}
+    programs = [lowered.compile(compiler_options=o) for o in ({}, options)]
     np.testing.assert_array_equal(*(draw(jax.random.key(1)) for draw in programs))
+
+
+@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
+def test_shapes_of_a_state_with_compiler_options(fully_optimized):
+    """JAX refuses to trace a program that has compiler options of its own."""
+    programs = Programs(tiny(views=MIRRORED), make_mesh("data=1"), 9)
+    assert programs.state_shapes().step.dtype == jnp.int32
 
 
 def compiled(seen):

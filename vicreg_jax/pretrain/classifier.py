@@ -81,19 +81,7 @@ class Classifier(Programs):
 
     def start(self) -> State:
         """Returns the state before the first step: the encoder and new heads."""
-        _, *parts, _ = nnx.split(self.model, nnx.Param, nnx.BatchStat, ...)
-        # Copies, because the step donates its state.
-        encoder, stats = (
-            jax.tree.map(jnp.copy, nnx.to_pure_dict(part)) for part in parts
-        )
-        params = {"encoder": encoder, "heads": self._heads()}
-        state = State(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            stats=stats,
-            optimizer=self._optimizer.init(self._trained(params)),
-        )
-        return jax.device_put(state, meshes.whole(self.mesh))
+        return jax.device_put(self._initial(), meshes.whole(self.mesh))
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         """Returns what `train` and `count` take of a batch, after the state."""
@@ -119,6 +107,20 @@ class Classifier(Programs):
         model.eval()
         features = model(self.config.views.plain(images, aspect))
         return _counts(_logits(state.params["heads"], features), labels, where)
+
+    def _initial(self) -> State:
+        _, *parts, _ = nnx.split(self.model, nnx.Param, nnx.BatchStat, ...)
+        # Copies, because the step donates its state.
+        encoder, stats = (
+            jax.tree.map(jnp.copy, nnx.to_pure_dict(part)) for part in parts
+        )
+        params = {"encoder": encoder, "heads": self._heads()}
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            stats=stats,
+            optimizer=self._optimizer.init(self._trained(params)),
+        )
 
     @cached_property
     def _shapes(self):
@@ -183,7 +185,7 @@ class Classifier(Programs):
         counts = _counts(logits, labels, where)
         metrics = Metrics(
             loss=losses.mean(),
-            accuracy=counts.top1.mean() / counts.images.astype(float),
+            accuracy=counts.top1.mean() / jnp.maximum(counts.images, 1).astype(float),
             learning_rate=jnp.asarray(self.rate(state.step)),
             gradient_norm=optax.tree.norm(gradients),
         )
@@ -214,7 +216,10 @@ class Classifier(Programs):
         each = optax.softmax_cross_entropy_with_integer_labels(
             logits, jnp.broadcast_to(labels, logits.shape[:2])
         )
-        return jnp.where(known, each, 0).sum(1) / known.sum(dtype=each.dtype)
+        # All images in the padded last batch of an epoch may be unreadable. The loss is
+        # 0 then, where 0 / 0 would stop the run.
+        count = jnp.maximum(known.sum(dtype=each.dtype), 1)
+        return jnp.where(known, each, 0).sum(1) / count
 
     def _stepped(self, trained, updates, step) -> dict[str, Any]:
         """Returns the parameters after a step."""

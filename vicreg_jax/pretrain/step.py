@@ -111,8 +111,6 @@ class Programs:
 
     def start(self) -> State:
         """Returns the state before the first step."""
-        # Not the program itself, so that `Classifier` can override it. `state_shapes`
-        # then has the classifier's shapes.
         return self._start()
 
     def state_shapes(self) -> State:
@@ -121,7 +119,7 @@ class Programs:
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=meshes.whole(self.mesh)
             ),
-            jax.eval_shape(self.start),
+            jax.eval_shape(self._initial),
         )
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
@@ -237,6 +235,7 @@ class Programs:
         )
 
     def _initial(self) -> State:
+        """Returns `start`'s arrays, on any device. `state_shapes` traces it."""
         network = build(self.config, self.own_encoder)
         _, params, stats, _ = nnx.split(network, nnx.Param, nnx.BatchStat, ...)
         params = nnx.to_pure_dict(params)
