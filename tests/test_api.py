@@ -20,9 +20,10 @@ from runs import tiny
 from spectra import OWN, QUICK, Noise, Spectra, spectra
 
 from vicreg_jax.encoder import load_encoder, save_encoder
-from vicreg_jax.pretrain import Run, pretrain
+from vicreg_jax.pretrain import Run, api, pretrain, recipes
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.export import export
+from vicreg_jax.pretrain.processes import Interrupted
 
 
 def test_importing_the_package_is_cheap():
@@ -194,6 +195,25 @@ class TestErrors:
         with pytest.raises(UsageError, match=message):
             pretrain(OWN, out=out, data=spectra(), encoder=Promising, **QUICK)
         assert not out.exists()
+
+    def test_processes_connect_before_an_encoder_can_start_jax(self, monkeypatch):
+        def connect(launch):
+            raise Interrupted
+
+        monkeypatch.setattr(api.processes, "connect", connect)
+        with pytest.raises(Interrupted):
+            pretrain(tiny(), encoder=lambda rngs: Spectra(jax.devices()))
+
+    def test_a_path_is_not_the_name_of_a_data_set(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(api, "run", lambda config, *_, **__: seen.append(config))
+        (tmp_path / "digits").mkdir()
+        PIL.Image.new("L", (8, 8)).save(tmp_path / "digits" / "a.png")
+        config, seen = recipes.images(Path("digits"), epochs=1), []
+        assert config.data == str(tmp_path / "digits")
+        for data in ("digits", Path("digits")):
+            pretrain(config, data=data, console=None)
+        assert [config.data for config in seen] == ["digits", config.data]
 
     def test_settings(self):
         with pytest.raises(TypeError, match="worker"):

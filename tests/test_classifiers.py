@@ -121,7 +121,8 @@ class TestStep:
     def test_rows_that_pad_a_batch_do_not_count(self):
         config = settings(lr=(0.1,))
         half = np.arange(ROWS) < 5
-        masked, metrics = updated(programs(config), where=half)
+        whole = programs(config)
+        masked, metrics = updated(whole, where=half)
         made = programs(dataclasses.replace(config, batch=5))
         state = made.start()
         for _ in range(2):
@@ -133,6 +134,10 @@ class TestStep:
             *(jax.tree.leaves(s.params["heads"]) for s in (masked, state)), strict=True
         ):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        # All of a padded batch may be unreadable.
+        state, metrics = updated(whole, steps=1, where=np.zeros(ROWS, bool))
+        assert metrics.loss == metrics.accuracy == metrics.gradient_norm == 0
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
     def test_every_image_is_tested_once(self):
         """37 images in batches of 16, on two devices, one of them without a label."""
@@ -251,6 +256,11 @@ class TestCommands:
         for views in (ImageViews(size=8), DigitViews(size=8), BrighterViews(size=8)):
             found, _ = supervised.settings(Path("a"), **opened(views))
             assert found.augmentation == "crops"
+
+    def test_rates_of_one_name(self):
+        with pytest.raises(UsageError, match="--lr must be rates that differ in their"):
+            settings(lr=(0.1, 0.10000001))
+        assert settings(lr=(0.1, 0.100001)).lr[1] == 0.100001
 
     @pytest.mark.parametrize("lr", [(-1.0,), (float("nan"),)])
     def test_rates_that_are_none(self, lr):

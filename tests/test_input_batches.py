@@ -101,6 +101,15 @@ class TestBatches:
         options = dict(batch=5, epochs=2, seed=3, drop_remainder=drop_remainder)
         assert_equal_output_after_checkpoint(_Seeking(batches(source, **options)))
 
+    @pytest.mark.parametrize("read", [0, 2, 6])
+    def test_closed_it_goes_on_where_it_stopped(self, read):
+        options = dict(batch=8, epochs=2, seed=1)
+        whole = [batch.ids for batch in batches(numbered(30), **options)]
+        reading = batches(numbered(30), **options)
+        first = [next(reading).ids for _ in range(read)]
+        reading.close()
+        np.testing.assert_array_equal(first + [b.ids for b in reading], whole)
+
     @pytest.mark.slow
     def test_worker_processes_and_threads_change_nothing(self, photographs):
         (photographs / "china" / "2.png").write_bytes(b"damaged")

@@ -197,6 +197,14 @@ class TestSources:
         with pytest.raises(UsageError, match="--data must hold an integer label"):
             open_source(tmp_path / "set.npz")
 
+    def test_labels_below_minus_one(self, tmp_path):
+        images = np.zeros((3, 4, 4), np.uint8)
+        np.savez(tmp_path / "set.npz", images=images, labels=np.array([-1, -1, 1]))
+        assert open_source(tmp_path / "set.npz").classes == ("0", "1")
+        np.savez(tmp_path / "set.npz", images=images, labels=np.array([0, 1, -2]))
+        with pytest.raises(UsageError, match="labels of at least -1, .* got -2 in .*s"):
+            open_source(tmp_path / "set.npz")
+
     @pytest.mark.parametrize("content", [b"no array", b"", b"\x93NUMPY", b"PK\x03\x04"])
     def test_what_is_no_array(self, tmp_path, content):
         (tmp_path / "set.npz").write_bytes(content)

@@ -1,15 +1,17 @@
 """The images of a run: which are learned from, and which are judged on."""
 
 import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
 import pytest
 from runs import tiny
 
-from vicreg_jax.pretrain import recipes
+from vicreg_jax.pretrain import export, recipes
 from vicreg_jax.pretrain.errors import UsageError
-from vicreg_jax.pretrain.input import load_datasets, sample
+from vicreg_jax.pretrain.input import load_datasets, open_source, pack, sample
 
 
 @pytest.mark.parametrize("name, images", [("mnist", 5000), ("digits", 1797)])
@@ -24,6 +26,36 @@ def test_held_out_images_are_not_trained_on(name, images):
     seen = shown(tuning.train) | shown(tuning.held_out)
     assert seen == shown(test.train)
     assert not seen & shown(test.held_out)
+
+
+@pytest.mark.parametrize("evaluate_on", ["test", "validation"])
+def test_a_probe_of_other_images_holds_out_a_fifth(monkeypatch, evaluate_on):
+    programs = SimpleNamespace(config=tiny(data="mnist", evaluate_on=evaluate_on))
+    found = []
+    monkeypatch.setattr(export, "newest", lambda _: (programs, None))
+    monkeypatch.setattr(
+        export.evaluation, "evaluate", lambda *parts: found.append(parts[-1])
+    )
+    with pytest.raises(UsageError, match="--data must have labels"):
+        export.probe(Path("run"), data="digits")
+    assert list(map(len, found[0])) == [1437, 360]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_first_images_may_be_damaged(tmp_path, packed):
+    for index in range(10):
+        path = tmp_path / "images" / "ab"[index // 5] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("L", (8, 8)).save(path)
+    (tmp_path / "images" / "a" / "0.png").write_bytes(b"damaged")
+    data = tmp_path / "images"
+    if packed:
+        pack(open_source(data), tmp_path / "records")
+        data = tmp_path / "records"
+    config = tiny(data=str(data))
+    assert list(map(len, load_datasets(config))) == [8, 2]
+    both = dataclasses.replace(config, test_data=config.data)
+    assert list(map(len, load_datasets(both))) == [10, 10]
 
 
 def test_images_without_labels_and_of_another_size(tmp_path):
@@ -41,16 +73,27 @@ def test_images_without_labels_and_of_another_size(tmp_path):
         load_datasets(dataclasses.replace(config, size=9))
 
 
-def test_test_images_have_the_classes_of_the_training_images(tmp_path):
-    for name in ("train/a", "train/b", "train/c", "test/a", "test/c", "few/a"):
-        (tmp_path / name).mkdir(parents=True)
-        PIL.Image.new("L", (8, 8)).save(tmp_path / name / "0.png")
+@pytest.mark.parametrize(
+    "test, wrong",
+    [
+        ("a", None),  # class 0 is the same in both, so nothing is misnumbered
+        ("abcd", None),
+        ("ac", "got c as number 1 where --data has b$"),
+        ("abx", "got x as number 2 where --data has c$"),
+        ("abcde", "got e as number 4 where --data has none$"),
+    ],
+)
+def test_test_images_have_the_classes_of_the_training_images(tmp_path, test, wrong):
+    for part, names in (("train", "abcd"), ("test", test)):
+        for name in names:
+            (tmp_path / part / name).mkdir(parents=True)
+            PIL.Image.new("L", (8, 8)).save(tmp_path / part / name / "0.png")
     config = tiny(data=str(tmp_path / "train"), test_data=str(tmp_path / "test"))
-    with pytest.raises(UsageError, match="--test-data must have the classes .* has b$"):
+    if wrong is None:
+        assert load_datasets(config).held_out.classes == tuple(test)
+        return
+    with pytest.raises(UsageError, match=f"must have the classes of --data, .*{wrong}"):
         load_datasets(config)
-    # Class 0 is the same in both, so nothing is misnumbered.
-    few = dataclasses.replace(config, test_data=str(tmp_path / "few"))
-    assert load_datasets(few).held_out.classes == ("a",)
 
 
 def test_some_images_are_the_same_ones_each_time():

@@ -30,6 +30,18 @@ def test_brackets_and_long_lines(console):
     assert console.file.getvalue() == f"in {LONG} and {LONG}\nbelow\n"
 
 
+def test_the_time_left_has_no_share_of_the_compilation(monkeypatch):
+    shown = Console(file=io.StringIO())
+    now = 0.0  # compiling takes 100 seconds
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+    with loop._lines(shown, 5, 25) as show:
+        now = 100.0
+        show(5, None)
+        now = 110.0
+        show(10, {"step": 8, "epoch": 0, "loss": 1.0})
+    assert shown.file.getvalue() == "step 9 of 25, epoch 1, loss 1.00, 0:30 left\n"
+
+
 def test_the_picture(tmp_path, capsys):
     run = tmp_path / LONG
     run.mkdir()

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import PIL.Image
 import pytest
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 from photographs import CHINA, FLOWER, write_photographs
 from runs import MIRRORED
 from spectra import QUICK
@@ -12,7 +13,7 @@ from spectra import QUICK
 from vicreg_jax.pretrain import pretrain, recipes
 from vicreg_jax.pretrain.__main__ import parse
 from vicreg_jax.pretrain.errors import UsageError
-from vicreg_jax.pretrain.input import open_source, pack, survey
+from vicreg_jax.pretrain.input import open_source, pack, survey, tfrecords
 
 
 @pytest.fixture
@@ -40,9 +41,19 @@ class TestSurvey:
         PIL.Image.fromarray(CHINA).save(tmp_path / "0.png")
         assert survey(tmp_path) == (1, 256, 3, False)
 
-    def test_records(self, photographs, tmp_path):
+    def test_records(self, photographs, tmp_path, monkeypatch):
+        opened = []
+
+        class Counted(ArrayRecordDataSource):
+            def __init__(self, paths):
+                opened.append(paths)
+                super().__init__(paths)
+
+        monkeypatch.setattr(tfrecords, "ArrayRecordDataSource", Counted)
         pack(open_source(photographs), tmp_path / "records")
         assert survey(tmp_path / "records") == survey(photographs)
+        # To count the images, and to look at all of them.
+        assert len(opened) == 2
 
     def test_arrays(self, tmp_path):
         np.save(tmp_path / "a.npy", np.zeros((40, 8, 8, 3), np.uint8))

@@ -5,7 +5,9 @@ import re
 import resource
 import signal
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from grids import thinned
 from interruption import interrupted, tell_to_stop
@@ -19,7 +21,11 @@ from processes import (
     without_labels,
 )
 from reference_run import STEPS
-from runs import checksum, seen
+from runs import QUIET, checksum, seen, tiny
+
+from vicreg_jax.pretrain import run
+from vicreg_jax.pretrain.checkpoints import Checkpoints, Restored
+from vicreg_jax.pretrain.config import Launch
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +43,40 @@ def whole(tmp_path_factory, data):
     assert status == 0, printed
     assert [line["step"] for line in seen(out)] == list(range(STEPS))
     return out
+
+
+@pytest.mark.parametrize(
+    "restored, state, computed",
+    [(None, "weights of --init", 1), (Restored(1, "restored"), "restored", 0)],
+)
+def test_what_a_run_with_checkpoints_goes_on_from(
+    tmp_path, monkeypatch, unchecked_signatures, restored, state, computed
+):
+    """The newest undamaged one or, if there is none, what it began with."""
+    started = []
+    programs = SimpleNamespace(
+        config=tiny(init="a"),
+        steps_per_epoch=1,
+        rate=lambda step: np.float32(0),
+        state_shapes=lambda: None,
+        start=lambda: started.append("computed"),
+    )
+    loop = SimpleNamespace(
+        programs=programs,
+        datasets=SimpleNamespace(train=None),
+        train_iterator=SimpleNamespace(seek=lambda step: None),
+        launch=Launch(tensorboard=False),
+        console=QUIET,
+        profiled=range(0),
+        run=lambda state, *_: state,
+    )
+    monkeypatch.setattr(Checkpoints, "restore", lambda *_: restored)
+    monkeypatch.setattr(run, "load_init", lambda _: "weights of --init")
+    monkeypatch.setattr(run, "initialized", lambda _, state, weights: weights)
+    for name in ("describe", "draw_views", "record"):
+        monkeypatch.setattr(run.start, name, lambda *_: None)
+    assert run._pretrain(loop, tmp_path, None) == state
+    assert len(started) == computed
 
 
 @pytest.mark.parametrize("kills", thinned([1, 2], keep=[1]))

@@ -183,12 +183,14 @@ class TestLog:
         assert log.write()["step"] == 2 and log.write() is None
         assert len(records.read(tmp_path / "metrics.jsonl")) == 3
 
-    @pytest.mark.parametrize("name", ["covariance", "gradient_norm"])
+    @pytest.mark.parametrize("name", ["covariance", "gradient_norm", "local_variance"])
     def test_the_step_and_the_term_that_broke(self, tmp_path, name):
         log = runs.log(tmp_path)
         for step in range(3):
             value = jnp.asarray(jnp.nan if step else 1.0)
-            log.add(step, self.step(**{name: value}), order=0)
+            # Whatever breaks, the gradient is no longer finite either.
+            broken = self.step(**{name: value, "gradient_norm": value})
+            log.add(step, broken, order=0)
         message = f"the {name.replace('_', ' ')} is no longer finite at step 1"
         with pytest.raises(FloatingPointError, match=message):
             log.write()

@@ -149,11 +149,14 @@ def pretrain(
             configuration or a new one.
         data: Instead of ``config.data``: a path, uint8 images of shape ``(images,
             height, width, channels)``, or a pair of such images and integer labels of
-            shape ``(images,)``. Arrays set ``config.size`` and ``config.channels``.
+            shape ``(images,)``. Arrays set ``config.size`` and ``config.channels``. A
+            string may also be the name of a data set, such as "mnist".
         encoder: Instead of ``config.encoder``: a module, or a class or function that
             makes one from `flax.nnx.Rngs`. The module maps views to features of shape
             ``(batch, out_features)``, and has the attribute ``out_features``. The run
-            trains a copy of it.
+            trains a copy of it. With ``distributed=True`` give a class or a function:
+            JAX connects the processes before it starts, and the arrays of a module
+            start it.
         console: Where to print progress. "auto": the terminal or the notebook. None:
             nothing is printed.
         settings: Of `vicreg_jax.pretrain.config.Launch`, such as ``workers=4``.
@@ -175,16 +178,19 @@ def pretrain(
             "`compile_only` must be None, got "
             f"{launch.compile_only!r}; see vicreg_jax.pretrain.compile_only"
         )
+    # Before `class_of`, as an encoder may ask for the devices, which starts JAX.
+    processes.connect(launch)
     factory = None if encoder is None else own_encoder(encoder)
     if factory is not None:
         # config.json keeps the class, so that a run is not resumed with another one.
         config = dataclasses.replace(config, encoder_class=class_of(factory))
     source = None
     if isinstance(data, str | Path):
-        config = dataclasses.replace(config, data=str(data))
+        # Absolute, because "mnist" alone would name a data set.
+        path = data.absolute() if isinstance(data, Path) else data
+        config = dataclasses.replace(config, data=str(path))
     elif data is not None:
         config, source = _with_arrays(config, data)
-    processes.connect(launch)
     # Chosen once, because the name of a new run holds the time.
     chosen = run_folder.choose(config, launch)
     launch = dataclasses.replace(launch, out=chosen)

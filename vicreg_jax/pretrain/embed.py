@@ -208,8 +208,7 @@ def _embedded(paths: Sequence[Path], encoder: Encoder) -> Queries:
         found = features(encoder, source, unreadable="fatal")
     except UnreadableError as error:
         raise UsageError(f"--query: {error}") from error
-    # The labels serve as `rows` too: in both, -1 means none.
-    return Queries(found.features, labels, source)
+    return Queries(found.features, np.full(len(paths), -1), source)
 
 
 def _located(queries: Queries, source: Source, ids) -> Queries:

@@ -104,8 +104,11 @@ def probe(run: Path, *, data: str | None = None) -> Probed:
     programs, state = newest(run)
     config = programs.config
     if data is not None:
-        # Without the run's test images, so that a part of `data` is held out.
-        config = dataclasses.replace(config, data=data, test_data=None)
+        # Without the run's test images, so that a part of `data` is held out: once, and
+        # not a second time for validation.
+        config = dataclasses.replace(
+            config, data=data, test_data=None, evaluate_on="test"
+        )
     datasets = load_datasets(config)
     result = evaluation.evaluate(programs, state, datasets)
     if result is None:

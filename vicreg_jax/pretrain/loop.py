@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from vicreg_jax.pretrain.profile import Profile
     from vicreg_jax.pretrain.step import Programs, State
 
-    # Takes the number of steps done, and the last line of metrics if it is new.
+    # Takes the number of steps done, and the last line of metrics if it is new. The
+    # first call is right before the first step, when all is compiled.
     Show = Callable[[int, Line | None], None]
 
 
@@ -98,6 +99,7 @@ class Loop:
                 batch = next(self.train_iterator)
                 if step == first:
                     train = self._compile(state, batch, checkpoints, log)
+                    show(first, None)
                 with profile(step, state):
                     state, metrics = train(state, *self.programs.inputs(batch))
                 # The host waits for the devices only in what is done every few steps.
@@ -202,9 +204,12 @@ def _bar(console: Console, first: int, steps: int) -> Iterator[Show]:
 @contextmanager
 def _lines(console: Console, first: int, steps: int) -> Iterator[Show]:
     """Prints lines of any width, where there is no terminal to draw a bar in."""
-    began = time.monotonic()
+    began = None
 
     def show(done: int, line: Line | None) -> None:
+        nonlocal began
+        # In the first call, so that compiling does not lengthen the estimate.
+        began = began or time.monotonic()
         if line is None:
             return
         each = (time.monotonic() - began) / (done - first)

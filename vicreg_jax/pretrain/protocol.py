@@ -72,9 +72,12 @@ class Supervised(Config):
                 raise UsageError(
                     f"{flag(name)} must be finite and at least 0, got {rate}"
                 )
-        # The results are named by the rate of their head.
-        if len(set(self.lr)) < len(self.lr):
-            raise UsageError(f"--lr must be different rates, got {self.lr}")
+        # The results are named by the rate of their head, in six digits.
+        if len({f"{rate:g}" for rate in self.lr}) < len(self.lr):
+            raise UsageError(
+                "--lr must be rates that differ in their first six digits, got "
+                f"{self.lr}"
+            )
 
     @property
     def finetunes(self) -> bool:

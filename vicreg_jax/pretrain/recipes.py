@@ -259,7 +259,8 @@ def images(
     steps_per_epoch = max(1, found.images // batch)
     epochs = min(max(_LEAST_STEPS // steps_per_epoch, _LEAST_EPOCHS), _MOST_EPOCHS)
     config = Config(
-        data=str(data),
+        # Absolute, because "mnist" alone would name a data set.
+        data=str(data.absolute() if isinstance(data, Path) else data),
         size=side,
         channels=channels,
         views=views,

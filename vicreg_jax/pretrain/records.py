@@ -23,7 +23,8 @@ Line = dict[str, Any]
 _TERMS = ("invariance", "variance", "covariance")
 # In this order, because an error names the first one that is not finite: a term
 # rather than the loss, and the loss rather than its gradient.
-_MUST_BE_FINITE = (*_TERMS, "loss", "gradient_norm")
+_MUST_BE_FINITE = (*_TERMS, *(f"local_{term}" for term in _TERMS))
+_MUST_BE_FINITE += ("loss", "gradient_norm")
 
 
 class _Pending(NamedTuple):

@@ -73,7 +73,7 @@ def run(
     loop = Loop(programs, launch, datasets, train_iterator, console, started, profiled)
     # Traced before anything is written, so that a step that fails leaves no directory.
     check_step(programs, datasets.train.shape)
-    # A resumed run does not need them.
+    # Also before anything is written. A resumed run does not need them.
     resumes = run_folder.has_checkpoint(run_folder.choose(config, launch))
     weights = None if resumes else load_init(programs)
     with claimed(loop) as out:
@@ -118,39 +118,37 @@ def _pretrain(loop: Loop, out: Path, weights: Weights | None) -> State:
     """Returns the state after the last step."""
     programs = loop.programs
 
-    def begin(state):
+    def begin():
+        state = programs.start()
         if jax.process_index() == 0:
             # The other processes do not get here, so it must use no collective.
             start.draw_views(loop.datasets.train, programs.config, out)
-        return initialized(programs, state, weights)
+        # Where all checkpoints are damaged, the weights are not loaded yet.
+        return initialized(programs, state, weights or load_init(programs))
 
-    # A resumed run needs it too, for the shapes and shardings to restore into.
-    state = programs.start()
-    start.describe(loop, state, out)
+    start.describe(loop, out)
     began = time.monotonic()
-    state = trained(loop, out, state, begin)
+    state = trained(loop, out, begin)
     loop.console.print(f"Pretrained in {time.monotonic() - began:.0f} s")
     return state
 
 
-def trained(
-    loop: Loop, out: Path, state: State, begin: Callable[[State], State]
-) -> State:
+def trained(loop: Loop, out: Path, begin: Callable[[], State]) -> State:
     """Returns the state after the last step of a new or a resumed run.
 
     Args:
         loop: The training loop.
         out: The run folder.
-        state: The state to start from.
-        begin: Called with this state if there is no checkpoint. It returns the state
-            of step 0.
+        begin: Called if there is no checkpoint to restore. It returns the state of
+            step 0.
     """
     programs, console, first = loop.programs, loop.console, 0
     if jax.process_index() == 0:
         start.record(loop, out)
     warn = partial(print_line, console)
     with Checkpoints(out / "checkpoints", warn=warn) as checkpoints:
-        restored = checkpoints.restore(state)
+        # From shapes, because an initial state would be computed only to be replaced.
+        restored = checkpoints.restore(programs.state_shapes())
         if restored is not None:
             first, state = restored
             # The order of the images is a function of seed and step, so the checkpoint
@@ -162,7 +160,7 @@ def trained(
                 f"Going on after step {first}, at a learning rate of {rate:.2g}",
             )
         else:
-            state = begin(state)
+            state = begin()
         # After the restore, because the log first removes the lines of all steps that
         # follow the checkpoint. They are repeated.
         log = Log(

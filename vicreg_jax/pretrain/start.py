@@ -39,9 +39,10 @@ _IN_ORDER: dict[str, Any] = {"shuffle": False, "drop_remainder": False}
 _PACKAGES = ("vicreg_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
-def describe(loop: Loop, state: State, run: Path) -> None:
+def describe(loop: Loop, run: Path) -> None:
     """Prints what is about to run: versions, devices, settings, images and sizes."""
     config, datasets = loop.programs.config, loop.datasets
+    parameters = _parameters(loop.programs.state_shapes())
     # Records have no names of classes, and counting them would read all records.
     classes = len(datasets.train.classes)
     labels = "no labels" if datasets.held_out is None else "labeled"
@@ -53,7 +54,7 @@ def describe(loop: Loop, state: State, run: Path) -> None:
         + (f"{classes} classes, " if classes else f"{labels}, ")
         + f"{_shape(datasets.train)}, of {config.data}",
         f"Views: {config.views}",
-        f"Model: {config.encoder_class or config.encoder}, {_parameters(state)}",
+        f"Model: {config.encoder_class or config.encoder}, {parameters}",
         f"Training: {config.epochs} epochs of {loop.programs.steps_per_epoch} steps, "
         f"{config.batch} images in a step",
         f"Directory: {run}",

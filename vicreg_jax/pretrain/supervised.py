@@ -129,7 +129,7 @@ def run(config: Supervised, model: Any, launch: Launch, console: Console) -> Acc
         with closing(loop.train_iterator):
             _describe(loop, out)
             # The pretrained encoder is in this state, so there is nothing to change.
-            trained(loop, out, loop.programs.start(), lambda state: state)
+            trained(loop, out, loop.programs.start)
         # From the file, because an earlier process may have tested some of the epochs.
         tests = records.read(out / "evaluations.jsonl")
         found = result(tests)

@@ -30,7 +30,7 @@ class Batches(Iterator[Batch]):
         self.order = load.order
         self.unreadable: set[str] = set()
         self._load, self._workers = load, workers
-        self._first = 0
+        self._step = 0  # of the next batch
         # Workers start at the first batch, so a `seek` before it starts none in vain.
         self._reading = None
 
@@ -38,6 +38,7 @@ class Batches(Iterator[Batch]):
         if self._reading is None:
             self._reading = self._read_ahead()
         batch, unreadable = next(self._reading)
+        self._step += 1
         self.unreadable |= {self._load.source.name(i) for i in unreadable.tolist()}
         return batch
 
@@ -48,10 +49,10 @@ class Batches(Iterator[Batch]):
         function of seed and step.
         """
         self.close()
-        self._first = step
+        self._step = step
 
     def close(self) -> None:
-        """Ends the worker processes."""
+        """Ends the worker processes. The next batch starts others where it stopped."""
         if self._reading is not None:
             self._reading.close()
         self._reading = None
@@ -59,7 +60,7 @@ class Batches(Iterator[Batch]):
     def _read_ahead(self) -> grain.DatasetIterator:
         # Each step is one element. Grain deals the elements out to the workers, so
         # batches of elements would depend on the number of workers.
-        steps = grain.MapDataset.range(self._first, len(self.order)).map(self._load)
+        steps = grain.MapDataset.range(self._step, len(self.order)).map(self._load)
         # Grain's defaults, 16 threads and 500 elements ahead, would hold 500 batches. A
         # worker reads ahead without a thread: it sends a batch and reads the next.
         threads = 0 if self._workers else 1

@@ -6,6 +6,7 @@ import glob
 import importlib.util
 import zipfile
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +18,13 @@ from vicreg_jax.pretrain.input.canvas import SPLITS, read_canvas
 from vicreg_jax.pretrain.input.cifar import cifar_files, read_cifar
 from vicreg_jax.pretrain.input.files import folder
 from vicreg_jax.pretrain.input.mnist import read_mnist
-from vicreg_jax.pretrain.input.sources import UNLABELED, Arrays, Subset, split
+from vicreg_jax.pretrain.input.sources import (
+    UNLABELED,
+    Arrays,
+    Subset,
+    has_files,
+    split,
+)
 from vicreg_jax.pretrain.input.tfrecords import Records
 
 if TYPE_CHECKING:
@@ -57,16 +64,14 @@ def load_datasets(config: Config, source: Source | None = None) -> Datasets:
     """
     train = _open(config, "data") if source is None else source
     held_out = None
-    # The first image decides, because `labels` would read all records. `split` refuses
-    # images of which only some have a label.
-    labeled = train[0].label != UNLABELED
+    labeled = _labeled(train)
     if config.test_data is not None:
         if not labeled:
             raise UsageError(
                 f"--data must have labels if --test-data is given, got {config.data}"
             )
         held_out = _open(config, "test_data")
-        if held_out[0].label == UNLABELED:
+        if not _labeled(held_out):
             raise UsageError(
                 f"--test-data must have labels, got {config.test_data} without"
             )
@@ -158,16 +163,32 @@ def _open(config: Config, field: str) -> Source:
     return source
 
 
+def _labeled(source: Source) -> bool:
+    """Returns whether the first image has a label."""
+    # It stands for all, because `labels` would read all records. `split` refuses images
+    # of which only some have a label.
+    if has_files(source):
+        # Not decoded, because this image may be unreadable.
+        label = source.read(0, lambda _: None)[1]
+    else:
+        label = source.labels[0]
+    return int(label) != UNLABELED
+
+
 def _check_classes(train: tuple[str, ...], held_out: tuple[str, ...]) -> None:
     """Refuses test images whose class numbers mean other classes."""
+    # Records have no names to compare.
+    if not train:
+        return
     # Classes are numbered in their order, so a class that one side lacks renumbers the
-    # next ones. Test images may lack the last ones. Records have no names to compare.
-    if train and held_out != train[: len(held_out)]:
-        missing = sorted(set(train) ^ set(held_out))
-        raise UsageError(
-            "--test-data must have the classes of --data, but only one of them has "
-            f"{', '.join(missing[:5])}"
-        )
+    # next ones. Test images may lack the last ones.
+    both = zip_longest(train[: len(held_out)], held_out)
+    for number, (wanted, got) in enumerate(both):
+        if wanted != got:
+            raise UsageError(
+                "--test-data must have the classes of --data, or the first of them, "
+                f"got {got} as number {number} where --data has {wanted or 'none'}"
+            )
 
 
 def _mnist() -> Arrays:
@@ -221,7 +242,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray], name: str, where: str = "") ->
         where: The end of an error, such as the file.
 
     Raises:
-        UsageError: If there are none, or they have another shape or dtype.
+        UsageError: If there are none, they have another shape or dtype, or a label is
+            below -1.
     """
     images, labels = arrays.get("images"), arrays.get("labels")
     if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4):
@@ -239,6 +261,11 @@ def from_arrays(arrays: Mapping[str, np.ndarray], name: str, where: str = "") ->
         raise UsageError(
             f"{name} must hold an integer label for each of the {len(images)} images, "
             f"got shape {labels.shape} and {labels.dtype}{where}"
+        )
+    if labels.min() < UNLABELED:
+        raise UsageError(
+            f"{name} must hold labels of at least -1, which means none, got "
+            f"{labels.min()}{where}"
         )
     classes = tuple(str(label) for label in range(int(labels.max()) + 1))
     return Arrays(images, labels.astype(np.int32), classes)

@@ -54,7 +54,10 @@ def survey(data: str | Path) -> Survey:
         raise TypeError(f"`data` must be files, got {type(source).__name__}")
     # Spread over all files: the first ones may be of one class, since files are sorted.
     chosen = np.unique(np.linspace(0, images - 1, _OPENED).astype(int))
-    seen = [look for index in chosen if (look := _look(source, int(index)))]
+    # So small that a large JPEG is decoded at a fraction of its size. One copy for all
+    # of them, because each copy of `Records` opens the files again.
+    small = dataclasses.replace(source, size=32, channels=3)
+    seen = [look for index in chosen if (look := _look(small, int(index)))]
     if not seen:
         raise UsageError(f"--data must hold images that can be read, got {data}")
     side = int(np.median([side for side, _, _ in seen])) // 8 * 8
@@ -75,11 +78,13 @@ def _shorter_side(image: Path | bytes) -> int:
 
 
 def _look(source: Files | Records, index: int) -> tuple[int, bool, int] | None:
-    """Returns an image's shorter side, whether it has colors, and its label."""
+    """Returns an image's shorter side, whether it has colors, and its label.
+
+    Its colors are those of what `source` decodes.
+    """
     try:
         side, label = source.read(index, _shorter_side)
-        # So small that a large JPEG is decoded at a fraction of its size.
-        thumbnail = dataclasses.replace(source, size=32, channels=3)[index].image
+        thumbnail = source[index].image
     except OSError:
         return None
     spread = np.ptp(thumbnail.astype(int), axis=-1).max()
