@@ -20,6 +20,7 @@ _QUICK = (
     *("--width", "4", "--expander", "16", "--epochs", "1", "--log-every", "4"),
     *("--probe-images", "100", "--no-tensorboard"),
 )
+_PATIENCE = 600  # seconds to the first step, after which it will not come
 _GOAL = 0.05  # share of the time that is not training steps
 
 
@@ -40,8 +41,9 @@ def run(options: Options, progress) -> Section:
         starts = [_start(command, Path(directory, "starts")) for _ in range(2)]
         progress("job: whole")
         started = time.monotonic()
-        _finish(_job(command, Path(directory, "whole")), (0,))
-        record = _shares(Path(directory, "whole"), batch)
+        whole = Path(directory, "whole")
+        _finish(_job(command, whole), whole, (0,))
+        record = _shares(whole, batch)
         record["seconds"] = time.monotonic() - started
     record |= {"recipe": recipe, "first_start": starts[0], "second_start": starts[1]}
     return Section("job", [record], [_sheet(record)])
@@ -56,29 +58,43 @@ def _start(command: list[str], out: Path) -> float:
     # The default logs only every few steps, and the first line is waited for.
     process = _job([*command, "--log-every", "1"], out)
     while _lines(metrics) <= before and process.poll() is None:
+        if time.monotonic() - started > _PATIENCE:
+            process.kill()
+            process.wait()
+            raise RuntimeError(f"no step in {_PATIENCE} s: {_last_errors(out)}")
         time.sleep(0.02)
     seconds = time.monotonic() - started
     process.send_signal(signal.SIGTERM)
     # 75: stopped by the signal after its state was saved. 0: it had ended before.
-    _finish(process, (75, 0))
+    _finish(process, out, (75, 0))
     return seconds
 
 
 def _job(command: list[str], out: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [*command, "--out", str(out)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Another compilation cache would hide the effect of the run's own.
-        env={k: v for k, v in os.environ.items() if "COMPILATION_CACHE" not in k},
-    )
+    # Not a pipe, which nobody reads meanwhile: once it is full, the run would wait.
+    with _errors(out).open("w") as errors:
+        return subprocess.Popen(
+            [*command, "--out", str(out)],
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            # Another compilation cache would hide the effect of the run's own.
+            env={k: v for k, v in os.environ.items() if "COMPILATION_CACHE" not in k},
+        )
 
 
-def _finish(process: subprocess.Popen, statuses: tuple[int, ...]) -> None:
-    _, errors = process.communicate()
-    if process.returncode not in statuses:
-        raise RuntimeError(f"exit status {process.returncode}: {errors[-300:]}")
+def _finish(process: subprocess.Popen, out: Path, statuses: tuple[int, ...]) -> None:
+    status = process.wait()
+    if status not in statuses:
+        raise RuntimeError(f"exit status {status}: {_last_errors(out)}")
+
+
+def _errors(out: Path) -> Path:
+    # Beside the run's directory, which the run makes itself.
+    return out.with_suffix(".err")
+
+
+def _last_errors(out: Path) -> str:
+    return _errors(out).read_text(errors="replace")[-300:]
 
 
 def _lines(path: Path) -> int:

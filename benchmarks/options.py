@@ -86,7 +86,7 @@ class Options:
 
     def memory_sizes(self) -> list[Size]:
         """Returns the sizes for peak memory."""
-        return self._sizes(MEMORY_SIZES)[-1 if self.quick else 0 :]
+        return self._sizes(MEMORY_SIZES, QUICK_SIZES[-1:])
 
     def probe_sizes(self) -> list[Size]:
         """Returns the sizes of the training features of probes."""

@@ -31,8 +31,9 @@ def reset() -> None:
 def release() -> None:
     """Returns freed memory that the C library keeps to the system."""
     gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+    # glibc has `malloc_trim`, other C libraries of Linux do not.
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def of(call: Callable[[], Any]) -> tuple[Any, int]:

@@ -163,7 +163,11 @@ def whitened(rng, n, d):
 
 
 def balanced(rng, n, d):
-    """The gradients of invariance and hinge cancel at the weights `BALANCED`."""
+    """Gradients that cancel to a tenth, at the weights `BALANCED`.
+
+    In the first view, that of the invariance is 9/10 of that of the hinge, and opposite
+    to it. In the second view they have the same sign, and their sum is no smaller.
+    """
     x = rng.standard_normal((n, d))
     x = (x - x.mean(0)) / x.std(0, ddof=1)
     return 0.9 * x, 0.9 * x * (1 - 0.9 * 0.45 * n / (n - 1) / 0.81)

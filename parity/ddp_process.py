@@ -38,7 +38,8 @@ class Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients):
         """Returns the summed gradient of the rows of this process."""
-        summed = gradients[0].contiguous()
+        # A copy: the sum is in place, and autograd may need its own buffer again.
+        summed = gradients[0].clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(summed)
         return summed.chunk(distributed.get_world_size())[distributed.get_rank()]
 

@@ -55,12 +55,12 @@ def _soft_matches(maps, positions, matching):
     return soft
 
 
-def _pooled_moments(slots, where, axes, wire, precision):
+def _pooled_moments(slots, where, axes, transfer_dtype, precision):
     """Takes every position for a sample, instead of every image."""
     count = slots.shape[0]
     mask = None if where is None else jnp.tile(where, count)
     rows = slots.reshape(-1, slots.shape[2])
-    pooled = moments(rows, mask, axes, wire, precision)
+    pooled = moments(rows, mask, axes, transfer_dtype, precision)
     return Moments(*(jnp.broadcast_to(m, (count, *m.shape)) for m in pooled))
 
 

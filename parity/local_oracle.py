@@ -145,7 +145,11 @@ def local_rounding_bounds(
     """Returns how far from `numpy_local_loss` rounding alone can take a result.
 
     The bounds of each slot by `oracle.rounding_bounds`, and what the sums over slots
-    add: a position may be in many of them.
+    add. A position may be in many of them, so each sum gets the bound of Higham and
+    Mary as if it were over all: `8 sqrt(slots) unit`. The other `8 unit` are an
+    allowance, not a derivation: beside those sums, a share is rounded, is multiplied
+    by the slot's term or gradient, and is added up over both views and both ways to
+    match. These are about four roundings, and the allowance is about twice their worst.
 
     Args:
         maps: As the loss gets them.
@@ -156,7 +160,6 @@ def local_rounding_bounds(
         gram: As in `oracle.rounding_bounds`.
     """
     flat, chosen = _prepared(maps, positions, settings)
-    # The bound of Higham and Mary, as if each position were in every slot.
     sums = (8 * np.sqrt(len(chosen)) + 8) * unit
     values = np.zeros(4)
     gradients = [np.zeros_like(x) for x in flat]

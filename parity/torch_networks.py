@@ -156,7 +156,7 @@ def randomized(module: nn.Module, seed: int = 0) -> nn.Module:
         elif value.ndim > 1:
             fan_in = value[0].numel()
             value.copy_(torch.randn(value.shape, generator=draw) * (2 / fan_in) ** 0.5)
-        elif name.endswith(("weight", "running_var")) and value.ndim == 1:
+        elif name.endswith(("weight", "running_var")):
             value.copy_(torch.rand(value.shape, generator=draw) + 0.5)
         else:
             value.copy_(torch.randn(value.shape, generator=draw) * 0.3)

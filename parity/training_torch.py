@@ -178,9 +178,11 @@ def _relus(model: torch.nn.Module, before: Callable) -> Iterator[None]:
         # ResNets start away from kinks instead; see `torch_networks.away_from_kinks`.
         if isinstance(layer, torch.nn.ReLU)
     ]
-    yield
-    for hook in hooks:
-        hook.remove()
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def reordered(model: torch.nn.Module, order: np.random.Generator) -> torch.nn.Module:

@@ -1,5 +1,7 @@
 """Views of handwritten digits."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,14 @@ class TestViews:
         # Blocks of the enlarged image have about the values of the original pixels.
         back = seen.reshape(3, 8, 3, 8, 3, 1).mean((2, 4))
         assert jnp.abs(back - digits).mean() < 0.05
+
+
+def test_coordinates_are_not_rounded_to_bfloat16():
+    """As the default precision does on a TPU."""
+    traced = jax.make_jaxpr(DigitViews(8))(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    products = str(traced).split("dot_general")[1:]
+    assert len(products) >= 2
+    assert all(re.search(r"precision=\S*HIGH", product) for product in products)
 
 
 @pytest.mark.parametrize(

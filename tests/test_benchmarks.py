@@ -13,9 +13,9 @@ import pytest
 import rounding
 from reference import numpy_loss, rounding_bounds
 
-from benchmarks import jax_side, peak, results, timing
+from benchmarks import jax_side, job, peak, results, step_jax, timing
 from benchmarks.options import Options
-from benchmarks.sizes import LOSS_SIZES, MEMORY_SIZES, Problem, Size
+from benchmarks.sizes import LOSS_SIZES, MEMORY_SIZES, QUICK_SIZES, Problem, Size
 from benchmarks.timing import Budget, Spread
 
 MIB = 2**20
@@ -143,6 +143,47 @@ def test_filter():
     assert names == ["ours", "floor, JAX", "floor, PyTorch"]
     assert Options().loss_sizes() == list(LOSS_SIZES)
     assert Options().memory_sizes() == list(MEMORY_SIZES)
+
+
+def test_quick_memory_takes_the_last_size_or_the_named_ones():
+    assert Options(quick=True).memory_sizes() == list(QUICK_SIZES[-1:])
+    named = Options(quick=True, filter="64x32,32x64").memory_sizes()
+    assert named == [Size(64, 32), Size(32, 64)]
+
+
+def test_memory_is_released_without_glibc(monkeypatch):
+    monkeypatch.setattr(peak.ctypes, "CDLL", lambda name: object())
+    peak.release()
+
+
+def test_the_step_is_on_the_cpu(monkeypatch):
+    """Also where JAX's first device is another: here, all others stand in for it."""
+    first, *others = jax.devices()
+    monkeypatch.setattr(jax, "devices", lambda name=None: [first] if name else others)
+    assert list(step_jax.cpu_mesh().devices) == [first]
+
+
+# Fills a pipe, logs a step where it is told to, and ends as a stopped run does.
+LOGS = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+sys.stderr.write("x" * 2**20)
+metrics = pathlib.Path(sys.argv[-1], "metrics.jsonl")
+metrics.parent.mkdir()
+metrics.write_text("{}" + chr(10))
+time.sleep(60)
+"""
+HANGS = "import sys, time; print('stuck', file=sys.stderr, flush=True); time.sleep(60)"
+
+
+def test_a_run_may_write_many_errors(tmp_path):
+    assert 0 < job._start([sys.executable, "-c", LOGS], tmp_path / "run") < 30
+
+
+def test_a_run_without_a_step_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "_PATIENCE", 0.5)
+    with pytest.raises(RuntimeError, match=r"no step in 0.5 s: stuck"):
+        job._start([sys.executable, "-S", "-c", HANGS], tmp_path / "run")
 
 
 def test_markdown():

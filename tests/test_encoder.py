@@ -109,6 +109,20 @@ class TestFile:
         encoder = load_encoder(path)
         assert encoder.views == ImageViews() and encoder.size == 256
 
+    def test_a_file_of_torchvision_into_a_given_module(self, tmp_path):
+        path = tmp_path / "resnet18.safetensors"
+        wanted = convert.state_dict(resnet())
+        # As in a checkpoint of lightly, whose classifier is not the encoder's.
+        tensors = {f"backbone.{name}": value for name, value in wanted.items()}
+        convert.write(path, tensors | {"fc.weight": np.zeros((9, 32), np.float32)})
+        own = nnx.eval_shape(lambda: ResNet(**RESNET, rngs=nnx.Rngs(0)))
+        assert load_encoder(path, own).model is own
+        for name, value in convert.state_dict(own).items():
+            np.testing.assert_array_equal(value, wanted[name])
+        other = nnx.eval_shape(lambda: SmallResNet(**SMALL, rngs=nnx.Rngs(0)))
+        with pytest.raises(ValueError, match="must have the keys of the network"):
+            load_encoder(path, other)
+
 
 class TestEmbed:
     def test_paths_images_and_arrays_agree(self, saved, tmp_path):
@@ -185,6 +199,13 @@ class TestEmbed:
     def test_what_is_no_image(self, saved, images, error, match):
         with pytest.raises(error, match=match):
             load_encoder(saved).embed(images)
+
+    @pytest.mark.parametrize("batch", [0, -1])
+    def test_no_batch(self, saved, batch):
+        pixels = np.zeros((2, 40, 40, 3), np.uint8)
+        message = f"`batch` must be at least 1, got {batch}"
+        with pytest.raises(ValueError, match=message):
+            load_encoder(saved).embed(pixels, batch=batch)
 
 
 class TestErrors:

@@ -135,15 +135,18 @@ class TestBoxes:
 
     @pytest.mark.usefixtures("unchecked_signatures")
     @pytest.mark.parametrize(
-        "change, message",
+        "kind, change, message",
         [
-            ({"count": 0}, "`count` must be at least 1, got 0"),
-            ({"scale": (0.5, 2.0)}, "`scale` must be a least and a largest value"),
+            (RandomCrops, {"count": 0}, "`count` must be at least 1, got 0"),
+            (RandomCrops, {"scale": (0.5, 2.0)}, "`scale` must be a least and a large"),
+            (CenterCrop, {"size": 0}, "`size` must be at least 1, got 0"),
+            (CenterCrop, {"center": 0.0}, "`center` must be above 0 and at most 1"),
+            (CenterCrop, {"center": 2.0}, "`center` must be above 0 and at most 1"),
         ],
     )
-    def test_settings_out_of_range(self, change, message):
+    def test_settings_out_of_range(self, kind, change, message):
         with pytest.raises(ValueError, match=message):
-            RandomCrops(**change)
+            kind(**change)
 
 
 def _torchvisions_box(rng):

@@ -332,6 +332,7 @@ def changed(**options):
             "`feature_matches` must be None or two",
         ),
         ({"feature_matches": (4, 0)}, ValueError, "`feature_matches` must be whole"),
+        ({"location_matches": (4, True)}, ValueError, "`location_matches` must be who"),
         ({"slot_order": "random"}, ValueError, "`slot_order` must be one of.*'random'"),
         ({"gamma": -1.0}, ValueError, "`gamma` must be at least 0, got -1"),
         ({"lambd": jnp.ones(2)}, ValueError, "`lambd` must be a scalar"),

@@ -258,6 +258,7 @@ def test_weights_must_be_scalars(name):
             "`global_views` must be None or from 1 to the number of views, 3, got 4",
         ),
         (np.ones((3, 4, 3)), {"global_views": 0}, ValueError, "`global_views` must"),
+        (np.ones((3, 4, 3)), {"global_views": True}, ValueError, "`global_views` must"),
         (np.ones((3, 4, 3)), {"gamma": -1.0}, ValueError, "`gamma` must be at"),
         (
             np.ones((3, 4, 3)),

@@ -286,9 +286,15 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             tiny(**options)
 
+    def test_blocks(self):
+        with pytest.raises(ValueError, match="`blocks` must be at least 1, got 0"):
+            SmallResNet(blocks=0, rngs=nnx.Rngs(0))
+
+    @pytest.mark.parametrize("network", ["resnet", "small"])
     @pytest.mark.parametrize("shape", [(8, 8, 3), (2, 3, 8, 8)])
-    def test_images(self, shape):
+    def test_images(self, network, shape):
+        model, _ = built(network, None)
         with pytest.raises(
             ValueError, match=r"`images` must have shape .* 3\), got .*8"
         ):
-            tiny()(jnp.zeros(shape))
+            model(jnp.zeros(shape))

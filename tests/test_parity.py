@@ -24,6 +24,7 @@ import torch
 from parity import (
     classifiers,
     ddp,
+    ddp_process,
     devices,
     experiments,
     picture,
@@ -335,6 +336,22 @@ class TestProcesses:
     def test_time_limit(self, tmp_path):
         with pytest.raises(TimeoutError, match="did not end in time"):
             processes.run([self.sleep], tmp_path, 0.2)
+
+
+def test_the_gathers_gradient_leaves_autograds_buffer(monkeypatch):
+    for name, found in {"get_world_size": 2, "get_rank": 1}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda found=found: found)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda x: x.mul_(2))
+    given = torch.arange(4.0)
+    summed = ddp_process.Gather.backward(None, given)
+    assert summed.tolist() == [4, 6] and given.tolist() == [0, 1, 2, 3]
+
+
+def test_a_failed_run_leaves_no_hooks():
+    model = torch.nn.Sequential(torch.nn.ReLU())
+    with pytest.raises(KeyError), training_torch._relus(model, lambda x: x):
+        raise KeyError
+    assert not model[0]._forward_pre_hooks
 
 
 @pytest.mark.slow

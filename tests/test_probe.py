@@ -170,6 +170,11 @@ class TestClassify:
             knn.classify(*part, test.features),
         )
 
+    def test_labels_below_minus_one(self):
+        bank = draw(30, 3)
+        with pytest.raises(ValueError, match="`labels` must be from 0, or -1.*got -2"):
+            knn.classify(bank.features, bank.labels - 2, bank.features)
+
     def test_temperature_must_be_positive(self):
         bank = draw(30, 3)
         with pytest.raises(ValueError, match="`temperature` must be above 0, got 0"):
@@ -257,6 +262,7 @@ class TestLogistic:
             ({"labels": np.full(30, -1)}, "`labels` must be from 0, or -1.*got -1 to"),
             ({"labels": np.zeros(29, int)}, r"a label for each row.*got \(29,\)"),
             ({"features": np.full((30, 3), np.nan)}, "`features` must be finite"),
+            ({"features": np.full((30, 3), np.float32(1e38))}, "finite sum.* got inf"),
             ({"features": np.ones((30, 0))}, r"`features` must have shape.*\(30, 0\)"),
         ],
     )
@@ -394,7 +400,14 @@ class TestProbes:
         features = np.float32(rng.standard_normal((500, 3)) + 2 * labels[:, None])
         half = [Labeled(features[i::2], labels[i::2]) for i in (0, 1)]
         # One column in the direction of the defect: ranked as that column ranks.
-        assert 0.95 < probes(*half)["ROC AUC"] <= 1
+        area = probes(*half)["ROC AUC"]
+        assert 0.95 < area <= 1
+        # Samples without a label change nothing, wherever they rank.
+        padded = half[1]._replace(
+            features=np.concatenate([half[1].features, features[:4] - 9]),
+            labels=np.append(half[1].labels, [-1] * 4),
+        )
+        assert probes(half[0], padded)["ROC AUC"] == area
         noise = [
             part._replace(features=np.float32(rng.standard_normal((250, 3))))
             for part in half

@@ -71,8 +71,8 @@ def views(maps_, positions_, embeddings: Arrays, axes: Axes):
             "`maps[0]` must have the batch of `global_embeddings`, "
             f"{embeddings[0].shape[0]}, got shape {checked[0].shape}"
         )
-    where = positions(names["positions"], arrays["positions"], checked)
-    return checked, where, names["maps"]
+    places = positions(names["positions"], arrays["positions"], checked)
+    return checked, places, names["maps"]
 
 
 def matching(settings: Matching, names: Sequence[str], maps: Arrays) -> Matching:
@@ -109,7 +109,8 @@ def _limits(name, value):
         return None
     if not isinstance(value, Sequence) or len(value) != 2:
         raise ValueError(f"`{name}` must be None or two numbers, got {value!r}")
-    if not all(isinstance(k, int) and k >= 1 for k in value):
+    # Not `isinstance`, of which True is an int.
+    if not all(type(k) is int and k >= 1 for k in value):
         raise ValueError(f"`{name}` must be whole numbers from 1 on, got {value!r}")
     # The matching is a static argument of `jax.jit`, and a list has no hash.
     return tuple(value)

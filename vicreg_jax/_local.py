@@ -155,8 +155,8 @@ def _slots(
     return jnp.concatenate(parts)
 
 
-def _moments(slots, where, axes, wire, precision):
-    return jax.vmap(lambda z: moments(z, where, axes, wire, precision))(slots)
+def _moments(slots, where, axes, transfer_dtype, precision):
+    return jax.vmap(lambda z: moments(z, where, axes, transfer_dtype, precision))(slots)
 
 
 def _invariance(found, layouts, slots, where, axes):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 Images: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray | Iterable[Any]"
 _NO_NUMBERS = [np.zeros((1, TRIES, 4))]  # a centered crop is not random
 FILE = "encoder.safetensors"
+_PLAIN_SIZE = 256  # torchvision resizes shorter sides to it, and crops 224
 # The metadata of safetensors holds only strings, so all facts are one JSON text.
 _KEY = "vicreg_jax"
 # What every file has. `crop` is missing in older ones.
@@ -106,10 +107,12 @@ class Encoder:
 
         Raises:
             TypeError: If an array is not uint8, or an item is no image.
-            ValueError: If an array has another shape or number of channels, or
-                `aspect` does not fit the images.
+            ValueError: If an array has another shape or number of channels, `aspect`
+                does not fit the images, or `batch` is below 1.
             UnreadableError: If a file cannot be decoded.
         """
+        if batch < 1:
+            raise ValueError(f"`batch` must be at least 1, got {batch}")
         parts = [self._features(*part) for part in self._batches(images, aspect, batch)]
         if not parts:
             raise ValueError("`images` must hold at least one image, got none")
@@ -245,11 +248,14 @@ def load_encoder(path: str | Path, model: nnx.Module | None = None) -> Encoder:
             torchvision's names, a ConvNeXt or a ViT in timm's, which get ImageNet's
             preprocessing.
         model: For an encoder of your own class, a module of the same structure. Its
-            parameters are overwritten.
+            parameters are overwritten. The tensors must have its names and shapes.
+            Settings that no shape shows, such as strides or the number of heads, are
+            those of the module; they are not compared with those in the file.
 
     Raises:
-        ValueError: If there is no such file, or it is damaged, holds no encoder, or has
-            a class that is not one of `vicreg_jax.nn` while `model` is None.
+        ValueError: If there is no such file, or it is damaged, holds no encoder or one
+            that does not fit `model`, or has a class that is not one of `vicreg_jax.nn`
+            while `model` is None.
     """
     path = Path(path)
     if path.is_dir():
@@ -258,7 +264,7 @@ def load_encoder(path: str | Path, model: nnx.Module | None = None) -> Encoder:
         raise ValueError(f"`path` must be a file or a run, got {path}")
     description = _description(path)
     if description is None:
-        return _of_weights(path)
+        return _of_weights(path, model)
     tensors = read(path)
     model = _built(description["architecture"], path) if model is None else model
     load_state_dict(model, tensors)
@@ -297,22 +303,29 @@ def _file_of_run(run: Path) -> Path:
     return run / FILE
 
 
-def _of_weights(path: Path) -> Encoder:
-    """Returns the encoder of a file with PyTorch's tensors alone."""
+def _of_weights(path: Path, model: nnx.Module | None) -> Encoder:
+    """Returns the encoder of a file with PyTorch's tensors alone, in `model` if any."""
     tensors, size = read(path), ImageViews().size
     # By the ends of names, because a checkpoint may have a prefix. All else goes to
     # `load_resnet`, whose error lists the names.
     if any(name.endswith("patch_embed.proj.weight") for name in tensors):
-        model = load_vit(tensors)
-        size = model.image_size
+        found = load_vit(tensors)
+        size = found.image_size
     elif any(name.endswith(("conv_dw.weight", "dwconv.weight")) for name in tensors):
-        model = load_convnext(tensors)
+        found = load_convnext(tensors)
     else:
-        model = load_resnet(tensors)
+        found = load_resnet(tensors)
     views = ImageViews(size=size)
-    # By default files are cropped on the host, from their own pixels. The 256 counts
-    # only for whole squares, with `crop="device"`.
-    return Encoder(model, views, 256, model.channels, {"file": str(path)})
+    # By default files are cropped on the host, from their own pixels. `_PLAIN_SIZE`
+    # counts only for whole squares, with `crop="device"`.
+    about = {"file": str(path)}
+    encoder = Encoder(found, views, _PLAIN_SIZE, found.channels, about)
+    if model is None:
+        return encoder
+    # Not from the file itself, which may have a prefix, other names and a classifier.
+    load_state_dict(model, state_dict(found))
+    model.eval()
+    return replace(encoder, model=model)
 
 
 def _description(path: Path) -> dict[str, Any] | None:

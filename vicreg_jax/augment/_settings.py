@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+# The smallest positive float, so that "at least" means "above 0".
+TINY = math.ulp(0.0)
+
 
 def check_between(
     name: str, value: float | tuple[float, ...], least: float, most: float, what: str
@@ -17,6 +20,11 @@ def check_between(
 def check_not_negative(name: str, value: float) -> None:
     """Refuses a negative number."""
     check_between(name, value, 0, math.inf, "a number of at least 0")
+
+
+def check_center(value: float) -> None:
+    """Refuses a side that is no fraction of an image's shorter side."""
+    check_between("center", value, TINY, 1, "above 0 and at most 1")
 
 
 def check_size(name: str, value: int) -> None:

@@ -104,6 +104,11 @@ class CenterCrop:
     """Its side as a fraction of the image's shorter side."""
     count: ClassVar[int] = 1
 
+    def __post_init__(self):
+        """Checks the settings."""
+        _settings.check_size("size", self.size)
+        _settings.check_center(self.center)
+
     def boxes(self, numbers: Numbers, height: int, width: int) -> list[PixelBox]:
         """Returns the one box in an image; `numbers` are not used."""
         del numbers

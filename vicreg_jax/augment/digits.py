@@ -119,7 +119,7 @@ class DigitViews:
         shear = jnp.eye(2).at[1, 0].set(_within(shear_key, self.shear))
         scale = jnp.exp(_within(scale_key, self.scale, (2,)))
         # The scale multiplies columns: it acts first, along the axes of the view.
-        linear = rotation @ shear * scale
+        linear = jnp.matmul(rotation, shear, precision=_space.PRECISION) * scale
         shift = _within(shift_key, self.shift, (2,)) * side
 
         center = (side - 1) / 2
@@ -129,7 +129,7 @@ class DigitViews:
         bend = jax.random.normal(bend_key, (2, self.grid, self.grid)) * self.bend
         # Cubic, because linear interpolation would crease strokes at the knots.
         bend = jax.image.resize(bend, (2, *shape[:2]), "cubic") * side[:, None, None]
-        moved = jnp.einsum("ij,jhw->ihw", linear, offset)
+        moved = jnp.einsum("ij,jhw->ihw", linear, offset, precision=_space.PRECISION)
         return moved + bend + (center + shift)[:, None, None]
 
 

@@ -96,10 +96,8 @@ class ImageViews:
         for name in ("brightness", "contrast", "saturation"):
             _settings.check_not_negative(name, getattr(self, name))
         _settings.check_between("hue", self.hue, 0, 0.5, "from 0 to 0.5")
-        # The smallest positive float, so that "at least" means "above 0".
-        tiny = math.ulp(0.0)
-        _settings.check_between("center", self.center, tiny, 1, "above 0 and at most 1")
-        _settings.check_between("std", self.std, tiny, math.inf, "above 0")
+        _settings.check_center(self.center)
+        _settings.check_between("std", self.std, _settings.TINY, math.inf, "above 0")
         for name in ("scale", "local_scale"):
             _settings.check_range(name, getattr(self, name), 1)
         _settings.check_range("ratio", self.ratio, math.inf)

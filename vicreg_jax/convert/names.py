@@ -63,9 +63,7 @@ def load_state_dict(model: nnx.Module, tensors: Mapping[str, np.ndarray]) -> Non
             floating dtype. The network is then unchanged.
     """
     wanted = {name: (path, variable) for name, path, variable in _variables(model)}
-    # PyTorch uses "num_batches_tracked" for `momentum=None` alone, a plain average over
-    # all batches. The batch norms here have a fixed momentum.
-    given = {k for k in tensors if not k.endswith("num_batches_tracked")}
+    given = without_counts(tensors).keys()
     if given != wanted.keys():
         raise ValueError(
             "`tensors` must have the keys of the network: "
@@ -78,6 +76,13 @@ def load_state_dict(model: nnx.Module, tensors: Mapping[str, np.ndarray]) -> Non
         for name, (path, variable) in wanted.items()
     }
     nnx.update(model, nnx.from_flat_state(state))
+
+
+def without_counts(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the tensors other than "num_batches_tracked"."""
+    # PyTorch uses these for `momentum=None` alone, a plain average over all batches.
+    # The batch norms here have a fixed momentum.
+    return {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
 
 
 def listed(keys: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from vicreg_jax.convert.files import read
-from vicreg_jax.convert.names import listed, load_state_dict
+from vicreg_jax.convert.names import listed, load_state_dict, without_counts
 
 Source: TypeAlias = str | Path | Mapping[str, np.ndarray]
 Tensors: TypeAlias = dict[str, np.ndarray]
@@ -31,10 +31,8 @@ def part(
     Raises:
         ValueError: If there is no such part, or more than one.
     """
-    tensors = dict(source) if isinstance(source, Mapping) else read(source)
-    tensors = {
-        k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")
-    }
+    whole = source if isinstance(source, Mapping) else read(source)
+    tensors = without_counts(whole)
     names = [name.split(".") for name in tensors]
     # Depth 0 is the empty prefix, for a file that holds this part alone.
     starts = {

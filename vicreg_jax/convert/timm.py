@@ -71,7 +71,8 @@ def load_vit(
 
     Sizes are inferred from the keys, but for the number of heads. Layout of the images
     and ignored keys are those of `load_convnext`. Networks with other tokens than
-    patches and one class token are refused.
+    patches and one class token are refused. The network must be for square images,
+    because the keys do not tell a grid of 2x8 patches from one of 4x4.
 
     Args:
         source: A file (see `read`) or tensors by name.
@@ -85,7 +86,6 @@ def load_vit(
     found = part(source, prefix, _is_vit, "a ViT")
     found = {k: v for k, v in found.items() if not k.startswith("head.")}
     width, channels, patch_size, _ = found["patch_embed.proj.weight"].shape
-    # The keys do not tell a grid of 2x8 patches from one of 4x4. A square is assumed.
     side = round((found["pos_embed"].shape[1] - 1) ** 0.5)
     build = partial(
         ViT,

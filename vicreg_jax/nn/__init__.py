@@ -1,6 +1,6 @@
 """The networks of a VICReg run in Flax NNX: encoders and the expander.
 
-resnet: ResNet-18, -34, -50, -101 and -200, as in torchvision.
+resnet: ResNet-18, -34, -50 and -101, as in torchvision, and ResNet-200.
 convnext: ConvNeXt, as in VICRegL and timm.
 vit: ViT, as in timm.
 small: a residual encoder for small images.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import jax
 from flax import nnx
 
-from vicreg_jax.nn.layers import Layers, mean_of_positions
+from vicreg_jax.nn.layers import Layers, check_images, mean_of_positions
 from vicreg_jax.nn.resnet import BasicBlock
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ class SmallResNet(nnx.Module):
 
     Attributes:
         out_features: Width of the features.
+
+    Raises:
+        ValueError: If `blocks` is below 1.
     """
 
     def __init__(
@@ -51,7 +54,11 @@ class SmallResNet(nnx.Module):
         axis_name: AxisName = None,
         rngs: nnx.Rngs,
     ):
+        # Each stage has one in any case, which halves the resolution.
+        if blocks < 1:
+            raise ValueError(f"`blocks` must be at least 1, got {blocks}")
         make = Layers(rngs, dtype, axis_name)
+        self.channels = channels
         self.conv1 = make.conv(channels, widths[0], 3, stem_stride)
         self.bn1 = make.norm(widths[0])
         stages = []
@@ -66,6 +73,7 @@ class SmallResNet(nnx.Module):
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch rows columns features"]:
         """Returns the last feature map of each image, in the layers' dtype."""
+        check_images(images, self.channels)
         x = jax.nn.relu(self.bn1(self.conv1(images)))
         for block in self.blocks:
             x = block(x)

@@ -113,11 +113,15 @@ def check(name: str, features: Any, labels: Any = None) -> None:
             f"got {features.shape}"
         )
     # A sum is finite only if every value is, and needs no memory. It is in float32,
-    # because float16 overflows above 65,504.
+    # because float16 overflows above 65,504. Where it overflows in float32, the squares
+    # that the probes need would, too.
     on_host = isinstance(features, np.ndarray)
-    total = (np if on_host else jnp).sum(features, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        total = (np if on_host else jnp).sum(features, dtype=np.float32)
     if not np.isfinite(total):
-        raise ValueError(f"`{name}` must be finite, got NaN or infinity")
+        raise ValueError(
+            f"`{name}` must be finite, with a finite sum in float32, got {total}"
+        )
     if labels is None:
         return
     if not jnp.issubdtype(labels.dtype, jnp.integer):

@@ -143,8 +143,9 @@ def probes(
             classifier = _fit(part, mesh)
             accuracies[name] = _linear_accuracy(classifier, test)
     accuracies["k-NN"] = knn_probe(train, test, mesh=mesh)
+    tested = np.asarray(test.labels)
     # Samples of one class have no ROC curve, and a classifier of one has no margin.
-    if classifier and set(known) == set(np.asarray(test.labels)) == {0, 1}:
+    if classifier and set(known) == set(tested[tested >= 0]) == {0, 1}:
         accuracies["ROC AUC"] = _area(classifier, test)
     return accuracies
 
@@ -197,8 +198,9 @@ def _area(classifier: _Classifier, test: Labeled) -> float:
     # scikit-learn needs all scores, and a process reads those of its own devices only.
     scores = process_allgather(classifier.linear.scores(rows), tiled=True)
     # It ranks samples as the probability does, but does not round to 1.
-    margins = (scores[:, 1] - scores[:, 0])[: len(test.labels)]
-    return float(roc_auc_score(np.asarray(test.labels), margins))
+    labels = np.asarray(test.labels)
+    margins = (scores[:, 1] - scores[:, 0])[: len(labels)]
+    return float(roc_auc_score(labels[labels >= 0], margins[labels >= 0]))
 
 
 def _accuracy(found: Array, labels: Array | np.ndarray) -> float:

@@ -64,12 +64,18 @@ def classify(
 
     Raises:
         TypeError: As `nearest`, and if the labels are not integers.
-        ValueError: As `nearest`, and if `temperature` is not positive.
+        ValueError: As `nearest`, and if a label is below -1 or `temperature` is not
+            positive.
     """
     _inputs.check("bank", bank, labels)
     if not temperature > 0:
         raise ValueError(f"`temperature` must be above 0, got {temperature}")
     voters = np.asarray(labels, np.int32)
+    if voters.min() < _inputs.NO_LABEL:
+        raise ValueError(
+            "`labels` must be from 0, or -1 for rows that do not vote, "
+            f"got {voters.min()}"
+        )
     found = nearest(
         bank, queries, neighbors=neighbors, where=voters != _inputs.NO_LABEL, mesh=mesh
     )
