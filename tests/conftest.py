@@ -1,7 +1,6 @@
 """How the tests run: eight CPU devices, strict dtypes, signatures enforced."""
 
 import gc
-import importlib.metadata
 import os
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import jax
 import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
+from quick_compilation import with_quick_flags
 
 from benchmarks import peak
 
@@ -37,14 +37,6 @@ typing.TYPE_CHECKING = False
 
 _MUCH = 2**30  # bytes, half of what a process of the tests may take
 
-# How jaxlib 0.10 compiles in a third of the time. Another one may refuse to start with
-# flags that it does not know.
-_QUICK_FLAGS = (
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_cpu_parallel_codegen_split_count=1",
-    "--xla_cpu_experimental_ynn_fusion_type=",
-)
-
 
 def pytest_configure(config):
     """Compiles quickly, as compiling takes most of the tests' time."""
@@ -54,8 +46,24 @@ def pytest_configure(config):
         config.add_cleanup(directory.cleanup)
         os.environ["VICREG_JAX_TEST_CACHE"] = directory.name
     jax.config.update("jax_disable_most_optimizations", True)
+    given = os.environ["XLA_FLAGS"]
     if config.option.markexpr == "not slow":
-        _compile_quickly_everywhere()
+        # Also in the processes that the tests start.
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        os.environ["XLA_FLAGS"] = with_quick_flags(given)
+    elif "not optimized" in config.option.markexpr:
+        # Not in those processes: some of them compile as users do.
+        os.environ["XLA_FLAGS"] = with_quick_flags(given)
+        jax.devices()  # XLA reads its flags once
+        os.environ["XLA_FLAGS"] = given
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks the tests that compile as users do, so that others can compile quickly."""
+    for item in items:
+        if "optimized" in item.fixturenames:
+            item.add_marker("optimized")
 
 
 def pytest_collection_finish():
@@ -82,15 +90,6 @@ def pytest_terminal_summary(terminalreporter, config):
             "slow test, including those that need libtpu, Slurm, Open MPI, the "
             "released losses or a disk to fill."
         )
-
-
-def _compile_quickly_everywhere():
-    """Lets the processes that the tests start compile quickly, too."""
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    if importlib.metadata.version("jaxlib").startswith("0.10."):
-        flags = os.environ["XLA_FLAGS"].split()
-        flags += [flag for flag in _QUICK_FLAGS if flag not in flags]
-        os.environ["XLA_FLAGS"] = " ".join(flags)
 
 
 @pytest.fixture(autouse=True, scope="module")
