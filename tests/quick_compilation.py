@@ -8,14 +8,15 @@ _FLAGS = (
     "--xla_cpu_parallel_codegen_split_count=1",
     "--xla_cpu_experimental_ynn_fusion_type=",
 )
+_KNOWN = ("0.8.", "0.10.")  # versions of jaxlib that have them
 
 
 def with_quick_flags(flags):
     """Returns the value of XLA_FLAGS with these added, if this jaxlib has them.
 
-    Another jaxlib may refuse to start with flags that it does not know.
+    jaxlib refuses to start with flags that it does not know, such as 0.12 the first.
     """
-    if not importlib.metadata.version("jaxlib").startswith("0.10."):
+    if not importlib.metadata.version("jaxlib").startswith(_KNOWN):
         return flags
     found = flags.split()
     return " ".join([*found, *(flag for flag in _FLAGS if flag not in found)])
