@@ -141,7 +141,8 @@ def _report(program: Program, grid: tuple[int, int]) -> aot.Report:
 
 
 def _two_axes(axes, z1, z2):
-    # By name, as the loss splits its product into blocks along axes that it is told.
+    # With `axis_name`, because the loss divides its product over these axes only if it
+    # is given their names.
     return vicreg_jax.vicreg_loss(z1, z2, *WEIGHTS, axis_name=axes)
 
 

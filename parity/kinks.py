@@ -39,5 +39,6 @@ def switched(x: torch.Tensor, by: float) -> torch.Tensor:
         by: Moves those inputs by twice as much: below zero if it is positive, above
             zero if it is negative.
     """
-    # Once `by` would leave an input of that size at zero, which is the kink itself.
+    # Twice, because subtracting `by` alone would move an input of that size to zero,
+    # which is the kink itself.
     return torch.where(x.abs() <= abs(by), x - 2 * by, x)

@@ -2,19 +2,20 @@
 
 import importlib.metadata
 
-# For programs without most optimizations. With them, the old emitters take longer.
+# For compiling without most optimizations. In optimized programs the old emitters
+# would take longer.
 _FLAGS = (
     "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_parallel_codegen_split_count=1",
     "--xla_cpu_experimental_ynn_fusion_type=",
 )
-_KNOWN = ("0.8.", "0.10.")  # versions of jaxlib that have them
+_KNOWN = ("0.8.", "0.10.")  # versions of jaxlib that are known to have them
 
 
 def with_quick_flags(flags):
     """Returns the value of XLA_FLAGS with these added, if this jaxlib has them.
 
-    jaxlib refuses to start with flags that it does not know, such as 0.12 the first.
+    jaxlib does not start with flags that it does not know. 0.12 lacks the first one.
     """
     if not importlib.metadata.version("jaxlib").startswith(_KNOWN):
         return flags

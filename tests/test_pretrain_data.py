@@ -41,6 +41,16 @@ def test_a_probe_of_other_images_holds_out_a_fifth(monkeypatch, evaluate_on):
     assert list(map(len, found[0])) == [1437, 360]
 
 
+@pytest.mark.parametrize("unlabeled", [0, 9])
+def test_arrays_that_lack_one_label(tmp_path, unlabeled):
+    labels = np.arange(10) % 2
+    labels[unlabeled] = -1
+    path = tmp_path / "some.npz"
+    np.savez(path, images=np.zeros((10, 8, 8), np.uint8), labels=labels)
+    with pytest.raises(UsageError, match="for every image or for none, .* 1 of 10"):
+        load_datasets(tiny(data=str(path)))
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_first_images_may_be_damaged(tmp_path, packed):
     for index in range(10):

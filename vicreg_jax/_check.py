@@ -151,7 +151,7 @@ def global_views(value: int | None, views: int) -> int:
     """Returns the number of views that are paired with all others."""
     if value is None:
         return views
-    # Not `isinstance`, of which True is an int.
+    # Not `isinstance`, which accepts True as an int.
     if type(value) is not int or not 1 <= value <= views:
         raise ValueError(
             f"`global_views` must be None or from 1 to the number of views, {views}, "

@@ -109,7 +109,7 @@ def _limits(name, value):
         return None
     if not isinstance(value, Sequence) or len(value) != 2:
         raise ValueError(f"`{name}` must be None or two numbers, got {value!r}")
-    # Not `isinstance`, of which True is an int.
+    # Not `isinstance`, which accepts True as an int.
     if not all(type(k) is int and k >= 1 for k in value):
         raise ValueError(f"`{name}` must be whole numbers from 1 on, got {value!r}")
     # The matching is a static argument of `jax.jit`, and a list has no hash.

@@ -48,7 +48,7 @@ def decoded(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     except ValueError:
         return image  # Pillow reads some files that simplejpeg refuses
     found = PIL.Image.frombuffer(mode, image.size, pixels, "raw", mode, 0, 1)
-    # The new image has no Exif of its own, whose orientation is applied later.
+    # The new image has no Exif. The original's has the orientation, applied later.
     found.info["exif"] = image.info.get("exif", b"")
     return found
 

@@ -59,7 +59,7 @@ class Place(NamedTuple):
         across = jnp.where(self.flipped[:, None], across[::-1], across)
         y = self.top[:, None] + self.height[:, None] * down
         x = self.left[:, None] + self.width[:, None] * across
-        # Widths become heights, so that a distance is the same across and down.
+        # In units of the height, as y is, so that distances across and down compare.
         x = self.aspect[:, None] * x
         shape = (len(x), rows, columns)
         y = jnp.broadcast_to(y[:, :, None], shape)

@@ -50,7 +50,7 @@ def load_resnet(
             if keys are missing, unexpected or of another shape. The error names them.
     """
     found = part(source, prefix, _is_resnet, "a ResNet")
-    # Then its children have numbers for names; `_is_resnet` has found one of the two.
+    # Without `_FIRST`, `_is_resnet` has found `_FIRST_CHILD`: children are numbered.
     if _FIRST not in found:
         found = {_named_child(name): value for name, value in found.items()}
     found = {k: v for k, v in found.items() if not k.startswith("fc.")}

@@ -39,7 +39,7 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch tokens features"]
     ) -> Float[Array, "batch tokens features"]:
-        """Returns the new tokens. The softmax is in at least float32."""
+        """Returns the new tokens. The softmax is in float32."""
         # timm's order: all queries, all keys, all values; in each, head by head.
         split = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1)
         # JAX computes this softmax in float32 even for float64 inputs, so features in

@@ -372,7 +372,8 @@ def _read(step: int, path: Path, like: Mapping[str, Any]) -> dict[str, jax.Array
         ValueError: If `like` has another structure.
     """
     manifest = processes.together(lambda: _read_manifest(step, path), Damaged)
-    # This is no damage: the older checkpoints of the run have the same structure.
+    # Another structure is not `Damaged`, after which `restore` tries older checkpoints:
+    # those of the run have the same structure.
     _check_structure(step, manifest, like)
     arrays = processes.together(lambda: _read_arrays(path, like), Damaged)
     # The arrays may be sharded in another way than when they were saved. Their digests

@@ -108,7 +108,7 @@ def _show(axes: Axes, source: Source, index: int, title: str) -> None:
     """Draws an image in its original aspect ratio, with its class or file name."""
     image, label, aspect = source[index]
     height, width = image.shape[:2]
-    # Width over height of a shown pixel, which undoes the resizing to a square.
+    # Height over width of a shown pixel, which undoes the resizing to a square.
     ratio = width / (height * aspect)
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, aspect=ratio)
     axes.set(xticks=[], yticks=[])

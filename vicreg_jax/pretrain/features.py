@@ -73,7 +73,7 @@ def untrained(programs: Programs, source: Source, *, workers: int = 0) -> State:
         config,
         source,
         programs.mesh,
-        # As in training, an incomplete batch is dropped, and a small set has no other.
+        # An incomplete batch is dropped, so a set smaller than a batch would have none.
         batch=min(config.batch, len(source)),
         crops=config.plain_crops,
         workers=workers,

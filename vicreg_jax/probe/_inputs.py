@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Integer
 
 NO_LABEL = -1
-# The rows of each device are padded to a multiple of this. The loss of logistic
-# regression is summed in such blocks, and test sets of about the same size share a
-# compiled program.
+# The linear probes pad the rows of each device to a multiple of this. The loss of
+# logistic regression is summed in such blocks, and test sets of about the same size
+# share a compiled program.
 MULTIPLE = 128
-_AT_LEAST = 1024  # the same for the labeled rows of all devices together
+_AT_LEAST = 1024  # rows of all devices together, to a multiple of which fits pad them
 
 
 class Rows(NamedTuple):
@@ -113,8 +113,8 @@ def check(name: str, features: Any, labels: Any = None) -> None:
             f"got {features.shape}"
         )
     # A sum is finite only if every value is, and needs no memory. It is in float32,
-    # because float16 overflows above 65,504. Where it overflows in float32, the squares
-    # that the probes need would, too.
+    # because float16 overflows above 65,504. Where it overflows, the squares that the
+    # probes need of features up to float32 would overflow as well.
     on_host = isinstance(features, np.ndarray)
     with np.errstate(over="ignore"):
         total = (np if on_host else jnp).sum(features, dtype=np.float32)

@@ -197,8 +197,8 @@ def _area(classifier: _Classifier, test: Labeled) -> float:
     rows = _inputs.pad_and_shard(test.features, classifier.mesh, _inputs.MULTIPLE)
     # scikit-learn needs all scores, and a process reads those of its own devices only.
     scores = process_allgather(classifier.linear.scores(rows), tiled=True)
-    # It ranks samples as the probability does, but does not round to 1.
     labels = np.asarray(test.labels)
+    # The margin ranks samples as the probability does, but does not round to 1.
     margins = (scores[:, 1] - scores[:, 0])[: len(labels)]
     return float(roc_auc_score(labels[labels >= 0], margins[labels >= 0]))
 

@@ -164,15 +164,15 @@ def _open(config: Config, field: str) -> Source:
 
 
 def _labeled(source: Source) -> bool:
-    """Returns whether the first image has a label."""
-    # It stands for all, because `labels` would read all records. `split` refuses images
-    # of which only some have a label.
+    """Returns whether any image has a label.
+
+    `split` refuses images of which only some have one.
+    """
     if has_files(source):
-        # Not decoded, because this image may be unreadable.
-        label = source.read(0, lambda _: None)[1]
-    else:
-        label = source.labels[0]
-    return int(label) != UNLABELED
+        # The first stands for all, because `labels` would read all records. It is not
+        # decoded, because this image may be unreadable.
+        return source.read(0, lambda _: None)[1] != UNLABELED
+    return bool(np.any(source.labels != UNLABELED))
 
 
 def _check_classes(train: tuple[str, ...], held_out: tuple[str, ...]) -> None:

@@ -51,8 +51,8 @@ def _drawn(source: Source, share: float, seed: int) -> Int64[np.ndarray, " image
         raise UsageError(
             f"--labels must be above 0% and at most 100%, got {100 * share:g}%"
         )
-    # One generator for all classes, because with one seed for each of them, classes of
-    # one size would draw the same positions.
+    # One generator for all classes. If each class had a generator of the same seed,
+    # classes of equal size would draw the same positions.
     draw, labels = np.random.default_rng(seed), source.labels
     chosen = []
     for number in np.unique(labels[labels >= 0]):
