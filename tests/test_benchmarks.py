@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import rounding
+from quick_compilation import with_quick_flags
 from reference import numpy_loss, rounding_bounds
 
 from benchmarks import jax_side, job, peak, results, step_jax, timing
@@ -205,7 +206,11 @@ def test_quick(tmp_path):
         capture_output=True,
         text=True,
         # Its figures mean nothing, so that nothing needs to be fast.
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        env=os.environ
+        | {
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "XLA_FLAGS": with_quick_flags(os.environ["XLA_FLAGS"]),
+        },
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "results.json").read_text())

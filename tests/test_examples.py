@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 from processes import FLAGS
+from quick_compilation import with_quick_flags
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -18,7 +19,7 @@ def printed(name, *arguments, devices=1, optimized=False):
     environment = {
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "0" if optimized else "1",
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "XLA_FLAGS": FLAGS,
+        "XLA_FLAGS": FLAGS if optimized else with_quick_flags(FLAGS),
     }
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *map(str, arguments)],
