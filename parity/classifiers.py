@@ -25,7 +25,7 @@ from parity.checks import Check, Task
 from parity.classifiers_torch import Protocol, classifier, train
 from parity.comparison import Arrays, Reference, compared, largest_distances
 from parity.ours import Ours, enabled
-from parity.roundings import Roundings
+from parity.roundings import DRAWS, Roundings
 from parity.values import UNITS
 from vicreg_jax import convert
 from vicreg_jax.nn import ResNet
@@ -41,7 +41,6 @@ from vicreg_jax.pretrain.protocol import (
 STEPS, EPOCHS = 10, 5
 _DEPTH, _WIDTH, _ROWS, _SIDE, _CLASSES = 18, 8, 16, 24, 10
 _PADDING = 5  # rows of the last batch of an epoch, of the linear protocol
-_DRAWS = 4
 # Both sides take the job's own rates; `tests/test_classifiers.py` compares those with
 # the official ones.
 PROTOCOLS = {
@@ -93,7 +92,7 @@ class Experiment:
         """PyTorch's run, and the limits of the distance of ours."""
         base = self._theirs()
         unit = UNITS["float64"]
-        runs = [self._theirs(Roundings(unit, seed)) for seed in range(_DRAWS)]
+        runs = [self._theirs(Roundings(unit, seed)) for seed in range(DRAWS)]
         return Reference(base, base, largest_distances(base, runs))
 
     def _theirs(self, roundings: Roundings | None = None) -> Arrays:

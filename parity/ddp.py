@@ -29,14 +29,13 @@ from parity.comparison import Arrays, Reference, compared, largest_distances
 from parity.experiments import draw_batches
 from parity.oracle import WEIGHTS
 from parity.ours import Ours, enabled
-from parity.roundings import Roundings
+from parity.roundings import DRAWS, Roundings
 from parity.training_torch import MOMENTUM, schedule
 from parity.values import UNITS
 
 # The first step has a learning rate of 0.
 STEPS, PEAK, INPUTS = 9, 1e-2, 12
 WORLD, SECONDS = 2, 120
-_DRAWS = 4  # as in `training`; limits of eight are at most 3% wider
 # Rows of the global batch, and width: by the n x n product and by the d x d one.
 _SIZES = ((16, 48), (64, 16))
 
@@ -97,7 +96,7 @@ def _reference(rows: int, width: int) -> Reference:
         with np.load(directory / "parameters.npz") as found:
             theirs = dict(found)
     alone, unit = _alone(rows, width), UNITS["float64"]
-    disturbed = [_alone(rows, width, Roundings(unit, seed)) for seed in range(_DRAWS)]
+    disturbed = [_alone(rows, width, Roundings(unit, seed)) for seed in range(DRAWS)]
     return Reference(theirs, alone, largest_distances(alone, disturbed))
 
 

@@ -49,14 +49,11 @@ from parity.comparison import (
 )
 from parity.oracle import rounding_bounds
 from parity.ours import PACKAGE, Ours
-from parity.roundings import Roundings
+from parity.roundings import DRAWS, Roundings
 from parity.training_torch import Run
 from parity.values import UNITS
 
 SPREAD = 2.0
-# Few draws do: in float64 the standard deviation of each disturbance is itself a bound
-# that rounding hardly ever reaches (Higham and Mary; see `roundings`).
-_DRAWS = 4
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ class Experiment:
         if self.dtype == "float64":
             base = exact = self.theirs().named()
             unit = UNITS["float64"]
-            noises = [Roundings(unit, seed) for seed in range(_DRAWS)]
+            noises = [Roundings(unit, seed) for seed in range(DRAWS)]
             runs = [self.theirs(roundings=noise).named() for noise in noises]
             limits = largest_distances(base, runs)
         else:
@@ -265,7 +262,7 @@ def _spread(run: Callable[..., Arrays]) -> tuple[Arrays, Distances]:
     """
     inputs = kinks.Inputs()
     base = run(before_relu=inputs)
-    recorded = [kinks.Inputs() for _ in range(_DRAWS)]
+    recorded = [kinks.Inputs() for _ in range(DRAWS)]
     runs = [run(seed, before_relu=own) for seed, own in enumerate(recorded)]
     most = largest_distances(base, runs)
     sizes = {name: norm(value) for name, value in base.items()}

@@ -16,8 +16,8 @@ import beartype  # noqa: F401
 import jax
 import jaxtyping
 import pytest
+import quick_compilation
 from jaxtyping import install_import_hook
-from quick_compilation import with_quick_flags
 
 from benchmarks import peak
 
@@ -49,11 +49,10 @@ def pytest_configure(config):
     given = os.environ["XLA_FLAGS"]
     if config.option.markexpr == "not slow":
         # Also in the processes that the tests start.
-        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-        os.environ["XLA_FLAGS"] = with_quick_flags(given)
+        os.environ.update(quick_compilation.environment(given))
     elif "not optimized" in config.option.markexpr:
         # Not in those processes: some of them compile as users do.
-        os.environ["XLA_FLAGS"] = with_quick_flags(given)
+        os.environ["XLA_FLAGS"] = quick_compilation.with_quick_flags(given)
         jax.devices()  # XLA reads its flags once
         os.environ["XLA_FLAGS"] = given
 
@@ -107,9 +106,8 @@ def optimized(pytestconfig):
     """Compiles as users do, in the slow tests of a file."""
     quick = pytestconfig.option.markexpr == "not slow"
     jax.clear_caches()  # which do not ask how a program was compiled
-    jax.config.update("jax_disable_most_optimizations", quick)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    with quick_compilation.most_optimizations(not quick):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +128,8 @@ def compiled_with_little_effort():
 @pytest.fixture
 def x64():
     """Runs a test with float64 switched on, which holds in any program."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.enable_x64(True):
+    with quick_compilation.most_optimizations(False), jax.enable_x64(True):
         yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 import numpy as np
-from quick_compilation import with_quick_flags
+import quick_compilation
 
 from parity.processes import free_address
 from vicreg_jax.pretrain import recipes
@@ -93,8 +93,7 @@ def compiled_quickly():
     return {
         "JAX_COMPILATION_CACHE_DIR": os.environ["VICREG_JAX_TEST_CACHE"],
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": with_quick_flags(FLAGS),
+        **quick_compilation.environment(FLAGS),
     }
 
 

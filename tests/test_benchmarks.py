@@ -10,8 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import quick_compilation
 import rounding
-from quick_compilation import with_quick_flags
+from processes import PROGRAMS
 from reference import numpy_loss, rounding_bounds
 
 from benchmarks import jax_side, job, peak, results, step_jax, timing
@@ -164,27 +165,18 @@ def test_the_step_is_on_the_cpu(monkeypatch):
     assert list(step_jax.cpu_mesh().devices) == [first]
 
 
-# Fills a pipe, logs a step where it is told to, and ends as a stopped run does.
-LOGS = """
-import pathlib, signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-sys.stderr.write("x" * 2**20)
-metrics = pathlib.Path(sys.argv[-1], "metrics.jsonl")
-metrics.parent.mkdir()
-metrics.write_text("{}" + chr(10))
-time.sleep(60)
-"""
-HANGS = "import sys, time; print('stuck', file=sys.stderr, flush=True); time.sleep(60)"
-
-
 def test_a_run_may_write_many_errors(tmp_path):
-    assert 0 < job._start([sys.executable, "-c", LOGS], tmp_path / "run") < 30
+    assert (
+        0
+        < job._start([sys.executable, PROGRAMS / "logs_a_step.py"], tmp_path / "run")
+        < 30
+    )
 
 
 def test_a_run_without_a_step_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_PATIENCE", 0.5)
     with pytest.raises(RuntimeError, match=r"no step in 0.5 s: stuck"):
-        job._start([sys.executable, "-S", "-c", HANGS], tmp_path / "run")
+        job._start([sys.executable, "-S", PROGRAMS / "hangs.py"], tmp_path / "run")
 
 
 def test_markdown():
@@ -206,11 +198,7 @@ def test_quick(tmp_path):
         capture_output=True,
         text=True,
         # Its figures mean nothing, so that nothing needs to be fast.
-        env=os.environ
-        | {
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "XLA_FLAGS": with_quick_flags(os.environ["XLA_FLAGS"]),
-        },
+        env=os.environ | quick_compilation.environment(os.environ["XLA_FLAGS"]),
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "results.json").read_text())

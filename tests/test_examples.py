@@ -7,26 +7,23 @@ import sys
 from pathlib import Path
 
 import pytest
+import quick_compilation
 from matplotlib.image import imread
 from processes import FLAGS
-from quick_compilation import with_quick_flags
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def printed(name, *arguments, devices=1, optimized=False):
     """Runs an example, compiled quickly unless its steps take longer than compiling."""
-    environment = {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0" if optimized else "1",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "XLA_FLAGS": FLAGS if optimized else with_quick_flags(FLAGS),
-    }
+    as_users_do = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": FLAGS}
+    environment = as_users_do if optimized else quick_compilation.environment(FLAGS)
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *map(str, arguments)],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | environment,
+        env=os.environ | environment | {"JAX_NUM_CPU_DEVICES": str(devices)},
     )
     return done.stdout
 

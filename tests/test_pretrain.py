@@ -114,7 +114,7 @@ def unoptimized_flops(config):
     programs = Programs(config, make_mesh("data=1"), 11)
     images = jax.ShapeDtypeStruct((config.batch, 8, 8, 1), jnp.uint8)
     lowered = programs.train.lower(
-        programs.state_shapes(), images, jnp.ones(config.batch)
+        programs.state_shapes, images, jnp.ones(config.batch)
     )
     return lowered.cost_analysis()["flops"]
 

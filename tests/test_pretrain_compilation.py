@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from quick_compilation import most_optimizations
 from runs import MIRRORED, tiny
 
 from vicreg_jax.pretrain import compilation
@@ -49,10 +50,8 @@ def test_the_step_is_compiled_with_them(monkeypatch):
 @pytest.fixture
 def fully_optimized():
     """As users compile, but for the cache of programs."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with most_optimizations(True):
+        yield
 
 
 def test_a_lower_level_draws_the_same_bits(fully_optimized):
@@ -69,7 +68,7 @@ def test_a_lower_level_draws_the_same_bits(fully_optimized):
 def test_shapes_of_a_state_with_compiler_options(fully_optimized):
     """JAX refuses to trace a program that has compiler options of its own."""
     programs = Programs(tiny(views=MIRRORED), make_mesh("data=1"), 9)
-    assert programs.state_shapes().step.dtype == jnp.int32
+    assert programs.state_shapes.step.dtype == jnp.int32
 
 
 def compiled(seen):

@@ -78,7 +78,7 @@ def test_parts_of_a_batch_do_not_change_its_flops():
     for parts, devices in ((1, 1), (2, 1), (2, 8)):
         config = tiny(batch=16, accumulate=parts, views=MIRRORED)
         programs = Programs(config, make_mesh(f"data={devices}"), 9)
-        arguments = programs.state_shapes(), *batch
+        arguments = programs.state_shapes, *batch
         program = programs.train.lower(*arguments) if parts == 1 else None
         found.append(step_flops(programs, program, *arguments))
     assert found[1:] == [found[0], found[0] / 8]

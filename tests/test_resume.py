@@ -58,7 +58,7 @@ def test_what_a_run_with_checkpoints_goes_on_from(
         config=tiny(init="a"),
         steps_per_epoch=1,
         rate=lambda step: np.float32(0),
-        state_shapes=lambda: None,
+        state_shapes=None,
         start=lambda: started.append("computed"),
     )
     loop = SimpleNamespace(

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from vicreg_jax.encoder import Encoder, load_encoder
 from vicreg_jax.pretrain import export, processes, records, run_folder
-from vicreg_jax.pretrain.config import Config, Launch
+from vicreg_jax.pretrain.config import Config, Launch, data_setting
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.input.datasets import ARRAYS, from_arrays
 from vicreg_jax.pretrain.network import EncoderFactory, class_of, own_encoder
@@ -186,9 +186,7 @@ def pretrain(
         config = dataclasses.replace(config, encoder_class=class_of(factory))
     source = None
     if isinstance(data, str | Path):
-        # Absolute, because "mnist" alone would name a data set.
-        path = data.absolute() if isinstance(data, Path) else data
-        config = dataclasses.replace(config, data=str(path))
+        config = dataclasses.replace(config, data=data_setting(data))
     elif data is not None:
         config, source = _with_arrays(config, data)
     # Chosen once, because the name of a new run holds the time.

@@ -45,7 +45,7 @@ def arguments(
         "aspect": struct(jnp.float32),
     }
     # Through `inputs`, because classifiers also take the labels and the mask.
-    return programs.state_shapes(), *programs.inputs(Batch(**shapes))
+    return programs.state_shapes, *programs.inputs(Batch(**shapes))
 
 
 def check_step(programs: Programs, image: tuple[int, int, int]) -> None:

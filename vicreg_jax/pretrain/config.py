@@ -300,6 +300,14 @@ class Launch:
                 )
 
 
+def data_setting(data: str | Path) -> str:
+    """Returns `Config.data` for the name of a data set, or for a path.
+
+    A `Path` becomes absolute, because "mnist" alone would name a data set.
+    """
+    return str(data.absolute() if isinstance(data, Path) else data)
+
+
 def _check_encoder(config: Config) -> None:
     name, size, rate = config.encoder, config.views.size, config.drop_path
     if not 0 <= rate < 1:

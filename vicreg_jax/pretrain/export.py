@@ -157,7 +157,7 @@ def newest(
         config, meshes.make_mesh(mesh), steps_per_epoch=1, own_encoder=own_encoder
     )
     # From shapes, because an initial state would be computed only to be overwritten.
-    restored = restore(run / "checkpoints", programs.state_shapes())
+    restored = restore(run / "checkpoints", programs.state_shapes)
     if restored is None:
         raise UsageError(f"{argument} must have a checkpoint, got {run}")
     return programs, restored.state

@@ -48,7 +48,7 @@ def load_init(programs: Programs) -> Weights | None:
     # What remains are random streams, which `Programs` makes anew in each step.
     _, *parts, _ = nnx.split(loaded.model, nnx.Param, nnx.BatchStat, ...)
     weights = Weights(*map(nnx.to_pure_dict, parts))
-    start = programs.state_shapes()
+    start = programs.state_shapes
     for new, old in zip(weights, (start.params, start.stats), strict=True):
         _check("shapes", _shapes(new), _shapes(old.get("encoder", {})))
     return weights

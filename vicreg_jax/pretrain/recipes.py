@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vicreg_jax.augment import DigitViews, ImageViews
-from vicreg_jax.pretrain.config import Config, EncoderName
+from vicreg_jax.pretrain.config import Config, EncoderName, data_setting
 
 _LEAST_STEPS, _LEAST_EPOCHS, _MOST_EPOCHS = 10_000, 50, 1000
 _SMALL = 64  # pixels a side up to which the small encoder is taken
@@ -259,8 +259,7 @@ def images(
     steps_per_epoch = max(1, found.images // batch)
     epochs = min(max(_LEAST_STEPS // steps_per_epoch, _LEAST_EPOCHS), _MOST_EPOCHS)
     config = Config(
-        # Absolute, because "mnist" alone would name a data set.
-        data=str(data.absolute() if isinstance(data, Path) else data),
+        data=data_setting(data),
         size=side,
         channels=channels,
         views=views,

@@ -148,7 +148,7 @@ def trained(loop: Loop, out: Path, begin: Callable[[], State]) -> State:
     warn = partial(print_line, console)
     with Checkpoints(out / "checkpoints", warn=warn) as checkpoints:
         # From shapes, because an initial state would be computed only to be replaced.
-        restored = checkpoints.restore(programs.state_shapes())
+        restored = checkpoints.restore(programs.state_shapes)
         if restored is not None:
             first, state = restored
             # The order of the images is a function of seed and step, so the checkpoint

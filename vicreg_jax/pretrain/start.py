@@ -42,7 +42,7 @@ _PACKAGES = ("vicreg_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 def describe(loop: Loop, run: Path) -> None:
     """Prints what is about to run: versions, devices, settings, images and sizes."""
     config, datasets = loop.programs.config, loop.datasets
-    parameters = _parameters(loop.programs.state_shapes())
+    parameters = _parameters(loop.programs.state_shapes)
     # Records have no names of classes, and counting them would read all records.
     classes = len(datasets.train.classes)
     labels = "no labels" if datasets.held_out is None else "labeled"

@@ -113,8 +113,9 @@ class Programs:
         """Returns the state before the first step."""
         return self._start()
 
+    @cached_property
     def state_shapes(self) -> State:
-        """Returns the state's shapes, dtypes and shardings, as `ShapeDtypeStruct`."""
+        """The state's shapes, dtypes and shardings, as `ShapeDtypeStruct`."""
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=meshes.whole(self.mesh)
