@@ -10,15 +10,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO, cast
 
-import numpy as np
+import few_digits
 import quick_compilation
 
 from parity.processes import free_address
-from vicreg_jax.pretrain import recipes
-from vicreg_jax.pretrain.input import load_datasets
 
 TINY = [
     *("digits", "--width", "4", "--expander", "16", "--epochs", "3"),
+    *("--batch", str(few_digits.BATCH)),
     *("--log-every", "4", "--checkpoint-every", "4", "--probe-every", "0"),
     *("--probe-images", "100", "--no-tensorboard"),
 ]
@@ -29,8 +28,9 @@ FLAGS = re.sub(
 ).strip()
 PROGRAMS = Path(__file__).parent / "programs"
 PATIENCE = 600  # seconds, of machines that are busy with other things
-# The metrics or a checkpoint, whichever fails first; Orbax may print after it.
-NO_ROOM = "^vicreg-pretrain: .*could not be written.*: File too large$"
+# The metrics or a checkpoint, whichever fails first. It may stand in a line of its own
+# or not, because threads of Orbax print at the same time.
+NO_ROOM = "vicreg-pretrain: .*could not be written.*: File too large"
 
 
 class Process(subprocess.Popen):
@@ -95,17 +95,6 @@ def compiled_quickly():
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         **quick_compilation.environment(FLAGS),
     }
-
-
-def without_labels(directory):
-    """Returns flags for as many digits without labels, which are not evaluated.
-
-    These runs need no probes, which would take longer than the training.
-    """
-    train = load_datasets(recipes.digits()).train
-    path = directory / "images.npy"
-    np.save(path, np.stack([train[i].image for i in range(len(train))]))
-    return "--data", str(path)
 
 
 @contextmanager

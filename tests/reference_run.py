@@ -3,12 +3,13 @@
 from functools import cache
 from itertools import islice
 
+import few_digits
 import jax
 import numpy as np
 import rounding
 from runs import tiny
 
-from vicreg_jax.pretrain.input import batches, load_datasets, order_hash, to_device
+from vicreg_jax.pretrain.input import batches, order_hash, to_device
 from vicreg_jax.pretrain.mesh import by_rows, make_mesh, whole
 from vicreg_jax.pretrain.step import Metrics, Programs
 
@@ -20,8 +21,8 @@ RATE = 1e-5
 FLAGS = ("--learning-rate", str(RATE))
 _UNUSED = {"learning_rate", *Metrics._field_defaults}  # the latter are VICRegL's
 _NAMES = [name for name in Metrics._fields if name not in _UNUSED]
-STEPS = 3 * (1437 // 128)
-_CONFIG = tiny(epochs=3, learning_rate=RATE)
+_CONFIG = tiny(epochs=3, batch=few_digits.BATCH, learning_rate=RATE)
+STEPS = _CONFIG.epochs * few_digits.STEPS
 _ENTRIES = _CONFIG.batch * 8 * 8  # of a channel, which a batch norm adds
 
 
@@ -47,14 +48,14 @@ def trained(programs, params=None, steps=STEPS):
 
 @cache
 def _all_batches(mesh):
-    source = load_datasets(_CONFIG).train
+    source = few_digits.datasets().train
     rows = batches(source, batch=_CONFIG.batch, seed=_CONFIG.seed)
     return list(islice(to_device(rows, by_rows(mesh)), STEPS))
 
 
 def programs(mesh="data=1"):
     """Returns the programs of the run."""
-    return Programs(_CONFIG, make_mesh(mesh), STEPS // _CONFIG.epochs)
+    return Programs(_CONFIG, make_mesh(mesh), few_digits.STEPS)
 
 
 @cache

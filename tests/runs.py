@@ -10,8 +10,11 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.mirrored import MirroredViews
-from vicreg_jax.pretrain import recipes, records
-from vicreg_jax.pretrain.export import newest
+from vicreg_jax.pretrain import recipes, records, run_folder
+from vicreg_jax.pretrain.checkpoints import Checkpoints
+from vicreg_jax.pretrain.export import newest, write_encoder
+from vicreg_jax.pretrain.mesh import make_mesh
+from vicreg_jax.pretrain.step import Programs
 
 QUIET = Console(file=io.StringIO())
 _SPEEDS = {"images_per_second", "waiting", "tflops_per_device", "mfu"}
@@ -33,6 +36,23 @@ def tiny(**changes):
     """Returns a run of a few seconds."""
     small = {"width": 4, "expander": 16, "epochs": 1}
     return dataclasses.replace(recipes.digits(), **(small | changes))
+
+
+def begun(out, config, images):
+    """Leaves a run before its first step in a directory, and its encoder in a file.
+
+    Args:
+        out: The directory, which is made.
+        config: Of the run.
+        images: How many it trains on.
+    """
+    out.mkdir()
+    run_folder.write_json(out / "config.json", run_folder.contents(config, images))
+    programs = Programs(config, make_mesh("data=1"), images // config.batch)
+    state = programs.start()
+    with Checkpoints(out / "checkpoints") as store:
+        store.save(0, state, wait=True)
+    write_encoder(out, programs, state)
 
 
 def log(run, *, first=0, tensorboard=False):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
-from runs import MIRRORED, QUIET, InterruptsRun, arrays
+from runs import MIRRORED, QUIET, InterruptsRun, arrays, begun, tiny
 
 from benchmarks.mirrored import MirroredViews
 from vicreg_jax import aot
@@ -371,9 +371,10 @@ class TestCompileOnly:
         assert report.arguments + report.temporaries < memory("v5e")
         assert sum(report.moved.values()) < 2 * 2048 * 1000 * 4
 
-    def test_the_command(self, pretrained, capsys):
+    def test_the_command(self, tmp_path, capsys):
         """The axes are those of the chips, and the run is restored on this machine."""
-        words = ["linear", str(pretrained[0]), "--compile-only", "v5e:2x4"]
+        begun(tmp_path / "run", tiny(), 1437)
+        words = ["linear", str(tmp_path / "run"), "--compile-only", "v5e:2x4"]
         parse([*words, "--mesh", "data=4,more=2"]).command.run()
         assert re.search(r"total memory .* of 16.00 GiB: fits", capsys.readouterr().out)
 

@@ -10,6 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import few_digits
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,6 @@ from processes import (
     of_two,
     start,
     started,
-    without_labels,
 )
 
 from parity.processes import free_address
@@ -38,7 +38,7 @@ IN_PROCESS = ("relaxed_promotion", "unchecked_signatures")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Flags for images without labels."""
-    return without_labels(tmp_path_factory.mktemp("data"))
+    return few_digits.unlabeled(tmp_path_factory.mktemp("data"))
 
 
 def pair(out, flags=(), devices=1):
@@ -78,11 +78,12 @@ def test_bounds_see_faults(fault, monkeypatch):
 @pytest.mark.usefixtures(*IN_PROCESS)
 def test_two_processes_are_one_run(tmp_path):
     """Of two devices each."""
-    with started(*pair(tmp_path, devices=2)) as processes:
+    out, flags = tmp_path / "run", few_digits.labeled(tmp_path)
+    with started(*pair(out, flags, devices=2)) as processes:
         ended = [end(process) for process in processes]
     assert [status for status, _ in ended] == [0, 0], ended
-    reference_run.assert_agrees(records.read(tmp_path / "metrics.jsonl"))
-    assert (tmp_path / "report.png").exists()
+    reference_run.assert_agrees(records.read(out / "metrics.jsonl"))
+    assert (out / "report.png").exists()
 
 
 @pytest.mark.usefixtures(*IN_PROCESS)
@@ -113,7 +114,7 @@ def test_what_one_cannot_write_ends_both(data, tmp_path, which):
 
     out, ended = interrupted(tmp_path, partial(pair, flags=data), fill)
     status, printed = ended[which]
-    assert status == 2 and re.search(NO_ROOM, printed, re.M), ended
+    assert status == 2 and re.search(NO_ROOM, printed), ended
     # The other finds it gone, by its own error or by JAX's heartbeat.
     assert ended[1 - which][0] in (1, 2, -signal.SIGABRT), ended
     left = checkpoints(out)

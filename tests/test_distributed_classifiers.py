@@ -5,21 +5,19 @@ The bits are the same: a sum over two devices has two terms, in whatever order.
 
 import json
 
+import few_digits
 import pytest
 from interruption import interrupted, tell_to_stop
 from processes import checkpoints, command, end, of_two, started
-from runs import seen, tiny
+from runs import begun, seen, tiny
 
-from vicreg_jax.pretrain import records, run_folder
-from vicreg_jax.pretrain.checkpoints import Checkpoints
-from vicreg_jax.pretrain.export import write_encoder
-from vicreg_jax.pretrain.mesh import make_mesh
-from vicreg_jax.pretrain.step import Programs
+from vicreg_jax.pretrain import records
 
 pytestmark = pytest.mark.slow
 _FLAGS = [
-    *("--views", "none", "--batch", "128", "--epochs", "3", "--probe-every", "2"),
-    *("--log-every", "4", "--checkpoint-every", "4", "--no-tensorboard", "--out"),
+    *("--views", "none", "--batch", str(few_digits.BATCH), "--epochs", "3"),
+    *("--log-every", "4", "--checkpoint-every", "4", "--probe-every", "2"),
+    *("--no-tensorboard", "--out"),
 ]
 # XLA gives a process at least as many threads as it has devices, and products may
 # depend on how many there are.
@@ -29,14 +27,9 @@ _THREADS = "2"
 @pytest.fixture
 def encoder(tmp_path, relaxed_promotion, unchecked_signatures):
     """A run before its first step, with its encoder in a file."""
-    out, config = tmp_path / "encoder", tiny()
-    out.mkdir()
-    run_folder.write_json(out / "config.json", run_folder.contents(config, images=1437))
-    programs = Programs(config, make_mesh("data=1"), steps_per_epoch=11)
-    state = programs.start()
-    with Checkpoints(out / "checkpoints") as store:
-        store.save(0, state, wait=True)
-    write_encoder(out, programs, state)
+    _, data = few_digits.labeled(tmp_path)
+    out = tmp_path / "encoder"
+    begun(out, tiny(data=data, batch=few_digits.BATCH), few_digits.TRAINED)
     return out
 
 
@@ -61,7 +54,7 @@ def test_two_processes_are_one_classifier(encoder, tmp_path, protocol):
         words = ["linear", encoder, "--lr", "0.1", "0.5", *_FLAGS]
     else:
         words = ["finetune", "--init", encoder / "encoder.safetensors"]
-        words += ["--data", "digits", "--labels", "50%", *_FLAGS]
+        words += [*few_digits.labeled(tmp_path), "--labels", "50%", *_FLAGS]
 
     def pair(out):
         return [command(*words, out, *one, NPROC=_THREADS) for one in of_two()]

@@ -7,6 +7,7 @@ import signal
 import time
 from types import SimpleNamespace
 
+import few_digits
 import numpy as np
 import pytest
 from grids import thinned
@@ -18,7 +19,6 @@ from processes import (
     start,
     started,
     wait_for,
-    without_labels,
 )
 from reference_run import STEPS
 from runs import QUIET, checksum, seen, tiny
@@ -31,7 +31,7 @@ from vicreg_jax.pretrain.config import Launch
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Flags for the images of the runs."""
-    return without_labels(tmp_path_factory.mktemp("data"))
+    return few_digits.unlabeled(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_no_room_ends_it_until_there_is(whole, data, tmp_path, unchecked_signatu
         tmp_path, lambda out: [start(out, *data, "--tensorboard")], fill
     )
     assert status == 2, printed
-    assert re.search(NO_ROOM, printed, re.M), printed
+    assert re.search(NO_ROOM, printed), printed
     with started(start(out, *data)) as (process,):
         status, printed = end(process)
     assert status == 0 and "Going on after step" in printed, printed

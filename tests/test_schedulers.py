@@ -8,6 +8,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import few_digits
 import pytest
 from processes import (
     FLAGS,
@@ -19,7 +20,6 @@ from processes import (
     start,
     started,
     wait_for,
-    without_labels,
 )
 from runs import checksum, seen
 
@@ -37,7 +37,7 @@ def needs(package, *programs):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Flags for images without labels."""
-    return without_labels(tmp_path_factory.mktemp("data"))
+    return few_digits.unlabeled(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
