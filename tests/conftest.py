@@ -13,8 +13,8 @@ os.environ["XLA_FLAGS"] = (
 )
 
 # Before OpenMP starts, which PyTorch and scikit-learn use: threads that wait for others
-# would keep their core, which another worker needs. With three workers on two cores a
-# t-SNE of 360 points took 13 CPU seconds, and 2.9 with this (2026-11-27).
+# would keep their core, which other processes need. Beside three busy ones on two cores
+# a t-SNE of 360 points took 13 CPU seconds, and 2.9 with this (2026-11-27).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import beartype  # noqa: F401

@@ -9,9 +9,9 @@ from vicreg_jax.pretrain.input import load_datasets
 from vicreg_jax.pretrain.input.datasets import from_arrays, open_source
 
 BATCH = 32
-STEPS = 11  # of an epoch
-TRAINED = BATCH * STEPS
-_IMAGES = TRAINED * 5 // 4  # a fifth is held out
+_IMAGES = 450
+TRAINED = 360  # the others are held out
+STEPS_PER_EPOCH = TRAINED // BATCH  # 8 images of an epoch are left out
 
 
 @cache
@@ -21,16 +21,16 @@ def datasets():
 
 
 def labeled(directory):
-    """Returns flags for all of them in a file with their labels."""
+    """Returns flags for all the images and their labels, in a file."""
     path = directory / "digits.npz"
     np.savez(path, **_arrays())
     return "--data", str(path)
 
 
 def unlabeled(directory):
-    """Returns flags for those to train on without labels, which are not evaluated.
+    """Returns flags for the images to train on without labels, in a file.
 
-    These runs need no probes, which would take longer than the training.
+    Runs on them need no probes, which would take longer than the training.
     """
     train = datasets().train
     path = directory / "images.npy"

@@ -22,7 +22,7 @@ FLAGS = ("--learning-rate", str(RATE))
 _UNUSED = {"learning_rate", *Metrics._field_defaults}  # the latter are VICRegL's
 _NAMES = [name for name in Metrics._fields if name not in _UNUSED]
 _CONFIG = tiny(epochs=3, batch=few_digits.BATCH, learning_rate=RATE)
-STEPS = _CONFIG.epochs * few_digits.STEPS
+STEPS = _CONFIG.epochs * few_digits.STEPS_PER_EPOCH
 _ENTRIES = _CONFIG.batch * 8 * 8  # of a channel, which a batch norm adds
 
 
@@ -55,7 +55,7 @@ def _all_batches(mesh):
 
 def programs(mesh="data=1"):
     """Returns the programs of the run."""
-    return Programs(_CONFIG, make_mesh(mesh), few_digits.STEPS)
+    return Programs(_CONFIG, make_mesh(mesh), few_digits.STEPS_PER_EPOCH)
 
 
 @cache

@@ -204,7 +204,6 @@ class TestStep:
     def batch(self, programs):
         return jax.device_put((self.images, np.ones(16)), by_rows(programs.mesh))
 
-    @pytest.mark.slow
     def test_a_resumed_run_draws_the_same(self):
         programs = self.programs("data=1")
         states, state = [], programs.start()
