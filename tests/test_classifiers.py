@@ -6,10 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import few_digits
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import PIL.Image
 import pytest
 from flax import nnx
 from rich.console import Console
@@ -29,6 +31,7 @@ from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.export import newest
 from vicreg_jax.pretrain.features import features
 from vicreg_jax.pretrain.input import Arrays, load_datasets
+from vicreg_jax.pretrain.input.datasets import open_source
 from vicreg_jax.pretrain.mesh import by_rows, make_mesh
 from vicreg_jax.pretrain.processes import Interrupted
 from vicreg_jax.pretrain.protocol import Supervised
@@ -154,6 +157,18 @@ class TestStep:
         found = supervised.accuracies(made, state, Arrays(pixels, labels))
         assert found == {"top-1 at 0.1": pytest.approx(26 / 36)}
 
+    def test_unreadable_images_are_named(self, tmp_path):
+        for number in range(3):
+            image = PIL.Image.new("L", (8, 8), 60 * number)
+            (tmp_path / str(number)).mkdir()
+            image.save(tmp_path / str(number) / "a.png")
+        lost = tmp_path / "1" / "b.png"
+        lost.write_bytes(b"no image")
+        made, names = programs(settings(lr=(0.1,))), set()
+        source = open_source(tmp_path, size=8, channels=1)
+        supervised.accuracies(made, made.start(), source, unreadable=names)
+        assert names == {str(lost)}
+
     def test_the_one_crop_of_the_host_is_the_first_view(self):
         views = ImageViews(size=8, flip=1.0, center=1.0)
         made = programs(settings(views=views))
@@ -256,6 +271,25 @@ class TestCommands:
         for views in (ImageViews(size=8), DigitViews(size=8), BrighterViews(size=8)):
             found, _ = supervised.settings(Path("a"), **opened(views))
             assert found.augmentation == "crops"
+
+    def test_test_images_that_are_given_are_used(self, tmp_path):
+        """Also of a run that was evaluated on a part of its training images."""
+        _, data = few_digits.labeled(tmp_path)
+        config = tiny(data=data, evaluate_on="validation")
+        begun(tmp_path / "run", config, few_digits.TRAINED)
+        for given, wanted in (({}, "validation"), ({"test_data": data}, "test")):
+            found, _ = supervised.settings(
+                tmp_path / "run", "data=1", protocol="linear", lr=(0.1,), **given
+            )
+            assert found.evaluate_on == wanted
+
+    @pytest.mark.parametrize("classes, least", [(-1, 0), (5, 10)])
+    def test_fewer_classes_than_there_are(self, tmp_path, classes, least):
+        message = f"--classes must be at least {least}.*, got {classes}"
+        with pytest.raises(UsageError, match=message):
+            config = settings(classes=classes, data="digits")
+            supervised.run(config, None, Launch(out=tmp_path / "run"), QUIET)
+        assert not (tmp_path / "run").exists()
 
     def test_rates_of_one_name(self):
         with pytest.raises(UsageError, match="--lr must be rates that differ in their"):

@@ -306,3 +306,11 @@ class TestUntrained:
         images = np.zeros((3, 8, 8, 1), np.uint8)
         programs = Programs(tiny(), make_mesh("data=1"), steps_per_epoch=1)
         frozen.untrained(programs, Arrays(images, np.zeros(3, np.int32)))
+
+
+def test_rows_of_processes_that_do_not_lie_side_by_side():
+    """As on TPUs, whose mesh follows the wiring."""
+    placed = [(1, range(0, 2)), (0, range(2, 4)), (1, range(4, 6)), (0, range(6, 8))]
+    assert frozen.by_process(placed).tolist() == [2, 3, 6, 7, 0, 1, 4, 5]
+    # Rows that two devices hold.
+    assert frozen.by_process([(0, range(2)), (0, range(2))]).tolist() == [0, 1]

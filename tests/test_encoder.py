@@ -262,6 +262,18 @@ class TestRun:
         assert load_encoder(tmp_path).about["step"] == 0
         assert "recipe" not in encoder.about
 
+    def test_it_is_written_from_the_host(self, tmp_path, monkeypatch):
+        """The first of several processes writes it alone."""
+        programs = Programs(tiny(), make_mesh("data=8"), steps_per_epoch=4)
+        state, network = programs.start(), Programs.network
+
+        def on_the_host(self, state):
+            assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(state))
+            return network(self, state)
+
+        monkeypatch.setattr(Programs, "network", on_the_host)
+        assert write_encoder(tmp_path, programs, state).exists()
+
     def test_its_recipe_is_in_it(self, tmp_path):
         programs = Programs(tiny(), make_mesh("data=1"), 1)
         starts = [{"recipe": "mnist"}, {"recipe": "digits"}]

@@ -69,6 +69,13 @@ class TestDecode:
         PIL.Image.fromarray(CHINA).save(tmp_path / "turned.jpg", exif=exif)
         _, aspect = decode(tmp_path / "turned.jpg", size=8, channels=3)
         assert aspect == pytest.approx(CHINA.shape[0] / CHINA.shape[1])
+        # Pillow turns these itself, but not before it loads them.
+        PIL.Image.fromarray(CHINA).save(tmp_path / "turned.tif", exif=exif)
+        pixels, aspect = decode(tmp_path / "turned.tif", size=8, channels=3)
+        assert aspect == pytest.approx(CHINA.shape[0] / CHINA.shape[1])
+        with PIL.Image.open(tmp_path / "turned.tif") as opened:
+            same, _ = decode(opened, size=8, channels=3)
+        np.testing.assert_array_equal(pixels, same)
 
     @pytest.mark.parametrize("channels, mode", [(3, "RGB"), (1, "L")])
     def test_alpha_is_composed_on_white(self, tmp_path, channels, mode):

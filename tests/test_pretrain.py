@@ -19,6 +19,7 @@ from matplotlib.image import imread
 from processes import PROGRAMS
 from runs import QUIET, tiny, traced
 
+from vicreg_jax.augment import ImageViews
 from vicreg_jax.convert import load_state_dict, read
 from vicreg_jax.encoder import load_encoder
 from vicreg_jax.pretrain import __main__ as command_line_module
@@ -182,6 +183,17 @@ def test_refuses_rates_that_are_none(name, value):
         ({"channels": 2}, "--channels must be 1 or 3, got 2"),
         ({"accumulate": 3}, "--batch must be a multiple of --accumulate, 3, got 128"),
         ({"warmup": None, "epochs": 10}, "--epochs must be above 10, .* got 10"),
+        (
+            {"encoder": "vit_small", "views": ImageViews(size=32, local_views=2)},
+            "--views.local-size must be --views.size, 32, with .* vit_small, got 96",
+        ),
+        (
+            {
+                "encoder": "convnext_tiny",
+                "views": ImageViews(size=64, local_views=2, local_size=16),
+            },
+            "--views.local-size must be at least 32 with .* convnext_tiny, got 16",
+        ),
     ],
 )
 def test_refuses_what_does_not_go_together(changes, message):

@@ -59,6 +59,13 @@ class TestSurvey:
         np.save(tmp_path / "a.npy", np.zeros((40, 8, 8, 3), np.uint8))
         assert survey(tmp_path / "a.npy") == (40, 8, 3, True)
 
+    def test_an_image_of_too_many_pixels_is_passed_over(self, tmp_path, monkeypatch):
+        PIL.Image.new("L", (40, 40)).save(tmp_path / "a.png")
+        PIL.Image.new("L", (400, 400)).save(tmp_path / "b.png")
+        # Pillow refuses twice as many.
+        monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 40 * 40)
+        assert survey(tmp_path) == (2, 40, 1, False)
+
     def test_nothing_to_read(self, tmp_path):
         (tmp_path / "broken.jpg").write_text("no image")
         with pytest.raises(UsageError, match="--data must hold images that can be rea"):

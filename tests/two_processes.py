@@ -5,14 +5,18 @@ python tests/two_processes.py ADDRESS PROCESS
 
 import sys
 from functools import partial
+from unittest import mock
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import vicreg_jax as vj
 from parity.oracle import numpy_loss
+from vicreg_jax.pretrain.processes import union
+from vicreg_jax.probe import knn
 
 
 def start(address, process):
@@ -62,10 +66,34 @@ def check(process, n, d, axis_type, mapped, padded):
             )
 
 
+def check_neighbors():
+    """Searches rows of the host, which no device has all of."""
+
+    def no_copy(*_, **__):
+        raise AssertionError("all rows would be copied to every device")
+
+    rng = np.random.default_rng(0)
+    bank, queries = rng.standard_normal((37, 6)), rng.standard_normal((11, 6))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    with mock.patch.object(multihost_utils, "assert_equal", no_copy):
+        found = knn.nearest(bank, queries, neighbors=1, mesh=mesh)
+    cosines = queries @ (bank / np.linalg.norm(bank, axis=1, keepdims=True)).T
+    nearest = multihost_utils.process_allgather(found.indices, tiled=True)
+    np.testing.assert_array_equal(nearest[:11, 0], cosines.argmax(1))
+
+
+def check_union(process):
+    """Gathers names of different lengths."""
+    own = {f"image of {process}" * (1 + process), "ü"}
+    assert union(own) == {"image of 0", "image of 1image of 1", "ü"}
+
+
 def main():
     """Checks every shape in every way."""
     address, process = sys.argv[1], int(sys.argv[2])
     start(address, process)
+    check_union(process)
+    check_neighbors()
     for n, d in ((16, 96), (72, 24)):
         for padded in (False, True):
             check(process, n, d, AxisType.Auto, mapped=False, padded=padded)

@@ -48,8 +48,9 @@ def decoded(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     except ValueError:
         return image  # Pillow reads some files that simplejpeg refuses
     found = PIL.Image.frombuffer(mode, image.size, pixels, "raw", mode, 0, 1)
-    # The new image has no Exif. The original's has the orientation, applied later.
-    found.info["exif"] = image.info.get("exif", b"")
+    # The new image has neither Exif nor XMP. The original's have the orientation, which
+    # is applied later.
+    found.info |= image.info
     return found
 
 

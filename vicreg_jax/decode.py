@@ -161,7 +161,12 @@ def _opened(image):
         # The caller's image stays open, and `draft` must not change it.
         return image.copy()
     content = image if isinstance(image, bytes) else image.read_bytes()
-    return PIL.Image.open(io.BytesIO(content))
+    opened = PIL.Image.open(io.BytesIO(content))
+    if opened.format == "TIFF":
+        # Pillow turns these when it loads them. Until then it gives the size of the
+        # turned image, but the orientation of the file.
+        opened.load()
+    return opened
 
 
 def _eight_bits(image):

@@ -323,6 +323,20 @@ def _check_encoder(config: Config) -> None:
         raise UsageError(
             f"--views.size must be a multiple of 16 with --encoder {name}, got {size}"
         )
+    # Views of a user's may lack both.
+    if not getattr(config.views, "local_views", 0):
+        return
+    local = getattr(config.views, "local_size", size)
+    if name.startswith("convnext") and local < 32:
+        raise UsageError(
+            f"--views.local-size must be at least 32 with --encoder {name}, got {local}"
+        )
+    # Its positions are learned for one size.
+    if name.startswith("vit") and local != size:
+        raise UsageError(
+            f"--views.local-size must be --views.size, {size}, with --encoder {name}, "
+            f"got {local}"
+        )
 
 
 def _check_finite(name: str, value: float | None, *, positive: bool) -> None:

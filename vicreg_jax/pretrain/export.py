@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import numpy as np
 
 from vicreg_jax import encoder
@@ -38,7 +39,10 @@ def export(run: Path) -> Path:
 
 def write_encoder(run: Path, programs: Programs, state: State) -> Path:
     """Writes the encoder of a state into a run's directory, and returns the file."""
-    frozen, path = as_encoder(programs, state, run), run / encoder.FILE
+    # On the host: the first process of several calls this alone, and a computation on
+    # their devices would need all of them.
+    frozen = as_encoder(programs, jax.device_get(state), run)
+    path = run / encoder.FILE
     with run_folder.writing(path):
         encoder.save_encoder(
             path,

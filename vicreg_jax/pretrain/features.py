@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vicreg_jax.pretrain.input.device import on_mesh
+from vicreg_jax.pretrain.mesh import by_rows
 from vicreg_jax.probe import Labeled
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
+    from collections.abc import Iterable
+
+    from jax.sharding import Sharding
+    from jaxtyping import Bool, Int64
 
     from vicreg_jax.pretrain.input import DeviceBatches, Source
     from vicreg_jax.pretrain.step import Programs, State
@@ -48,7 +52,7 @@ def readable_features(
     Raises:
         UnreadableError: If an image is unreadable, and the run asks to stop at one.
     """
-    parts = []
+    parts, order = [], _of_images(by_rows(programs.mesh), programs.config.batch)
     with closing(in_order(programs, source, workers)) as rows:
         for batch in rows:
             part = programs.encode(
@@ -56,10 +60,34 @@ def readable_features(
             )
             # To the host at once, because each device has the features of all rows,
             # and those of a large set would fill its memory.
-            parts.append([np.asarray(array) for array in part])
+            parts.append([np.asarray(array)[order] for array in part])
     found, labels, where = map(np.concatenate, zip(*parts, strict=True))
     # The rows after the last image pad its batch.
     return Labeled(found[where], labels[where]), where[: len(source)]
+
+
+def _of_images(sharding: Sharding, batch: int) -> Int64[np.ndarray, " batch"]:
+    """Returns the rows of a global batch in the order of their images."""
+    placed = sharding.devices_indices_map((batch,)).items()
+    return by_process(
+        (device.process_index, range(*rows.indices(batch)))
+        for device, (rows,) in placed
+    )
+
+
+def by_process(placed: Iterable[tuple[int, range]]) -> Int64[np.ndarray, " batch"]:
+    """Returns the rows of the first process, then those of the second, and so on.
+
+    Each process reads the next part of the images. Its devices need not lie side by
+    side in the mesh, which follows the wiring on TPUs.
+
+    Args:
+        placed: A process and the rows on one of its devices, of all devices.
+    """
+    rows: dict[int, set[int]] = {}
+    for process, held in placed:
+        rows.setdefault(process, set()).update(held)
+    return np.concatenate([sorted(rows[process]) for process in sorted(rows)])
 
 
 def untrained(programs: Programs, source: Source, *, workers: int = 0) -> State:

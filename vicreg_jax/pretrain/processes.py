@@ -6,9 +6,10 @@ the processes agree before they write or read together.
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 import jax
@@ -96,6 +97,17 @@ def together(action: Callable[[], T], failure: type[Exception]) -> T:
     if not np.all(multihost_utils.process_allgather(np.array(bool(results)))):
         raise failed
     return results[0]
+
+
+def union(names: Iterable[str]) -> set[str]:
+    """Returns the names that any process has, in all of them."""
+    own = np.frombuffer(json.dumps(sorted(names)).encode(), np.uint8)
+    lengths = np.ravel(multihost_utils.process_allgather(np.array(len(own))))
+    # Arrays of one length, which the exchange needs.
+    padded = np.pad(own, (0, lengths.max() - len(own)))
+    texts = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
+    every = zip(texts, lengths, strict=True)
+    return set().union(*(json.loads(text[:end].tobytes()) for text, end in every))
 
 
 class Interrupted(Exception):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vicreg_jax.pretrain.config import Config
-from vicreg_jax.pretrain.errors import UsageError, flag
+from vicreg_jax.pretrain.errors import UsageError, check_at_least, flag
 from vicreg_jax.pretrain.input.labels import ALL
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Supervised(Config):
         super().__post_init__()
         if self.init is None:
             raise UsageError("--init must be given if no RUN is, got neither")
+        check_at_least("classes", self.classes, 0)
         # A frozen encoder has no rate to check.
         backbone = [("lr_backbone", self.lr_backbone)] * self.finetunes
         for name, rate in (*(("lr", rate) for rate in self.lr), *backbone):

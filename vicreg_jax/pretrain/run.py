@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from vicreg_jax.pretrain import compilation, evaluation, report, run_folder, start
+from vicreg_jax.pretrain import (
+    compilation,
+    evaluation,
+    processes,
+    report,
+    run_folder,
+    start,
+)
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.arguments import check_step
 from vicreg_jax.pretrain.checkpoints import Checkpoints
@@ -86,7 +93,9 @@ def run(
         result = evaluation.evaluate(programs, state, datasets, workers=launch.workers)
         if jax.process_index() == 0:
             _conclude(out, result, datasets.train.classes)
-    unreadable = train_iterator.unreadable.union(result.unreadable if result else ())
+    # Each process knows the training images that it has read itself.
+    unreadable = processes.union(train_iterator.unreadable)
+    unreadable.update(result.unreadable if result else ())
     if unreadable:
         print_line(console, evaluation.unreadable_summary(unreadable))
     print_line(console, f"Everything is in {out}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from flax import nnx
 
 from vicreg_jax.augment import SupervisedViews
 from vicreg_jax.pretrain import mesh as meshes
-from vicreg_jax.pretrain import records, run_folder
+from vicreg_jax.pretrain import processes, records, run_folder
 from vicreg_jax.pretrain.classifier import TOP, Classifier
 from vicreg_jax.pretrain.classifier_result import result, table
 from vicreg_jax.pretrain.embed import open_encoder
@@ -72,10 +72,11 @@ def settings(
         if not (path / "config.json").is_file():
             raise UsageError(f"--data must be given with the file {path}, got none")
         run = run_folder.read_config(path, argument=argument)
+        data = run.data
         # A run that was evaluated on validation images has not used its test images.
-        # Its classifiers do not either.
-        data, evaluate_on = run.data, run.evaluate_on
-        test_data = test_data or run.test_data
+        # Its classifiers do not either, unless they are given some.
+        if test_data is None:
+            test_data, evaluate_on = run.test_data, run.evaluate_on
     settings = Supervised(
         init=str(path),
         init_step=encoder.about.get("step"),
@@ -135,8 +136,9 @@ def run(config: Supervised, model: Any, launch: Launch, console: Console) -> Acc
         found = result(tests)
         if jax.process_index() == 0:
             run_folder.write_json(out / "probes.json", found)
-    if loop.train_iterator.unreadable:
-        print_line(console, unreadable_summary(loop.train_iterator.unreadable))
+    unreadable = processes.union(loop.train_iterator.unreadable | loop.unreadable)
+    if unreadable:
+        print_line(console, unreadable_summary(unreadable))
     console.print(table(tests))
     print_line(
         console,
@@ -148,12 +150,25 @@ def run(config: Supervised, model: Any, launch: Launch, console: Console) -> Acc
 
 
 def accuracies(
-    programs: Classifier, state: State, source: Source, *, workers: int = 0
+    programs: Classifier,
+    state: State,
+    source: Source,
+    *,
+    workers: int = 0,
+    unreadable: set[str] | None = None,
 ) -> dict[str, float]:
     """Returns the accuracies of each head on all readable images, from 0 to 1.
 
     They are "top-1" and, of more than five classes, "top-5", each followed by the
     learning rate of the head. Errors are also those of `readable_features`.
+
+    Args:
+        programs: The programs of the classifier.
+        state: The state whose heads are tested.
+        source: The images.
+        workers: Processes that read and decode images. 0: this process does.
+        unreadable: Set to which the names of the images are added that this process
+            could not read.
 
     Raises:
         UsageError: If no image has a label.
@@ -161,6 +176,8 @@ def accuracies(
     rows = in_order(programs, source, workers)
     with closing(rows):
         parts = [programs.count(state, *programs.inputs(batch)) for batch in rows]
+    if unreadable is not None:
+        unreadable |= rows.unreadable
     # Fetched at the end, so that the devices do not wait for the host.
     total = jax.tree.map(lambda *part: np.sum(part, axis=0), *jax.device_get(parts))
     if total.images == 0:
@@ -176,10 +193,16 @@ def accuracies(
 
 @dataclass(frozen=True)
 class _Loop(Loop):
-    """The training loop of a classifier, which is tested every few epochs."""
+    """The training loop of a classifier, which is tested every few epochs.
+
+    Attributes:
+        test: The images to test it on.
+        unreadable: Names of those that this process could not read.
+    """
 
     programs: Classifier
     test: Source
+    unreadable: set[str] = field(default_factory=set)
 
     @property
     def _check_program(self):
@@ -191,7 +214,13 @@ class _Loop(Loop):
 
     def _quick_check(self, state: State, batch: Batch, done: int, log: Log) -> None:
         del batch
-        found = accuracies(self.programs, state, self.test, workers=self.launch.workers)
+        found = accuracies(
+            self.programs,
+            state,
+            self.test,
+            workers=self.launch.workers,
+            unreadable=self.unreadable,
+        )
         epoch = done // self.programs.steps_per_epoch
         log.quick_check({"step": done, "epoch": epoch} | found)
         shown = ", ".join(f"{name} {100 * value:.1f}%" for name, value in found.items())
@@ -208,6 +237,12 @@ def _loop(config: Supervised, model: Any, launch: Launch, console: Console) -> _
     if whole.held_out is None:
         raise UsageError(f"--data must have labels, got {config.data}")
     train = labeled(whole.train, config.labels, seed=config.seed)
+    named = max((len(part.classes) for part in whole if part is not None), default=0)
+    if 0 < config.classes < named:
+        raise UsageError(
+            f"--classes must be at least {named}, as the images have so many, got "
+            f"{config.classes}"
+        )
     # After the images are opened, because the number of classes and the share of the
     # labels decide the size and the rates of the heads.
     config = config.resolved(

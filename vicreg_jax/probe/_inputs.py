@@ -74,7 +74,12 @@ def pad_and_shard(
         array = numpy_like.pad(array, widths, constant_values=fill)
     if mesh is None:
         return jnp.asarray(array)
-    return jax.device_put(array, NamedSharding(mesh, P(mesh.axis_names)))
+    rows = NamedSharding(mesh, P(mesh.axis_names))
+    if isinstance(array, np.ndarray) and not rows.is_fully_addressable:
+        # `device_put` would copy all rows of every process to every device, to check
+        # that the processes have the same.
+        return jax.make_array_from_callback(array.shape, rows, lambda own: array[own])
+    return jax.device_put(array, rows)
 
 
 def labeled(features: Any, labels: Any, mesh: Mesh | None) -> Rows:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import PIL.Image
 
+from vicreg_jax.decode import UnreadableError
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.input.datasets import open_source
 from vicreg_jax.pretrain.input.files import Files
@@ -73,8 +74,13 @@ def _training(images: int, label: int) -> int:
 
 
 def _shorter_side(image: Path | bytes) -> int:
-    with PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as it:
-        return min(it.size)
+    file = io.BytesIO(image) if isinstance(image, bytes) else image
+    try:
+        with PIL.Image.open(file) as opened:
+            return min(opened.size)
+    except Exception as error:
+        # Of many types, as where images are decoded.
+        raise UnreadableError(f"{type(error).__name__}: {error}") from error
 
 
 def _look(source: Files | Records, index: int) -> tuple[int, bool, int] | None:
