@@ -113,7 +113,8 @@ def step_seconds(config: Config) -> float:
 
 
 def _trained(config: Config, seed: int, runs: Path) -> Encoder:
-    out = runs / f"alpha-{config.alpha}-seed-{seed}"
+    # With the epochs, so that a short run is not taken for one of the recipe's length.
+    out = runs / f"alpha-{config.alpha}-epochs-{config.epochs}-seed-{seed}"
     if finished(out):
         return load_encoder(out)
     run = pretrain(

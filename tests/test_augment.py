@@ -399,6 +399,20 @@ class TestViews:
         assert temporaries < 10 * 2**20
 
 
+# What JAX's own defaults make float64 mixes with the float32 of images.
+@pytest.mark.usefixtures("x64", "relaxed_promotion")
+def test_views_are_float32_where_float64_is_switched_on(photographs):
+    images, key = squares(photographs, 32), jax.random.key(0)
+    views = ImageViews(size=16, local_views=1, local_size=8)
+    seen, places = jax.jit(views.located)(key, images)
+    finished, _ = jax.jit(views.finish)(key, images)
+    found = [*seen, *(place[:4] for place in places), finished, views.plain(images)]
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.float32)}
+    with jax.enable_x64(False):
+        wanted, _ = jax.jit(views.finish)(key, images)
+    np.testing.assert_allclose(finished, wanted, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

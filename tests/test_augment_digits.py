@@ -53,6 +53,15 @@ class TestViews:
         assert jnp.abs(back - digits).mean() < 0.05
 
 
+def test_views_are_float32_and_the_same_in_float64(x64):
+    images, views = jnp.float32(load_digits().images[:3, ..., None]) / 16, DigitViews(8)
+    seen = views(jax.random.key(0), images)
+    assert seen.dtype == views.plain(images).dtype == jnp.float32
+    with jax.enable_x64(False):
+        wanted = views(jax.random.key(0), images)
+    np.testing.assert_allclose(seen, wanted, atol=1e-5)
+
+
 def test_coordinates_are_not_rounded_to_bfloat16():
     """As the default precision does on a TPU."""
     traced = jax.make_jaxpr(DigitViews(8))(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))

@@ -1,11 +1,13 @@
 """The benchmarks: their statistics, their measure of memory, and that they run."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,7 +17,7 @@ import rounding
 from processes import PROGRAMS
 from reference import numpy_loss, rounding_bounds
 
-from benchmarks import jax_side, job, peak, results, step_jax, timing
+from benchmarks import dense, jax_side, job, peak, results, step_jax, timing
 from benchmarks.options import Options
 from benchmarks.sizes import LOSS_SIZES, MEMORY_SIZES, QUICK_SIZES, Problem, Size
 from benchmarks.timing import Budget, Spread
@@ -177,6 +179,21 @@ def test_a_run_without_a_step_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_PATIENCE", 0.5)
     with pytest.raises(RuntimeError, match=r"no step in 0.5 s: stuck"):
         job._start([sys.executable, "-S", PROGRAMS / "hangs.py"], tmp_path / "run")
+
+
+def test_a_short_run_is_not_taken_for_a_long_one(tmp_path, monkeypatch):
+    def trained(config, *, out, **_):
+        out.mkdir()
+        return SimpleNamespace(encoder=config.epochs)
+
+    monkeypatch.setattr(dense, "pretrain", trained)
+    monkeypatch.setattr(dense, "finished", Path.exists)
+    monkeypatch.setattr(dense, "load_encoder", lambda out: "finished")
+    short, long = (
+        dataclasses.replace(dense.recipes.canvas(), epochs=n) for n in (2, 3)
+    )
+    runs = [dense._trained(config, 0, tmp_path) for config in (short, long, long)]
+    assert runs == [2, 3, "finished"]
 
 
 def test_markdown():

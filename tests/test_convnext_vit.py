@@ -13,7 +13,7 @@ from grids import thinned
 from runs import MIRRORED, tiny
 
 from vicreg_jax.augment import ImageViews
-from vicreg_jax.nn import ConvNeXt, ViT
+from vicreg_jax.nn import ConvNeXt, Expander, VICRegL, ViT
 from vicreg_jax.nn.timm_layers import TimmLayers, drop_rates
 from vicreg_jax.pretrain import recipes
 from vicreg_jax.pretrain.errors import UsageError
@@ -83,6 +83,24 @@ def test_features_are_the_mean_of_the_map(norm_pooled):
         # What is averaged was normalized; new layer norms have scale 1 and bias 0.
         np.testing.assert_allclose(maps.mean(-1), 0, atol=1e-5)
     np.testing.assert_allclose(y, mean, atol=1e-5)
+
+
+def test_vicregl_needs_features_that_are_the_mean_of_the_map():
+    def whole(encoder):
+        sizes = encoder.out_features, 4
+        expanders = (Expander(*sizes, rngs=nnx.Rngs(seed)) for seed in (0, 1))
+        return VICRegL(encoder, *expanders)
+
+    def refused(found):
+        needed = "`encoder` must have features that are the mean of its map"
+        return pytest.raises(ValueError, match=f"{needed}, got {found}")
+
+    with refused("a ViT"):
+        whole(vit())
+    with refused("a ConvNeXt with `norm_pooled`"):
+        whole(convnext(norm_pooled=True))
+    model = convnext()
+    assert whole(model).encoder is model
 
 
 def test_the_map_of_a_vit_has_its_patches_in_place():

@@ -137,6 +137,23 @@ class TestNearest:
         with pytest.raises(ValueError, match=f"`neighbors` must be.* 5 rows.*got {k}"):
             knn.nearest(bank, bank, neighbors=k, where=np.arange(8) < 5)
 
+    @pytest.mark.usefixtures("unchecked_signatures")
+    @pytest.mark.parametrize(
+        "where, error, match",
+        [
+            # On eight devices both are padded to sixteen rows.
+            (np.ones(11, bool), ValueError, r"`where`.* shape \(10,\), got \(11,\)"),
+            (np.ones((10, 1), bool), ValueError, r"`where`.* got \(10, 1\)"),
+            (np.ones(10, int), TypeError, "`where` must be bool, got int64"),
+        ],
+    )
+    def test_where_is_a_bool_for_each_row(self, where, error, match):
+        bank = draw(10, 3).features
+        with pytest.raises(error, match=match):
+            knn.nearest(
+                bank, bank, neighbors=2, where=where, mesh=mesh((8,), AxisType.Auto)
+            )
+
 
 class TestClassify:
     @on_each_mesh
@@ -174,6 +191,13 @@ class TestClassify:
         bank = draw(30, 3)
         with pytest.raises(ValueError, match="`labels` must be from 0, or -1.*got -2"):
             knn.classify(bank.features, bank.labels - 2, bank.features)
+
+    @pytest.mark.parametrize("label", [2**31, 2**32 + 1, -(2**32)])
+    def test_labels_that_int32_lacks(self, label):
+        bank = draw(30, 3)
+        labels = np.append(bank.labels[1:], label)
+        with pytest.raises(ValueError, match=f"`labels` must be .*got {label}"):
+            knn.classify(bank.features, labels, bank.features)
 
     def test_temperature_must_be_positive(self):
         bank = draw(30, 3)
@@ -343,6 +367,15 @@ class TestRidge:
         np.testing.assert_allclose(found.errors, wanted.errors, rtol=1e-5)
         np.testing.assert_allclose(found.linear.weights, wanted.linear.weights, 1e-3)
 
+    @pytest.mark.parametrize("value", [0.0, 0.1])
+    def test_collapsed_features_predict_the_most_frequent_class(self, value):
+        features = np.full((50, 4), value, np.float32)
+        labels = np.array([1] * 30 + [0, 2] * 10)
+        found = ridge.fit(features, labels)
+        assert np.isfinite(found.errors).all()
+        np.testing.assert_array_equal(found.linear.classes(features), 1)
+        np.testing.assert_allclose(found.linear.scores(features)[0], [0.2, 0.6, 0.2])
+
     def test_every_class_is_held_out_and_left(self):
         labels = np.sort(draw(400, 6).labels)
         drawn = ridge._draw(labels, seed=0)
@@ -418,6 +451,29 @@ class TestProbes:
         many = self.clusters(0.05)
         late = many._replace(labels=many.labels + 3)
         assert probes(late, late) == probes(many, many)
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+    def test_labels_of_narrow_dtypes(self, dtype):
+        """Rows to ignore, and labels that the dtype lacks, in the test labels."""
+        many = self.clusters(0.05)
+        narrow = many._replace(labels=many.labels.astype(dtype))
+        some = np.where(np.arange(400) < 200, many.labels, -1)
+        some[:50] += 256  # wrong, though the narrow dtypes would wrap them to right
+        padded = many._replace(labels=some)
+        assert linear_probe(narrow, padded) == knn_probe(narrow, padded) == 0.75
+
+    @pytest.mark.usefixtures("unchecked_signatures")
+    @pytest.mark.parametrize("share", [0.5, 1.0])
+    def test_labels_that_are_not_integers(self, share):
+        many = self.clusters(0.05)
+        train = many._replace(labels=many.labels + 0.5)
+        with pytest.raises(TypeError, match="`labels` must be integers, got float64"):
+            linear_probe(train, many, share=share)
+
+    def test_a_share_of_unsigned_labels_on_devices(self):
+        many = self.clusters(0.05)
+        on_device = Labeled(jnp.asarray(many.features), many.labels.astype(np.uint8))
+        assert linear_probe(on_device, many, share=0.1) == 1
 
     def test_a_class_that_training_lacks_is_missed(self):
         many = self.clusters(0.05)

@@ -103,7 +103,7 @@ class DigitViews:
 
     def _view(self, key, image):
         warp_key, pen_key = jax.random.split(key)
-        change = jax.random.uniform(pen_key, minval=-self.pen, maxval=self.pen)
+        change = _within(pen_key, self.pen)
         # The pen comes first: `pen` is in pixels of the image before it is scaled.
         return _warp(_redraw(image, change), self._coordinates(warp_key, image.shape))
 
@@ -116,7 +116,9 @@ class DigitViews:
         turn = _within(turn_key, jnp.deg2rad(self.rotation))
         cos, sin = jnp.cos(turn), jnp.sin(turn)
         rotation = jnp.array([[cos, -sin], [sin, cos]])
-        shear = jnp.eye(2).at[1, 0].set(_within(shear_key, self.shear))
+        shear = (
+            jnp.eye(2, dtype=jnp.float32).at[1, 0].set(_within(shear_key, self.shear))
+        )
         scale = jnp.exp(_within(scale_key, self.scale, (2,)))
         # The scale multiplies columns: it acts first, along the axes of the view.
         linear = jnp.matmul(rotation, shear, precision=_space.PRECISION) * scale
@@ -126,7 +128,8 @@ class DigitViews:
         rows, columns = (jnp.arange(n, dtype=jnp.float32) for n in shape[:2])
         grid = jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"))
         offset = grid - center[:, None, None]
-        bend = jax.random.normal(bend_key, (2, self.grid, self.grid)) * self.bend
+        knots = (2, self.grid, self.grid)
+        bend = jax.random.normal(bend_key, knots, jnp.float32) * self.bend
         # Cubic, because linear interpolation would crease strokes at the knots.
         bend = jax.image.resize(bend, (2, *shape[:2]), "cubic") * side[:, None, None]
         moved = jnp.einsum("ij,jhw->ihw", linear, offset, precision=_space.PRECISION)
@@ -134,7 +137,8 @@ class DigitViews:
 
 
 def _within(key, bound, shape=()):
-    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+    # With a dtype, so that views are the same where float64 is switched on.
+    return jax.random.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)
 
 
 def _redraw(image, change):
@@ -142,8 +146,9 @@ def _redraw(image, change):
     window = (3, 3, 1)
     strides = (1, 1, 1)
     # 0 and 1 bound the pixels, so the padding changes no maximum and no minimum.
-    thick = jax.lax.reduce_window(image, 0.0, jax.lax.max, window, strides, "SAME")
-    thin = jax.lax.reduce_window(image, 1.0, jax.lax.min, window, strides, "SAME")
+    black, white = image.dtype.type(0), image.dtype.type(1)
+    thick = jax.lax.reduce_window(image, black, jax.lax.max, window, strides, "SAME")
+    thin = jax.lax.reduce_window(image, white, jax.lax.min, window, strides, "SAME")
     toward = jnp.where(change > 0, thick, thin)
     return image + jnp.abs(change) * (toward - image)
 

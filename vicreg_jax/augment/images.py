@@ -265,8 +265,9 @@ class ImageViews:
             drawn, mirrored = self.finish(
                 key, jnp.asarray(crops.pixels[:, at]), view=view
             )
-            box = jnp.moveaxis(jnp.asarray(crops.boxes)[:, at], 1, 0)
-            aspect = jnp.ones(len(drawn)) if aspect is None else aspect
+            box = jnp.moveaxis(jnp.asarray(crops.boxes, jnp.float32)[:, at], 1, 0)
+            if aspect is None:
+                aspect = jnp.ones(len(drawn), jnp.float32)
         else:
             pixels, aspect = prepare(images, aspect)
             keys = shard_like(pixels, jax.random.split(key, len(pixels)))
@@ -282,6 +283,8 @@ class ImageViews:
         size = self.local_size if is_local else self.size
         box_key = jax.random.split(key, _OPERATIONS)[0]
         box = _space.random_box(box_key, aspect, scale=scale, ratio=self.ratio)
+        # Where float64 is switched on, the box is drawn in it.
+        box = _space.Box(*(value.astype(jnp.float32) for value in box))
         return box, *self._finish(key, _space.crop(image, box, size), view)
 
     def _finish(self, key, image, view):
@@ -292,7 +295,7 @@ class ImageViews:
             key, _OPERATIONS
         )
         # The same as `_maybe` draws, from the same key.
-        mirrored = jax.random.bernoulli(flip_key, self.flip)
+        mirrored = _happens(flip_key, self.flip)
         image = _maybe(flip_key, self.flip, _space.flip, image)
         change, draw = jax.random.split(jitter_key)
         image = _maybe(change, self.jitter, lambda x: self._jitter(draw, x), image)
@@ -305,19 +308,28 @@ class ImageViews:
 
     def _jitter(self, key, image):
         factor_key, turn_key, order_key = jax.random.split(key, 3)
-        strength = jnp.array([self.brightness, self.contrast, self.saturation])
+        strength = jnp.array(
+            [self.brightness, self.contrast, self.saturation], jnp.float32
+        )
         # At least 0, as in torchvision's ColorJitter. Strengths above 1 would allow
         # negative factors, which invert the image.
         factors = jax.random.uniform(
-            factor_key, (3,), minval=jnp.maximum(0, 1 - strength), maxval=1 + strength
+            factor_key,
+            (3,),
+            jnp.float32,
+            minval=jnp.maximum(0, 1 - strength),
+            maxval=1 + strength,
         )
-        turns = jax.random.uniform(turn_key, minval=-self.hue, maxval=self.hue)
+        turns = jax.random.uniform(
+            turn_key, (), jnp.float32, minval=-self.hue, maxval=self.hue
+        )
         order = jax.random.permutation(order_key, 4)
-        return _color.jitter(image, factors, turns, order)
+        # Where float64 is switched on, the hue is computed in it.
+        return _color.jitter(image, factors, turns, order).astype(jnp.float32)
 
     def _blur(self, key, image):
         least, largest = self.sigma
-        sigma = jax.random.uniform(key, minval=least, maxval=largest)
+        sigma = jax.random.uniform(key, (), jnp.float32, minval=least, maxval=largest)
         # Shapes are static, so the radius is that of the largest sigma for every image.
         # At four standard deviations the kernel is 3e-4 of its peak.
         return _space.blur(image, sigma, radius=math.ceil(4 * largest))
@@ -336,7 +348,7 @@ class ImageViews:
         return views * std + mean
 
     def _moments(self, images):
-        mean, std = jnp.array(self.mean), jnp.array(self.std)
+        mean, std = (jnp.array(x, jnp.float32) for x in (self.mean, self.std))
         # Gray images have one channel, and the mean over the colors.
         return (mean, std) if images.shape[-1] == 3 else (mean.mean(), std.mean())
 
@@ -350,7 +362,12 @@ def _maybe(key, probability, change, image):
     # barrier and 12 ms with it.
     image = jax.lax.optimization_barrier(image)
     # Under `jax.vmap`, `jax.lax.cond` would compute both branches as well.
-    return jnp.where(jax.random.bernoulli(key, probability), change(image), image)
+    return jnp.where(_happens(key, probability), change(image), image)
+
+
+def _happens(key, probability):
+    # With a dtype, so that the same is drawn where float64 is switched on.
+    return jax.random.bernoulli(key, jnp.float32(probability))
 
 
 def _gray(image):

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 from flax import nnx
 
+from vicreg_jax.nn.convnext import ConvNeXt
 from vicreg_jax.nn.layers import Layers, mean_of_positions
+from vicreg_jax.nn.vit import ViT
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -86,15 +88,20 @@ class VICRegL(nnx.Module):
 
     Args:
         encoder: An encoder of `vicreg_jax.nn`, or another module with the method
-            ``feature_map(images)``, whose features are the mean of that map.
+            ``feature_map(images)``, whose features are the mean of that map. Those of a
+            `ViT`, and of a `ConvNeXt` with ``norm_pooled``, are not.
         expander: Of the features, for the global loss.
         local_expander: Of each position of the map, for the local loss.
+
+    Raises:
+        ValueError: If `encoder` is one of those whose features are not that mean.
 
     Reference:
         Bardes et al., VICRegL, https://arxiv.org/abs/2210.01571, figure 1.
     """
 
     def __init__(self, encoder: Any, expander: Expander, local_expander: Expander):
+        _check_features(encoder)
         self.encoder = encoder
         self.expander = expander
         self.local_expander = local_expander
@@ -106,3 +113,19 @@ class VICRegL(nnx.Module):
         # The mean of the map is the encoder's features, so nothing is computed twice.
         maps = self.encoder.feature_map(images)
         return self.expander(mean_of_positions(maps)), self.local_expander(maps)
+
+
+def _check_features(encoder: Any) -> None:
+    """Refuses encoders that are known to return something else than their map's mean.
+
+    The expander would be trained on features that the encoder alone does not return.
+    """
+    if isinstance(encoder, ViT):
+        found = "a ViT, whose features are the class token"
+    elif isinstance(encoder, ConvNeXt) and encoder.head is not None:
+        found = "a ConvNeXt with `norm_pooled`, which normalizes the mean"
+    else:
+        return
+    raise ValueError(
+        f"`encoder` must have features that are the mean of its map, got {found}"
+    )

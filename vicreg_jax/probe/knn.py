@@ -64,13 +64,13 @@ def classify(
 
     Raises:
         TypeError: As `nearest`, and if the labels are not integers.
-        ValueError: As `nearest`, and if a label is below -1 or `temperature` is not
-            positive.
+        ValueError: As `nearest`, and if a label is below -1 or above the largest int32,
+            or `temperature` is not positive.
     """
     _inputs.check("bank", bank, labels)
     if not temperature > 0:
         raise ValueError(f"`temperature` must be above 0, got {temperature}")
-    voters = np.asarray(labels, np.int32)
+    voters = int32_labels(labels)
     if voters.min() < _inputs.NO_LABEL:
         raise ValueError(
             "`labels` must be from 0, or -1 for rows that do not vote, "
@@ -80,6 +80,28 @@ def classify(
         bank, queries, neighbors=neighbors, where=voters != _inputs.NO_LABEL, mesh=mesh
     )
     return _vote(found, jnp.asarray(voters), temperature)
+
+
+def int32_labels(labels: Integer[Array | np.ndarray, " rows"]) -> np.ndarray:
+    """Returns labels on the host, in the dtype in which the probes compare them.
+
+    Args:
+        labels: Of any integer dtype, at least one.
+
+    Raises:
+        TypeError: If the labels are not integers.
+        ValueError: If a label is outside of int32, where the cast would wrap.
+    """
+    values, limits = np.asarray(labels), np.iinfo(np.int32)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise TypeError(f"`labels` must be integers, got {values.dtype}")
+    for value in (int(values.min()), int(values.max())):
+        if not limits.min <= value <= limits.max:
+            raise ValueError(
+                f"`labels` must be from 0 to {limits.max}, or -1 for rows without a "
+                f"label, got {value}"
+            )
+    return values.astype(np.int32)
 
 
 @jax.jit
@@ -116,14 +138,14 @@ def nearest(
             features in bfloat16 are compared exactly as they are.
         queries: Shape ``(queries, width)``, of any float dtype.
         neighbors: Number of rows to return for each query.
-        where: Which rows of the bank to search, shape ``(bank,)``. None: all.
+        where: Which rows of the bank to search, bool, shape ``(bank,)``. None: all.
         mesh: Devices to spread the rows of both over. None: those of `bank` if it is
             sharded, otherwise JAX's default device.
 
     Raises:
-        TypeError: If the features are not floating-point.
-        ValueError: If a shape does not fit, a value is not finite, or `neighbors` is
-            not from 1 to the number of rows searched.
+        TypeError: If the features are not floating-point, or `where` is not bool.
+        ValueError: If a shape does not fit, that of `where` included, a value is not
+            finite, or `neighbors` is not from 1 to the number of rows searched.
     """
     for name, features in (("bank", bank), ("queries", queries)):
         _inputs.check(name, features)
@@ -133,6 +155,14 @@ def nearest(
             f"got {queries.shape[1]}"
         )
     found = np.ones(len(bank), bool) if where is None else np.asarray(where)
+    if found.dtype != bool:
+        raise TypeError(f"`where` must be bool, got {found.dtype}")
+    # Checked here, because the padding of both would hide it.
+    if found.shape != bank.shape[:1]:
+        raise ValueError(
+            "`where` must have a value for each row of `bank`, shape "
+            f"{bank.shape[:1]}, got {found.shape}"
+        )
     if not 1 <= neighbors <= found.sum():
         raise ValueError(
             f"`neighbors` must be from 1 to the {found.sum()} rows of `bank` that are "

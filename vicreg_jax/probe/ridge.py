@@ -74,8 +74,10 @@ def fit(
     ``X^T X``, so that a lambda means the same for every number and scale of features
     (Hoerl and Kennard, Technometrics 12, 1970). One eigendecomposition gives the
     solutions for all lambdas. The one with the smallest squared error on held-out rows
-    is used on all rows. Each device holds its rows, a float32 copy of them, and a few
-    matrices of width by width; the Gram matrices are added up over the devices.
+    is used on all rows. Where ``X^T X`` is 0, ``t`` is 1: features that are all the
+    same predict the most frequent class. Each device holds its rows, a float32 copy of
+    them, and a few matrices of width by width; the Gram matrices are added up over the
+    devices.
 
     Args:
         features: Shape ``(rows, width)``, of any float dtype. Statistics are in
@@ -181,7 +183,7 @@ def _solution(sums: _Moments, penalty):
     x, y, gram, cross = _centered(sums)
     width = len(gram)
     # The trace over the width is the mean eigenvalue.
-    shift = penalty * jnp.trace(gram) / width
+    shift = penalty * _unit(jnp.trace(gram) / width)
     # For one lambda a Cholesky factorization costs less than the eigenvectors, and
     # those of `_solutions` are of another Gram matrix.
     factor = cho_factor(gram + shift * jnp.eye(width, dtype=gram.dtype))
@@ -195,14 +197,22 @@ def _solutions(sums: _Moments, lambdas):
     values, vectors = jnp.linalg.eigh(gram)
     # Rounding makes eigenvalues that are 0 slightly negative.
     values = jnp.maximum(values, 0)
+    unit = _unit(jnp.mean(values))
     rotated = matmul(vectors.T, cross)
 
     def solution(penalty):
-        shrunk = values + penalty * jnp.mean(values)
+        shrunk = values + penalty * unit
         weights = matmul(vectors, rotated / shrunk[:, None])
         return weights, y - matmul(x[None], weights)[0]
 
     return jax.lax.map(solution, lambdas)
+
+
+def _unit(mean):
+    """Returns what lambdas are fractions of, for a mean eigenvalue."""
+    # Features that are all the same have no eigenvalue above 0. Any penalty then gives
+    # weights of 0, and the biases predict the most frequent class; 0 would give 0 / 0.
+    return jnp.where(mean > 0, mean, 1)
 
 
 def _errors(fitted: _Moments, held: _Moments, lambdas):
