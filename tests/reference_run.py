@@ -15,8 +15,8 @@ from vicreg_jax.pretrain.step import Metrics, Programs
 
 # At the usual rate, differences of 1e-6 become 1e-2 within ten steps, since Adam
 # divides small gradients by their size. At this rate they do not grow. Errors of one
-# standard deviation, not magnified, gave the same bounds within 40%, and of the norm of
-# the gradient a tenth, since magnified errors move more activations across zero.
+# standard deviation, not magnified, gave the same bounds within 20%, and of the norm of
+# the gradient a twentieth, since magnified errors move more activations across zero.
 RATE = 1e-5
 FLAGS = ("--learning-rate", str(RATE))
 _UNUSED = {"learning_rate", *Metrics._field_defaults}  # the latter are VICRegL's
