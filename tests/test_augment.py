@@ -399,8 +399,7 @@ class TestViews:
         assert temporaries < 10 * 2**20
 
 
-# What JAX's own defaults make float64 mixes with the float32 of images.
-@pytest.mark.usefixtures("x64", "relaxed_promotion")
+@pytest.mark.usefixtures("x64")
 def test_views_are_float32_where_float64_is_switched_on(photographs):
     images, key = squares(photographs, 32), jax.random.key(0)
     views = ImageViews(size=16, local_views=1, local_size=8)

@@ -68,7 +68,7 @@ def decode(
     Raises:
         UnreadableError: If it is missing, damaged, or in a format that Pillow lacks.
     """
-    with _readable(image) as opened:
+    with readable(image) as opened:
         height, width = _upright_size(opened)
         whole = PixelBox(0, 0, height, width)
         (pixels,) = _cut(opened, [(whole, size)], channels)
@@ -96,7 +96,7 @@ def decode_crops(
     Raises:
         UnreadableError: If it is missing, damaged, or in a format that Pillow lacks.
     """
-    with _readable(image) as opened:
+    with readable(image) as opened:
         height, width = _upright_size(opened)
         boxes = [
             [(box, cropping.size) for box in cropping.boxes(drawn, height, width)]
@@ -114,7 +114,7 @@ def decode_crops(
 
 
 @contextmanager
-def _readable(image):
+def readable(image: Path | bytes | PIL.Image.Image):
     """Opens an image; every error inside is an `UnreadableError`."""
     try:
         with _opened(image) as opened:

@@ -56,7 +56,7 @@ def hue(image: Image, turns: Scalar) -> Image:
         (green - blue) / safe,
         jnp.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
-    k = (jnp.array([5.0, 3.0, 1.0]) + sixth[..., None] + 6 * turns) % 6
+    k = (jnp.array([5.0, 3.0, 1.0], image.dtype) + sixth[..., None] + 6 * turns) % 6
     fall = jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
     return value[..., None] - chroma[..., None] * fall
 

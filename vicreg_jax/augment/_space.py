@@ -5,6 +5,7 @@ Images are float in [0, 1], shape ``(height, width, channels)``.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -53,12 +54,10 @@ def random_box(
     """
     area_key, shape_key, place_key = jax.random.split(key, 3)
     # All tries at once: under `jax.vmap` a loop would run until every image has a box.
-    area = jax.random.uniform(area_key, (TRIES,), minval=scale[0], maxval=scale[1])
-    shape = jnp.exp(
-        jax.random.uniform(
-            shape_key, (TRIES,), minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1])
-        )
-    )
+    # With a dtype, so that the same is drawn where float64 is switched on.
+    draw = partial(jax.random.uniform, shape=(TRIES,), dtype=jnp.float32)
+    area = draw(area_key, minval=scale[0], maxval=scale[1])
+    shape = jnp.exp(draw(shape_key, minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1])))
     # Sides h and w in fractions of the image's: h * w is the area, and aspect * w / h
     # is the width over height of the box in the original.
     heights = jnp.sqrt(area * aspect / shape)
@@ -69,7 +68,8 @@ def random_box(
     nearest = jnp.clip(aspect, ratio[0], ratio[1])
     height = jnp.where(fits.any(), heights[first], jnp.minimum(1, aspect / nearest))
     width = jnp.where(fits.any(), widths[first], jnp.minimum(1, nearest / aspect))
-    top, left = jnp.where(fits.any(), jax.random.uniform(place_key, (2,)), 0.5)
+    place = jax.random.uniform(place_key, (2,), jnp.float32)
+    top, left = jnp.where(fits.any(), place, 0.5)
     return Box(top * (1 - height), left * (1 - width), height, width)
 
 
@@ -101,7 +101,7 @@ def crop(image: Image, box: Box, size: int) -> Float[Array, "size size channels"
 
 def resize(image: Image, size: int) -> Float[Array, "size size channels"]:
     """Resizes the whole image to a square; see `crop`."""
-    zero, one = jnp.zeros(()), jnp.ones(())
+    zero, one = jnp.float32(0), jnp.float32(1)
     return crop(image, Box(zero, zero, one, one), size)
 
 

@@ -283,8 +283,6 @@ class ImageViews:
         size = self.local_size if is_local else self.size
         box_key = jax.random.split(key, _OPERATIONS)[0]
         box = _space.random_box(box_key, aspect, scale=scale, ratio=self.ratio)
-        # Where float64 is switched on, the box is drawn in it.
-        box = _space.Box(*(value.astype(jnp.float32) for value in box))
         return box, *self._finish(key, _space.crop(image, box, size), view)
 
     def _finish(self, key, image, view):
@@ -324,8 +322,7 @@ class ImageViews:
             turn_key, (), jnp.float32, minval=-self.hue, maxval=self.hue
         )
         order = jax.random.permutation(order_key, 4)
-        # Where float64 is switched on, the hue is computed in it.
-        return _color.jitter(image, factors, turns, order).astype(jnp.float32)
+        return _color.jitter(image, factors, turns, order)
 
     def _blur(self, key, image):
         least, largest = self.sigma

@@ -314,29 +314,25 @@ def _check_encoder(config: Config) -> None:
         raise UsageError(f"--drop-path must be at least 0 and below 1, got {rate}")
     if rate and not name.startswith(("convnext", "vit")):
         raise UsageError(f"--drop-path must be 0 with --encoder {name}, got {rate}")
-    # The stem and the stages divide the side by 32 in all.
-    if name.startswith("convnext") and size < 32:
-        raise UsageError(
-            f"--views.size must be at least 32 with --encoder {name}, got {size}"
-        )
-    if name.startswith("vit") and size % 16:
-        raise UsageError(
-            f"--views.size must be a multiple of 16 with --encoder {name}, got {size}"
-        )
-    # Views of a user's may lack both.
-    if not getattr(config.views, "local_views", 0):
-        return
-    local = getattr(config.views, "local_size", size)
-    if name.startswith("convnext") and local < 32:
-        raise UsageError(
-            f"--views.local-size must be at least 32 with --encoder {name}, got {local}"
-        )
-    # Its positions are learned for one size.
-    if name.startswith("vit") and local != size:
-        raise UsageError(
-            f"--views.local-size must be --views.size, {size}, with --encoder {name}, "
-            f"got {local}"
-        )
+    sides = {"--views.size": size}
+    if getattr(config.views, "local_views", 0):  # views of a user's may lack both
+        sides["--views.local-size"] = getattr(config.views, "local_size", size)
+    for setting, side in sides.items():
+        # The stem and the stages divide the side by 32 in all.
+        if name.startswith("convnext") and side < 32:
+            raise UsageError(
+                f"{setting} must be at least 32 with --encoder {name}, got {side}"
+            )
+        if name.startswith("vit") and side % 16:
+            raise UsageError(
+                f"{setting} must be a multiple of 16 with --encoder {name}, got {side}"
+            )
+        # The positions of a ViT are learned for one size.
+        if name.startswith("vit") and side != size:
+            raise UsageError(
+                f"{setting} must be --views.size, {size}, with --encoder {name}, got "
+                f"{side}"
+            )
 
 
 def _check_finite(name: str, value: float | None, *, positive: bool) -> None:

@@ -41,7 +41,8 @@ def write_encoder(run: Path, programs: Programs, state: State) -> Path:
     """Writes the encoder of a state into a run's directory, and returns the file."""
     # On the host: the first process of several calls this alone, and a computation on
     # their devices would need all of them.
-    frozen = as_encoder(programs, jax.device_get(state), run)
+    on_host = jax.device_get(state._replace(optimizer=None))
+    frozen = as_encoder(programs, on_host, run)
     path = run / encoder.FILE
     with run_folder.writing(path):
         encoder.save_encoder(

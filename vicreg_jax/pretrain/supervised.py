@@ -22,7 +22,7 @@ from vicreg_jax.pretrain.embed import open_encoder
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.evaluation import unreadable_summary
 from vicreg_jax.pretrain.features import in_order
-from vicreg_jax.pretrain.input import Datasets, load_datasets
+from vicreg_jax.pretrain.input import load_datasets
 from vicreg_jax.pretrain.input.device import on_mesh
 from vicreg_jax.pretrain.input.labels import labeled
 from vicreg_jax.pretrain.loop import Loop
@@ -31,6 +31,8 @@ from vicreg_jax.pretrain.protocol import Supervised
 from vicreg_jax.pretrain.run import claimed, trained
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
     from vicreg_jax.augment import Views
@@ -237,7 +239,8 @@ def _loop(config: Supervised, model: Any, launch: Launch, console: Console) -> _
     if whole.held_out is None:
         raise UsageError(f"--data must have labels, got {config.data}")
     train = labeled(whole.train, config.labels, seed=config.seed)
-    named = max((len(part.classes) for part in whole if part is not None), default=0)
+    parts = whole.train, whole.held_out
+    named = max(len(part.classes) for part in parts)
     if 0 < config.classes < named:
         raise UsageError(
             f"--classes must be at least {named}, as the images have so many, got "
@@ -246,7 +249,7 @@ def _loop(config: Supervised, model: Any, launch: Launch, console: Console) -> _
     # After the images are opened, because the number of classes and the share of the
     # labels decide the size and the rates of the heads.
     config = config.resolved(
-        classes=config.classes or _classes(whole), share=len(train) / len(whole.train)
+        classes=config.classes or _classes(parts), share=len(train) / len(whole.train)
     )
     train_iterator = on_mesh(
         config,
@@ -269,9 +272,8 @@ def _loop(config: Supervised, model: Any, launch: Launch, console: Console) -> _
     )
 
 
-def _classes(datasets: Datasets) -> int:
+def _classes(parts: Iterable[Source]) -> int:
     """Returns the number of classes. Records have none, so all of them are read."""
-    parts = [part for part in datasets if part is not None]
     return max(len(p.classes) or int(p.labels.max()) + 1 for p in parts)
 
 

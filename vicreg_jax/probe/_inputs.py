@@ -93,6 +93,28 @@ def labeled(features: Any, labels: Any, mesh: Mesh | None) -> Rows:
     return Rows(pad_and_shard(features, mesh, multiple), whole)
 
 
+def int32_labels(labels: Integer[Array | np.ndarray, " rows"]) -> np.ndarray:
+    """Returns labels on the host, in the dtype in which the probes compare them.
+
+    Args:
+        labels: Of any integer dtype, at least one.
+
+    Raises:
+        TypeError: If the labels are not integers.
+        ValueError: If a label is outside of int32, where the cast would wrap.
+    """
+    values, limits = np.asarray(labels), np.iinfo(np.int32)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise TypeError(f"`labels` must be integers, got {values.dtype}")
+    for value in (int(values.min()), int(values.max())):
+        if not limits.min <= value <= limits.max:
+            raise ValueError(
+                f"`labels` must be from 0 to {limits.max}, or -1 for rows without a "
+                f"label, got {value}"
+            )
+    return values.astype(np.int32)
+
+
 def wide(features: Float[Array, "rows width"]) -> Float[Array, "rows width"]:
     """Returns features in float32, or in float64 if they are."""
     return features.astype(jnp.promote_types(features.dtype, jnp.float32))

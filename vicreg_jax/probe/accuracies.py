@@ -163,7 +163,7 @@ def _drawn(samples: Labeled, share: float, seed: int) -> Labeled:
     if share >= 1:
         return samples
     # A narrower or an unsigned dtype might lack the -1 below.
-    labels = knn.int32_labels(samples.labels)
+    labels = _inputs.int32_labels(samples.labels)
     # scikit-learn would draw from -1 as from a class.
     known = np.flatnonzero(labels >= 0)
     rows, _ = train_test_split(
@@ -179,7 +179,7 @@ def _drawn(samples: Labeled, share: float, seed: int) -> Labeled:
 def _fit(train: Labeled, mesh: Mesh | None) -> _Classifier:
     # Found labels have the dtype of these, and test labels are compared in it. A narrow
     # dtype of the training labels might lack those of the test, such as -1.
-    labels = knn.int32_labels(train.labels)
+    labels = _inputs.int32_labels(train.labels)
     names = np.unique(labels[labels >= 0])
     # The labels may have gaps, which the numbers of classes may not.
     classes = np.where(labels >= 0, np.searchsorted(names, labels), -1)
@@ -209,5 +209,5 @@ def _area(classifier: _Classifier, test: Labeled) -> float:
 def _accuracy(found: Array, labels: Array | np.ndarray) -> float:
     # From the host, since arrays on meshes of different axis types do not mix. No class
     # is -1, so samples to ignore are in neither sum.
-    wanted = knn.int32_labels(labels)
+    wanted = _inputs.int32_labels(labels)
     return float(jnp.sum(found == wanted) / np.sum(wanted >= 0))

@@ -70,7 +70,7 @@ def classify(
     _inputs.check("bank", bank, labels)
     if not temperature > 0:
         raise ValueError(f"`temperature` must be above 0, got {temperature}")
-    voters = int32_labels(labels)
+    voters = _inputs.int32_labels(labels)
     if voters.min() < _inputs.NO_LABEL:
         raise ValueError(
             "`labels` must be from 0, or -1 for rows that do not vote, "
@@ -80,28 +80,6 @@ def classify(
         bank, queries, neighbors=neighbors, where=voters != _inputs.NO_LABEL, mesh=mesh
     )
     return _vote(found, jnp.asarray(voters), temperature)
-
-
-def int32_labels(labels: Integer[Array | np.ndarray, " rows"]) -> np.ndarray:
-    """Returns labels on the host, in the dtype in which the probes compare them.
-
-    Args:
-        labels: Of any integer dtype, at least one.
-
-    Raises:
-        TypeError: If the labels are not integers.
-        ValueError: If a label is outside of int32, where the cast would wrap.
-    """
-    values, limits = np.asarray(labels), np.iinfo(np.int32)
-    if not np.issubdtype(values.dtype, np.integer):
-        raise TypeError(f"`labels` must be integers, got {values.dtype}")
-    for value in (int(values.min()), int(values.max())):
-        if not limits.min <= value <= limits.max:
-            raise ValueError(
-                f"`labels` must be from 0 to {limits.max}, or -1 for rows without a "
-                f"label, got {value}"
-            )
-    return values.astype(np.int32)
 
 
 @jax.jit

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import PIL.Image
 
-from vicreg_jax.decode import UnreadableError
+from vicreg_jax.decode import readable
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.input.datasets import open_source
 from vicreg_jax.pretrain.input.files import Files
@@ -74,13 +72,8 @@ def _training(images: int, label: int) -> int:
 
 
 def _shorter_side(image: Path | bytes) -> int:
-    file = io.BytesIO(image) if isinstance(image, bytes) else image
-    try:
-        with PIL.Image.open(file) as opened:
-            return min(opened.size)
-    except Exception as error:
-        # Of many types, as where images are decoded.
-        raise UnreadableError(f"{type(error).__name__}: {error}") from error
+    with readable(image) as opened:
+        return min(opened.size)
 
 
 def _look(source: Files | Records, index: int) -> tuple[int, bool, int] | None:
