@@ -51,10 +51,12 @@ def hue(image: Image, turns: Scalar) -> Image:
     chroma = value - image.min(-1)
     # Gray has no hue. Any will do, because it is multiplied by a chroma of 0.
     safe = jnp.where(chroma > 0, chroma, 1.0)
+    # Not `value == red`: XLA may compute a channel twice and round it in two ways. Near
+    # a tie two of the three agree.
     sixth = jnp.where(
-        value == red,
+        (red >= green) & (red >= blue),
         (green - blue) / safe,
-        jnp.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+        jnp.where(green >= blue, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     k = (jnp.array([5.0, 3.0, 1.0], image.dtype) + sixth[..., None] + 6 * turns) % 6
     fall = jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
