@@ -139,7 +139,7 @@ def inside(
 
 
 def mapped(transform, shape, axes, z1, z2, where, loss) -> Outcome:
-    """Runs `pmap` or `vmap`, once for each of `axes`, differentiated inside."""
+    """Runs `pmap` or jitted `vmap` for each of `axes`, differentiated inside."""
     step = partial(_own_step, loss, axes)
     masked = () if where is None else (jnp.asarray(where),)
     # The innermost axis first, so that the leading axis of the rows gets the first
@@ -148,6 +148,8 @@ def mapped(transform, shape, axes, z1, z2, where, loss) -> Outcome:
         step = transform(
             step, axis_name=axis, in_axes=(None, *(0,) * (1 + len(masked)))
         )
+    if transform is jax.vmap:
+        step = jax.jit(step)
     views = (jnp.asarray(z1), jnp.asarray(z2))
     rows = (jnp.arange(len(views[0])), *masked)
     outcomes = step(views, *(a.reshape(*shape, -1) for a in rows))

@@ -1,5 +1,6 @@
 """How the tests run: eight CPU devices, strict dtypes, signatures enforced."""
 
+import functools
 import gc
 import os
 import sys
@@ -17,11 +18,17 @@ os.environ["XLA_FLAGS"] = (
 # a t-SNE of 360 points took 13 CPU seconds, and 2.9 with this (2026-11-27).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Also for processes that the tests start: no Python frames in compiled programs, where
+# only profiles show them. Finding them is 8% of the time of test_devices.py and others
+# that compile much (2026-11-27).
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+
 import beartype  # noqa: F401
 import jax
 import jaxtyping
 import pytest
 import quick_compilation
+from jax._src.interpreters import mlir
 from jaxtyping import install_import_hook
 
 from benchmarks import peak
@@ -31,6 +38,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # With its usual 700, Python searches all of JAX, Flax and PyTorch for garbage again and
 # again while JAX traces: 5 to 10% of the time of test_devices.py (2026-11-26).
 gc.set_threshold(100_000, 20, 50)
+
+# JAX loads its compiler's dialects for each program, in 4 ms of CPU time. The tests
+# compile five thousand small ones, so the programs of a file share what it loads.
+mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 # The package imports jaxtyping for type checkers only, so that it runs on JAX alone.
 # The tests import it at run time as well, and beartype checks every signature with it.
@@ -101,6 +112,7 @@ def forget_programs():
     """Frees the programs of each file of tests, which would fill gigabytes."""
     yield
     jax.clear_caches()
+    mlir.make_ir_context.cache_clear()
     if sys.platform != "linux" or peak.status("VmRSS") > _MUCH:
         # What the C library keeps of their memory. Returning it takes a second.
         peak.release()

@@ -17,8 +17,8 @@ def test_the_protocol(views):
     assert isinstance(views, Views) and issubclass(type(views), Views)
     images = jax.random.bits(jax.random.key(0), (2, 12, 12, 1), "uint8")
     aspect = jnp.ones(2)
-    pair = views.pair(jax.random.key(1), images, aspect)
-    plain = views.plain(images, aspect)
+    pair = jax.jit(views.pair)(jax.random.key(1), images, aspect)
+    plain = jax.jit(views.plain)(images, aspect)
     for view in (*pair, plain):
         assert view.shape == (2, views.size, views.size, 1)
         assert view.dtype == jnp.float32

@@ -174,8 +174,9 @@ class TestStep:
         made = programs(settings(views=views))
         pixels = np.random.default_rng(1).integers(0, 255, (5, 1, 8, 8, 3), np.uint8)
         crops = (Crops(pixels, np.zeros((5, 1, 4), np.float32)),)
-        found = made._view(jax.random.key(0), crops, np.ones(5, np.float32))
-        expected = views.plain(pixels[:, 0, :, ::-1])
+        view = jax.jit(made._view)
+        found = view(jax.random.key(0), crops, np.ones(5, np.float32))
+        expected = jax.jit(views.plain)(pixels[:, 0, :, ::-1])
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
     def test_own_views_may_have_crops(self):

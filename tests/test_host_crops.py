@@ -374,7 +374,7 @@ class TestViews:
 
     def test_pair_finishes_the_two_crops_and_finish_says_which_are_mirrored(self):
         key, (parts,) = jax.random.key(1), self.crops()
-        pair = STILL.pair(key, (parts,))
+        pair = jax.jit(STILL.pair)(key, (parts,))
         for view, own in enumerate(jax.random.split(key)):
             pixels = parts.pixels[:, view]
             found, mirrored = STILL.finish(own, pixels, view=view)
