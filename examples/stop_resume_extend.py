@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vicreg_jax.pretrain import Run, pretrain, recipes
 
-SETTINGS = {"width": 16, "expander": 64, "epochs": 10, "probe_images": 500}
+SETTINGS = {"width": 16, "expander": 64, "epochs": 4, "probe_images": 500}
 LAUNCH = {"log_every": 5, "probe_every": 0, "tensorboard": False}
 
 
@@ -54,7 +54,7 @@ def show(run: Run):
 def main():
     """Tells the story in a temporary directory."""
     out = Path(tempfile.mkdtemp()) / "run"
-    start_and_stop(out, steps=20)
+    start_and_stop(out, steps=11)
     show(Run.open(out))
 
     # The same settings resume it, from Python or by the same command.
@@ -63,7 +63,7 @@ def main():
         show(pretrain(config, out=out, **LAUNCH))
 
     # More epochs extend it, also if it is finished. The learning rate rises again.
-    longer = dataclasses.replace(config, epochs=15)
+    longer = dataclasses.replace(config, epochs=6)
     show(pretrain(longer, out=out, **LAUNCH))
 
 

@@ -104,5 +104,5 @@ def test_a_run_is_stopped_and_extended():
     found = re.findall(r"finished: (\w+), (\d+) steps", shown)
     assert [finished for finished, _ in found] == ["False", "True", "True"]
     stopped, *finished = (int(steps) for _, steps in found)
-    assert 20 <= stopped < 110 and finished == [110, 165]
-    assert "Extending the run from 10 to 15 epochs" in shown
+    assert 11 <= stopped < 44 and finished == [44, 66]
+    assert "Extending the run from 4 to 6 epochs" in shown

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import rounding
 from flax import nnx
+from flax.errors import TraceContextError
 from grids import thinned
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vicreg_jax.nn import Expander, ResNet, SmallResNet, VICReg
+from vicreg_jax.nn.keys import keys
 from vicreg_jax.nn.layers import Layers
 from vicreg_jax.nn.resnet import BasicBlock, Bottleneck
 
@@ -122,6 +124,14 @@ def test_linear_layers_start_as_pytorchs():
     error = 4 * np.sqrt(0.8 / (4 * kernel.size))
     np.testing.assert_allclose(kernel.std(), 1 / np.sqrt(3), rtol=error)
     np.testing.assert_array_equal(layer.bias[...], 0)
+
+
+def test_keys_are_those_of_flax():
+    ours, theirs = nnx.Rngs(5), nnx.Rngs(5)
+    drawn = [keys(ours).params(), keys(ours).params(), ours.params()]
+    assert drawn == [theirs.params() for _ in range(3)]
+    with pytest.raises(TraceContextError):
+        jax.eval_shape(lambda: nnx.state(Layers(ours).linear(2, 3)))
 
 
 @pytest.mark.parametrize("kind, last", [(BasicBlock, "bn2"), (Bottleneck, "bn3")])

@@ -247,7 +247,7 @@ class VICRegLLoss:
         >>> loss = VICRegLLoss(location_matches=(4, 2))
         >>> z = jax.random.normal(jax.random.key(0), (2, 8, 16))
         >>> maps = jax.random.normal(jax.random.key(1), (2, 8, 3, 3, 4))
-        >>> gradients = jax.grad(loss, argnums=(0, 1))(z, maps, maps[..., :2])
+        >>> gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(z, maps, maps[..., :2])
         >>> gradients[1].shape
         (2, 8, 3, 3, 4)
     """

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vicreg_jax.nn.keys import keys
+
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
     from jaxtyping import Array, Float
@@ -62,7 +64,7 @@ class Layers:
             dtype=self.dtype,
             # "normal" as in PyTorch, not "truncated_normal", which is Flax's default.
             kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
-            rngs=self.rngs,
+            rngs=keys(self.rngs),
         )
 
     def linear(self, inputs: int, outputs: int, *, bias: bool = True) -> nnx.Linear:
@@ -75,7 +77,7 @@ class Layers:
             # PyTorch's range is -b to b with b = 1 / sqrt(fan_in). Such a uniform
             # variable has the variance b^2 / 3.
             kernel_init=nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-            rngs=self.rngs,
+            rngs=keys(self.rngs),
         )
 
     def norm(self, features: int, *, zero: bool = False) -> nnx.BatchNorm:
@@ -101,7 +103,7 @@ class Layers:
             # exact one moves 13% more bytes (ResNet-18, bfloat16, compiled for v5e).
             use_fast_variance=False,
             promote_dtype=float32_at_least,
-            rngs=self.rngs,
+            rngs=keys(self.rngs),
             **axes,
         )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import jax
 from flax import nnx
 
+from vicreg_jax.nn.keys import keys
 from vicreg_jax.nn.layers import float32_at_least
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class TimmLayers:
     def linear(self, inputs: int, outputs: int) -> nnx.Linear:
         """Returns a linear layer."""
         return nnx.Linear(
-            inputs, outputs, dtype=self.dtype, kernel_init=NORMAL, rngs=self.rngs
+            inputs, outputs, dtype=self.dtype, kernel_init=NORMAL, rngs=keys(self.rngs)
         )
 
     def patches(self, inputs: int, outputs: int, size: int) -> nnx.Conv:
@@ -51,7 +52,7 @@ class TimmLayers:
             padding="VALID",
             dtype=self.dtype,
             kernel_init=NORMAL,
-            rngs=self.rngs,
+            rngs=keys(self.rngs),
         )
 
     def depthwise(self, features: int, size: int) -> nnx.Conv:
@@ -64,7 +65,7 @@ class TimmLayers:
             feature_group_count=features,
             dtype=self.dtype,
             kernel_init=NORMAL,
-            rngs=self.rngs,
+            rngs=keys(self.rngs),
         )
 
     def norm(self, features: int) -> nnx.LayerNorm:
@@ -77,7 +78,7 @@ class TimmLayers:
             # The fast variance, E[x^2] - E[x]^2, cancels if the mean is large.
             use_fast_variance=False,
             promote_dtype=float32_at_least,
-            rngs=self.rngs,
+            rngs=keys(self.rngs),
         )
 
     def drop_path(self, rate: float, dims: int) -> nnx.Dropout:
