@@ -134,6 +134,17 @@ def test_keys_are_those_of_flax():
         jax.eval_shape(lambda: nnx.state(Layers(ours).linear(2, 3)))
 
 
+def test_no_traced_array_is_asked_for_its_sharding(monkeypatch):
+    """It has none, and the error that says so takes longer than all of the tracing."""
+
+    def asked(self):
+        raise AssertionError(self)
+
+    monkeypatch.setattr(jax.core.Tracer, "sharding", property(asked))
+    _, stats = jax.eval_shape(trained, *nnx.split(nnx.eval_shape(tiny)), images())
+    assert {leaf.shape for leaf in jax.tree.leaves(stats)} == {(4,), (8,), (16,), (32,)}
+
+
 @pytest.mark.parametrize("kind, last", [(BasicBlock, "bn2"), (Bottleneck, "bn3")])
 def test_residual_branches_start_at_zero_unless_told_otherwise(kind, last):
     width = 16 // kind.expansion
