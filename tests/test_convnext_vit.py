@@ -33,6 +33,12 @@ def vit(**options):
     return ViT(8, **(sizes | options), rngs=nnx.Rngs(0))
 
 
+@pytest.mark.parametrize("make", [convnext, vit])
+def test_parameters_are_float32_where_float64_is_switched_on(x64, make):
+    params = nnx.state(nnx.eval_shape(make), nnx.Param)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
 def images(side, channels=3, batch=4):
     return jax.random.normal(jax.random.key(1), (batch, side, side, channels))
 

@@ -21,7 +21,7 @@ Import these by name. They need the ``pretrain`` extra:
     vicreg_jax.probe: k-NN and linear probes of frozen features.
     vicreg_jax.pretrain: the pretraining job.
 
-And this needs JAX alone:
+And this needs JAX and libtpu:
     vicreg_jax.aot: what a program needs on TPUs that are not attached.
 """
 

@@ -118,7 +118,12 @@ def _matches(points, shares, matching) -> list[Match]:
         )
         # The first of equally near candidates in raster order.
         nearest = jnp.argmin(squares[source, target], axis=2).astype(jnp.int32)
-        ranks = _ranks(jnp.min(squares[source, target], axis=2))
+        # The barrier has it computed once: two roundings of it would rank one position
+        # twice, and another one never.
+        nearest_square = jax.lax.optimization_barrier(
+            jnp.min(squares[source, target], axis=2)
+        )
+        ranks = _ranks(nearest_square)
         candidates = points[target].shape[1]
         for slots, weights in _slots(ranks, by_k, matching.slot_order):
             taken = nearest if slots is None else _take(slots, nearest)

@@ -3,9 +3,9 @@
 Implementations agree on the terms, but some sum and some average them over the two
 views, so "25, 25, 1" does not mean one loss. Each function here takes the arguments of
 the project it is named after, with that project's defaults. It returns a `VICRegLoss`
-with the same value and gradient.
+with the same value and gradient, or a `VICRegLLoss` for VICRegL's whole loss.
 
-All functions pass further keywords (``axis_name``, ``precision``) to `VICRegLoss`. The
+All functions pass further keywords (``axis_name``, ``precision``) to these classes. The
 name that another project has for an argument is a TypeError, which says the right one.
 
 Example:

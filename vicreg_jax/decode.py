@@ -84,8 +84,9 @@ def decode_crops(
 ) -> Cropped:
     """Decodes an image and cuts crops from it, bicubic and antialiased.
 
-    Equal to ``PIL.Image.Image.resize(box=...)`` of the image. For JPEGs whose crops are
-    all at least four times as large as needed, see `_shrunk`. Otherwise as `decode`.
+    Equal to ``PIL.Image.Image.resize(box=...)`` of the image. But a JPEG whose crops
+    are all at least four times as wide and high as needed is decoded at a fraction of
+    its size. Otherwise as `decode`.
 
     Args:
         image: A file, its content, or an image that Pillow opened.

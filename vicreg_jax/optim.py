@@ -79,8 +79,9 @@ def scaled_lr(base_lr: float, *, batch: int) -> float:
 def paper_base_lr(*, batch: int, epochs: int) -> float:
     """The learning rate per 256 images that the paper trains with.
 
-    It says two: of its 1000 epochs at a batch of 2048, 0.2, and of its ablations of 100
-    epochs, by their batch. Runs shorter than 1000 epochs get the latter here.
+    The paper gives 0.2 for 1000 epochs at a batch of 2048, and for its ablations of 100
+    epochs a rate that depends on the batch. Runs below 1000 epochs get those of the
+    ablations here.
 
     Args:
         batch: Images a step, on all devices together.
@@ -114,10 +115,10 @@ def lars(
         schedule: Learning rate by step.
         weight_decay: Added to the gradient, times the parameter; the paper's is 1e-6.
         trust_coefficient: The paper's code has 0.001.
-        clip: Divide the trust ratio by the learning rate, and let it be 1 at most, as
-            solo-learn does with ``clip_lr``: a layer's learning rate is then what LARS
-            gives alone, and never above that of the schedule. (solo-learn divides by
-            the sum of the norms of gradient and decay, we by the norm of their sum.)
+        clip: LARC clipping, as solo-learn's ``clip_lr``: each layer steps at the
+            smaller of its trust ratio and the learning rate, so that the schedule only
+            caps the step. (solo-learn's trust ratio divides by the sum of the norms of
+            gradient and decay, ours by the norm of their sum.)
     """
     trust = (
         _clipped_trust_ratio(schedule, trust_coefficient)

@@ -128,9 +128,10 @@ class ViT(nnx.Module):
         # A dict, because timm's name is patch_embed.proj.
         self.patch_embed = nnx.Dict(proj=make.patches(channels, width, patch_size))
         # timm draws it with a standard deviation of 1e-6, which is as good as zero.
-        self.cls_token = nnx.Param(jnp.zeros((1, 1, width)))
+        self.cls_token = nnx.Param(jnp.zeros((1, 1, width), jnp.float32))
         # The class token has a position too, as in timm unless `no_embed_class` is set.
-        self.pos_embed = nnx.Param(NORMAL(rngs.params(), (1, 1 + positions, width)))
+        shape = 1, 1 + positions, width
+        self.pos_embed = nnx.Param(NORMAL(rngs.params(), shape, jnp.float32))
         self.blocks = nnx.List(
             [
                 ViTBlock(make, width, heads, rate)

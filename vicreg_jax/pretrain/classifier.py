@@ -149,8 +149,8 @@ class Classifier(Programs):
         key = jax.random.key(self.config.seed)
         shape = self.model.out_features, self.config.classes
         # The same for all heads, so that they differ by their rates alone.
-        kernel = HEAD_STD * jax.random.normal(key, shape)
-        heads = {"kernel": kernel, "bias": jnp.zeros(shape[1])}
+        kernel = HEAD_STD * jax.random.normal(key, shape, jnp.float32)
+        heads = {"kernel": kernel, "bias": jnp.zeros(shape[1], jnp.float32)}
         count = len(self.config.lr)
         return jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape)), heads)
 

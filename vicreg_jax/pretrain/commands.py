@@ -107,7 +107,7 @@ class Embed:
     """Write the features of images, and draw their nearest neighbors."""
 
     source: Annotated[RunFolder, tyro.conf.arg(name="encoder")]
-    """Directory of a run, or a file that `export` wrote."""
+    """Directory of a run, or a file of `export`, torchvision or timm."""
     data: str
     """Images: mnist, digits, elpv, canvas, a folder, or files of arrays or records."""
     out: Path = Path("features.npz")
@@ -170,7 +170,7 @@ class _Classify:
     ] = None
     """Directory of the run whose newest encoder is used. None: --init has one."""
     init: Path | None = None
-    """File with the encoder: of `export`, or a ResNet in torchvision's names."""
+    """File with the encoder: of `export`, torchvision or timm."""
     data: str | None = None
     """Labeled training images. None: those of the run."""
     test_data: str | None = None

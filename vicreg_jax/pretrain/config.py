@@ -67,7 +67,7 @@ class Config:
     test_data: str | None = None
     """Labeled test images, named like --data. None: a fifth of --data."""
     evaluate_on: Literal["test", "validation"] = "test"
-    """Evaluate on the test images, or, for tuning, on a fifth of --data."""
+    """Evaluate on the test images or, for tuning, on a fifth of the training images."""
     size: int = 28
     """Side in pixels of whole images. Image files are resized to such squares; arrays
     must have this size. Views are cut from whole images with --crop device only."""
@@ -81,7 +81,7 @@ class Config:
     crop: Literal["host", "device"] = "host"
     """Where views:images of files are cropped: on the host from the original pixels, or
     on the devices from squares of --size, which takes less of the host and blurs.
-    Arrays and other views are cropped on the devices."""
+    Arrays, and other views without `crops`, are cropped on the devices."""
     encoder: EncoderName = "small"
     """Encoder. small is a ResNet of three stages with 1, 2 and 4 times --width. The
     ViTs have patches of 16 pixels."""
@@ -90,8 +90,8 @@ class Config:
     """Class of an encoder that was given in Python, as module:Class. It replaces
     `encoder`."""
     init: str | None = None
-    """Weights to start the encoder from: a finished run, or a file of `export`. None:
-    random weights."""
+    """Weights to start the encoder from: a finished run, or a file of `export`,
+    torchvision or timm. None: random weights."""
     width: int = 32
     """small and ResNets only: channels of the stem; 64 in the standard ResNets."""
     small_images: bool = False

@@ -64,10 +64,10 @@ def cifar() -> Config:
 
     Run it with `vicreg-pretrain cifar --data DIR --test-data DIR/test_batch` if DIR is
     cifar-10-batches-py, the directory of CIFAR-10's Python version, or with
-    `--data DIR --test-data DIR/test` if DIR is cifar-100-python. It was not run here,
-    because it needs a GPU. solo-learn reports 92.1% on CIFAR-10 and 68.5% on CIFAR-100
-    with its online linear classifier. Scale --learning-rate with --batch: 0.3 at 256,
-    0.075 at 64, where 0.3 diverged.
+    `--data DIR --test-data DIR/test` if DIR is cifar-100-python. It was run here
+    for a few epochs only, because all of them need a GPU. solo-learn reports 92.1% on
+    CIFAR-10 and 68.5% on CIFAR-100 with its online linear classifier. Scale
+    --learning-rate with --batch: 0.3 at 256, 0.075 at 64, where 0.3 diverged.
     """
     views = ImageViews(
         size=32,
@@ -139,7 +139,8 @@ def vicregl() -> Config:
     on the chips of the recipe `imagenet`. It was not run here, but compiled for
     v5e:8x8. The authors report 70.4% top-1 with a linear classifier and 55.9 mIoU of
     frozen segmentation on VOC; 71.2% and 54.0 with --alpha 0.9; and 71.5% and 47.8 for
-    VICReg. As in their code, positions ignore flips; --views.follow-flips is right.
+    VICReg. Positions ignore flips, as in the authors' code. --views.follow-flips
+    makes them follow flips, which is correct.
     """
     return dataclasses.replace(
         imagenet(),

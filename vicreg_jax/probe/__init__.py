@@ -3,7 +3,8 @@
 knn: exact k-nearest neighbors by cosine, with the weighted vote.
 logistic: multinomial logistic regression by L-BFGS.
 ridge: ridge regression to the classes in closed form.
-accuracies: the top-1 accuracies of these on a test set.
+accuracies: the top-1 accuracies of the first two on a test set, and the area under the
+    ROC curve.
 
 scikit-learn draws shares of the labels and computes the area under the ROC curve. The
 functions that need it import it, because that takes a second.

@@ -88,7 +88,8 @@ def labeled(features: Any, labels: Any, mesh: Mesh | None) -> Rows:
     The number of rows becomes a multiple of 1024 or more, so that probes of different
     numbers of samples share a compiled program.
     """
-    multiple = max(MULTIPLE, _AT_LEAST // (mesh.size if mesh else 1))
+    blocks = -(-_AT_LEAST // (MULTIPLE * (mesh.size if mesh else 1)))
+    multiple = MULTIPLE * blocks
     whole = pad_and_shard(np.asarray(labels, np.int32), mesh, multiple, NO_LABEL)
     return Rows(pad_and_shard(features, mesh, multiple), whole)
 
@@ -130,7 +131,9 @@ def check(name: str, features: Any, labels: Any = None) -> None:
 
     Raises:
         TypeError: If the features are not floating-point, or the labels not integers.
-        ValueError: If a shape is wrong, or a value is not finite.
+        ValueError: If a shape is wrong, a value is not finite, or the squares of all
+            values have no finite sum in the dtype that the probes compute in. Then
+            every sum of squares and products that they form is finite.
     """
     if not jnp.issubdtype(features.dtype, jnp.floating):
         raise TypeError(f"`{name}` must be floating-point, got {features.dtype}")
@@ -139,15 +142,10 @@ def check(name: str, features: Any, labels: Any = None) -> None:
             f"`{name}` must have shape (rows, width), both at least 1, "
             f"got {features.shape}"
         )
-    # A sum is finite only if every value is, and needs no memory. It is in float32,
-    # because float16 overflows above 65,504. Where it overflows, the squares that the
-    # probes need of features up to float32 would overflow as well.
-    on_host = isinstance(features, np.ndarray)
-    with np.errstate(over="ignore"):
-        total = (np if on_host else jnp).sum(features, dtype=np.float32)
+    total = _sum_of_squares(features)
     if not np.isfinite(total):
         raise ValueError(
-            f"`{name}` must be finite, with a finite sum in float32, got {total}"
+            f"`{name}` must be finite, with a finite sum of squares, got {total}"
         )
     if labels is None:
         return
@@ -158,3 +156,20 @@ def check(name: str, features: Any, labels: Any = None) -> None:
             f"`{name}` must have a label for each row, shape {features.shape[:1]}, "
             f"got {labels.shape}"
         )
+
+
+def _sum_of_squares(features):
+    """Returns the sum over a matrix, without other memory of its size."""
+    if not isinstance(features, np.ndarray):
+        return _device_sum_of_squares(features)
+    # What `wide` computes in once the features are on a device.
+    dtype = jnp.promote_types(jnp.asarray(features[:0]).dtype, jnp.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.einsum(
+            "ij,ij->", features, features, dtype=dtype, casting="same_kind"
+        )
+
+
+@jax.jit
+def _device_sum_of_squares(features):
+    return jnp.sum(wide(features) ** 2)

@@ -71,7 +71,8 @@ def centered(
         rows: Which rows to include, shape ``(rows,)``. The others become zero.
     """
     x = jnp.where(rows[:, None], wide(features), 0)
-    count = jnp.sum(rows, dtype=x.dtype)
+    # Counted in integers: adding ones in float32 stops at 2^24.
+    count = jnp.sum(rows, dtype=jnp.int32).astype(x.dtype)
     mean = column_sums(x) / count
     # The mean of values far from zero is rounded. What the rounding left of it in the
     # columns is subtracted here.

@@ -123,7 +123,7 @@ def minimize(
     """
     valid = rows.labels != _inputs.NO_LABEL
     x, mean = centered(rows.features, valid)
-    count = jnp.sum(valid, dtype=x.dtype)
+    count = jnp.sum(valid, dtype=jnp.int32).astype(x.dtype)
     deviation = jnp.sqrt(column_sums(x * x) / count)
     # A constant column has rounding errors for its deviation.
     noise = 10 * jnp.finfo(x.dtype).eps * jnp.abs(mean)

@@ -162,13 +162,12 @@ def _solve(mean, rest: _Moments, held: _Moments, lambdas) -> Ridge:
 
 
 def _moments(x, y, rows) -> _Moments:
-    # Targets are one-hot, or zeros without a label, so this counts labeled rows.
-    count = jnp.sum(y * rows[:, None].astype(y.dtype))
     x = jnp.where(rows[:, None], x, 0)
     y = jnp.where(rows[:, None], y, 0)
-    return _Moments(
-        count, column_sums(x), column_sums(y), matmul(x.T, x), matmul(x.T, y)
-    )
+    classes = column_sums(y)
+    # Targets are one-hot, or zeros without a label, so this counts labeled rows.
+    count = jnp.sum(classes)
+    return _Moments(count, column_sums(x), classes, matmul(x.T, x), matmul(x.T, y))
 
 
 def _centered(sums: _Moments):
