@@ -3,8 +3,7 @@
 knn: exact k-nearest neighbors by cosine, with the weighted vote.
 logistic: multinomial logistic regression by L-BFGS.
 ridge: ridge regression to the classes in closed form.
-accuracies: the top-1 accuracies of the first two on a test set, and the area under the
-    ROC curve.
+accuracies: the top-1 accuracies of the first two, and ROC AUC, on a test set.
 
 scikit-learn draws shares of the labels and computes the area under the ROC curve. The
 functions that need it import it, because that takes a second.
