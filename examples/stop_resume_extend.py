@@ -1,6 +1,6 @@
 """A run that is stopped, looked at, resumed, and extended.
 
-    python examples/stop_resume_extend.py     # 40 s on two cores
+    python examples/stop_resume_extend.py     # 47 s on two cores
 
 The job is started as on a cluster, which stops it with SIGTERM. It then saves its state
 and ends with status 75.

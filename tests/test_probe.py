@@ -302,6 +302,7 @@ class TestLogistic:
             ({"labels": np.full(30, -1)}, "`labels` must be from 0, or -1.*got -1 to"),
             ({"labels": np.zeros(29, int)}, r"a label for each row.*got \(29,\)"),
             ({"features": np.full((30, 3), np.nan)}, "`features` must be finite"),
+            ({"features": np.full((30, 3), np.float32(1e38))}, "finite sum.* got inf"),
             ({"features": np.full((30, 3), np.float32(1e20))}, "finite sum.* got inf"),
             ({"features": jnp.full((30, 3), 1e20)}, "finite sum of squares, got inf"),
             ({"features": np.ones((30, 0))}, r"`features` must have shape.*\(30, 0\)"),

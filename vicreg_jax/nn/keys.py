@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 def keys(rngs: nnx.Rngs) -> Any:
     """Returns what layers of Flax that have parameters alone take for `rngs`.
 
-    Every key is the one that ``rngs.params()`` would return, and both count on. Flax
-    0.12 sets its count by an index, and so asks for its sharding. While JAX 0.10 traces
-    there is none, and it writes an error that tells where the count comes from. That is
-    more than half of the time of building a ResNet-50 under `jax.eval_shape`.
+    Every key is the one that ``rngs.params()`` would return, and both count on. But
+    `flax.nnx.Rngs` sets its count by an index, and Flax 0.12 then asks for the count's
+    sharding. A traced count has none, and JAX 0.10 writes an error that tells where the
+    count comes from. That took more than half of the time of building a ResNet-50 under
+    `jax.eval_shape`.
     """
     return _Keys(rngs)
 

@@ -71,14 +71,18 @@ def centered(
         rows: Which rows to include, shape ``(rows,)``. The others become zero.
     """
     x = jnp.where(rows[:, None], wide(features), 0)
-    # Counted in integers: adding ones in float32 stops at 2^24.
-    count = jnp.sum(rows, dtype=jnp.int32).astype(x.dtype)
+    count = counted(rows).astype(x.dtype)
     mean = column_sums(x) / count
     # The mean of values far from zero is rounded. What the rounding left of it in the
     # columns is subtracted here.
     x = jnp.where(rows[:, None], x - mean, 0)
     rest = column_sums(x) / count
     return jnp.where(rows[:, None], x - rest, 0), mean + rest
+
+
+def counted(rows: Bool[Array, " rows"]) -> Int32[Array, ""]:
+    """Returns how many rows there are, int32. Adding ones in float32 stops at 2^24."""
+    return jnp.sum(rows, dtype=jnp.int32)
 
 
 def column_sums(x: Features) -> Float[Array, " width"]:

@@ -12,7 +12,7 @@ import optax
 from jax.lax import Precision
 
 from vicreg_jax.probe import _inputs
-from vicreg_jax.probe._linear import Linear, centered, column_sums
+from vicreg_jax.probe._linear import Linear, centered, column_sums, counted
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -123,7 +123,7 @@ def minimize(
     """
     valid = rows.labels != _inputs.NO_LABEL
     x, mean = centered(rows.features, valid)
-    count = jnp.sum(valid, dtype=jnp.int32).astype(x.dtype)
+    count = counted(valid).astype(x.dtype)
     deviation = jnp.sqrt(column_sums(x * x) / count)
     # A constant column has rounding errors for its deviation.
     noise = 10 * jnp.finfo(x.dtype).eps * jnp.abs(mean)
