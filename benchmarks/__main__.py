@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import tyro
 from rich.console import Console
 
 from benchmarks import machine, results
 from benchmarks.options import Options
-from benchmarks.place import Place
 from benchmarks.results import Section
 
 _IN_CAPTIONS = "date", "machine", "instruction set", "threads", "jax", "torch", "QUICK"
@@ -36,7 +35,10 @@ def main() -> None:
         with console.status(name) as status:
             # A file has no line to change: it gets one for each part.
             progress = status.update if console.is_terminal else _dated(console)
-            section = RUNS[name](options, progress)
+            # Imported now, as it may need packages that others do not.
+            section = importlib.import_module(f"benchmarks.{name}").run(
+                options, progress
+            )
         results.show(console, section)
         console.print(f"{name}: {time.monotonic() - started:.0f} s\n", highlight=False)
         sections.append(section)
@@ -63,89 +65,6 @@ def write(out: Path, about: dict[str, str], sections: list[Section]) -> None:
     )
     names = plots.draw(out, sections, caption)
     (out / "results.md").write_text(results.markdown(about, sections, names))
-
-
-# Each section is imported when it runs, as it may need packages that others do not.
-def _loss(options: Options, progress) -> Section:
-    from benchmarks import loss
-
-    return loss.run(options, Place("cpu", "cpu"), progress)
-
-
-def _local(options: Options, progress) -> Section:
-    from benchmarks import local
-
-    return local.run(options, progress)
-
-
-def _memory(options: Options, progress) -> Section:
-    from benchmarks import memory
-
-    return memory.run(options, progress)
-
-
-def _step(options: Options, progress) -> Section:
-    from benchmarks import step
-
-    with jax.default_device(jax.devices("cpu")[0]):
-        return step.run(options, progress)
-
-
-def _probe(options: Options, progress) -> Section:
-    from benchmarks import probe
-
-    return probe.run(options, progress)
-
-
-def _input(options: Options, progress) -> Section:
-    from benchmarks import input
-
-    return input.run(options, progress)
-
-
-def _job(options: Options, progress) -> Section:
-    from benchmarks import job
-
-    return job.run(options, progress)
-
-
-def _startup(options: Options, progress) -> Section:
-    from benchmarks import startup
-
-    return startup.run(options, progress)
-
-
-def _tpu(options: Options, progress) -> Section:
-    from benchmarks import tpu
-
-    return tpu.run(options, progress)
-
-
-def _precisions(options: Options, progress) -> Section:
-    from benchmarks import precisions
-
-    return precisions.run(options, progress)
-
-
-def _gpu(options: Options, progress) -> Section:
-    from benchmarks import gpu
-
-    return gpu.run(options, progress)
-
-
-RUNS: dict[str, Callable[[Options, Callable[[str], None]], Section]] = {
-    "loss": _loss,
-    "local": _local,
-    "memory": _memory,
-    "step": _step,
-    "probe": _probe,
-    "input": _input,
-    "job": _job,
-    "startup": _startup,
-    "tpu": _tpu,
-    "precisions": _precisions,
-    "gpu": _gpu,
-}
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ class Contender(NamedTuple):
     """A loss or a product to measure.
 
     Attributes:
-        name: In tables and for `--filter`.
+        name: Name in tables and for `--filter`.
         build: Returns a call that is ready to be timed, from a problem and a place. It
             raises `NotAvailable` where the contender cannot run.
-        dtypes: That it is measured in.
+        dtypes: Dtypes that it is measured in.
     """
 
     name: str

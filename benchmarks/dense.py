@@ -49,7 +49,7 @@ def main(
 
     Args:
         seeds: Runs of each method.
-        epochs: Of each run. None: those of the recipe.
+        epochs: Number of epochs of each run. None: those of the recipe.
         methods: Which to compare.
         out: Directory for the runs, whose finished runs are not repeated. None: a
             temporary one.
@@ -72,8 +72,8 @@ class Accuracies(NamedTuple):
     """Shares of held-out samples that ridge regression classifies right.
 
     Attributes:
-        position: Of the digits, from one position of the feature map.
-        mean: Of the images, from the mean of the feature map.
+        position: Accuracy of the digits, from one position of the feature map.
+        mean: Accuracy of the images, from the mean of the feature map.
     """
 
     position: float

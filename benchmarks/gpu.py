@@ -17,7 +17,7 @@ def run(options: Options, progress) -> Section:
     """Measures the loss on the GPU, and the GPU's highest rates of copies and products.
 
     Args:
-        options: Of the command line.
+        options: Options of the command line.
         progress: Called with a description of each part.
     """
     device = jax.devices()[0]
@@ -26,7 +26,7 @@ def run(options: Options, progress) -> Section:
     place = Place("gpu", "cuda" if _torch_sees_one() else None)
     progress("gpu ceilings")
     ceilings = _ceilings()
-    found = loss.run(options, place, progress)
+    found = loss.run(options, progress, place)
     sheet = Sheet(
         f"Ceilings of {device.device_kind}",
         ["what", "reached"],

@@ -42,8 +42,8 @@ class Work(NamedTuple):
     """Seconds of some work for one image.
 
     Attributes:
-        wall: By the clock.
-        cpu: Of the processor, in this process and its workers.
+        wall: Wall time.
+        cpu: Processor time, in this process and its workers.
     """
 
     wall: float
@@ -54,7 +54,7 @@ def run(options: Options, progress) -> Section:
     """Measures decoding, cropping, our host side and torchvision's chain by turns.
 
     Args:
-        options: Of the command line.
+        options: Options of the command line.
         progress: Called with a description of each part.
     """
     rounds, timed = (1, 1) if options.quick else (5, 24)

@@ -28,7 +28,7 @@ def run(options: Options, progress) -> Section:
     """Measures two starts of one run, and one whole run.
 
     Args:
-        options: Of the command line.
+        options: Options of the command line.
         progress: Called with a description of each part.
     """
     # --quick only shows that everything runs, for which the digits are enough.

@@ -57,7 +57,7 @@ def run(options: Options, progress) -> Section:
     """Measures both contenders by turns, and the peak memory of each.
 
     Args:
-        options: Of the command line.
+        options: Options of the command line.
         progress: Called with what is being done.
     """
     records = []

@@ -19,6 +19,7 @@ from benchmarks.results import Section
 from benchmarks.sizes import Problem
 from benchmarks.timing import Budget, Spread, Times
 
+_CPU = Place("cpu", "cpu")
 LONGEST = 90.0
 """Seconds for each call. A contender that would take longer is left out."""
 
@@ -28,8 +29,8 @@ class Measured(NamedTuple):
 
     Attributes:
         problem: The inputs.
-        times: Of each contender, by round.
-        values: Of the loss, by contender.
+        times: Times of each contender, by round.
+        values: Values of the loss, by contender.
         missing: The reason why a contender was not measured, by its name.
     """
 
@@ -70,13 +71,13 @@ class Measured(NamedTuple):
         return over._asdict() if over else None
 
 
-def run(options: Options, place: Place, progress) -> Section:
+def run(options: Options, progress, place: Place = _CPU) -> Section:
     """Measures every size in every dtype.
 
     Args:
-        options: Of the command line.
-        place: The device.
+        options: Options of the command line.
         progress: Called with a description of each part.
+        place: The device.
     """
     records = []
     for dtype in options.dtypes():

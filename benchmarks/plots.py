@@ -34,13 +34,13 @@ def draw(directory: Path, sections: Iterable[Section], caption: str) -> list[str
 
     Args:
         directory: To write to.
-        sections: Of the run.
+        sections: Sections of the run.
         caption: Date, versions and machine, below each plot.
     """
     plots: dict[str, tuple[str, Callable[[dict], Any], Callable]] = {
         "time_by_columns.png": ("loss", lambda r: r["seconds"], _time),
         "ratio_to_floor.png": ("loss", _has("over_floor"), _floor),
-        "memory_by_rows.png": ("memory", _has("beyond"), _memory),
+        "memory_by_batch.png": ("memory", _has("beyond"), _memory),
         "tpu_traffic_by_chips.png": ("tpu", _has("moved_total"), _traffic),
     }
     by_name = {section.name: section.records for section in sections}

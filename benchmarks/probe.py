@@ -25,8 +25,8 @@ class Problem(NamedTuple):
     """The size of a probe.
 
     Attributes:
-        rows: Of the training features.
-        width: Of the features.
+        rows: Number of training features.
+        width: Width of the features.
         queries: Number of test features.
         classes: Number of classes.
     """
@@ -65,7 +65,7 @@ def run(options: Options, progress) -> Section:
     """Measures each probe's contenders in turns.
 
     Args:
-        options: Of the command line.
+        options: Options of the command line.
         progress: Called with a description of each part.
     """
     # A call takes seconds to minutes, so that a few turns must be enough.
@@ -84,7 +84,7 @@ def measure(contenders: dict[str, Callable[..., Call]], arrays, budget: Budget) 
     """Returns the times of the contenders, and how often they agree with ours.
 
     Args:
-        contenders: By name, each of which returns a call for `arrays`.
+        contenders: Functions by name; each returns a call for `arrays`.
         arrays: Training features, their labels, and queries.
         budget: How long to measure.
     """

@@ -17,8 +17,9 @@ class Sheet(NamedTuple):
 
     Attributes:
         title: Line above the table.
-        headings: Of the columns. The first column has names, the others have figures.
-        rows: Of cells.
+        headings: Headings of the columns. The first column has names, the others have
+            figures.
+        rows: Rows of cells.
         notes: Lines below the table.
     """
 

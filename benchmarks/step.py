@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
+import jax
+
 from benchmarks import timing
 from benchmarks.options import Options
 from benchmarks.results import Section, Sheet, not_run, spread
@@ -24,8 +26,8 @@ class Case(NamedTuple):
     """A step to measure.
 
     Attributes:
-        name: In the tables.
-        config: Of the run.
+        name: Name in the tables.
+        config: Configuration of the run.
         rounds: Most rounds in which the contenders take turns.
     """
 
@@ -38,7 +40,7 @@ def run(options: Options, progress) -> Section:
     """Measures the steps in both frameworks, with and without the loss.
 
     Args:
-        options: Of the command line.
+        options: Options of the command line.
         progress: Called with a description of each part.
     """
     records, sheets = [], []
@@ -46,7 +48,9 @@ def run(options: Options, progress) -> Section:
         builders, missing = _builders(case.config, options.quick)
         if not builders:
             return not_run("step", missing[0])
-        times = _measured(case, builders, options, progress)
+        # Where PyTorch's step runs.
+        with jax.default_device(jax.devices("cpu")[0]):
+            times = _measured(case, builders, options, progress)
         found = _records(times, case)
         records += found
         sheets.append(_sheet(case, found, missing))

@@ -57,7 +57,7 @@ def build(
     """Returns a call that takes one step.
 
     Args:
-        config: Of the run.
+        config: Configuration of the run.
         programs: The class whose step is taken.
         augmented: Draws the views in the step, as a run does.
     """

@@ -63,8 +63,8 @@ def build(config: Config, *, loss: Callable = reference) -> Call:
     """Returns a call that takes one step, on views that are drawn already.
 
     Args:
-        config: Of the network.
-        loss: Of two batches of embeddings.
+        config: Configuration of the network.
+        loss: Function of two batches of embeddings.
     """
     torch.manual_seed(0)
     model = network(config)

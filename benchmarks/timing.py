@@ -94,7 +94,7 @@ def interleaved(
     """Measures calls that have been made before, in turns.
 
     Args:
-        calls: By name of the contender.
+        calls: Calls by name of the contender.
         estimates: Seconds for each call, by name.
         budget: How long to measure.
     """

@@ -26,7 +26,7 @@ class Options:
     Args:
         files: Modules to change.
         sample: How many mutants to draw from those of the files; None runs all.
-        seed: Of the draw.
+        seed: Seed of the draw.
         jobs: Mutants at a time.
         mutant: Run only these, named FILE:LINE:NUMBER, and keep what pytest printed.
         list: Print the mutants and run nothing.
@@ -43,7 +43,7 @@ class Options:
 
 
 def main() -> None:
-    """Runs the chosen mutants; exits with 1 if any survives unexplained."""
+    """Runs the chosen mutants; exits with 1 if any survives that is not equivalent."""
     options = tyro.cli(Options, prog="python -m mutation")
     chosen = _chosen(options)
     if options.list:
@@ -101,12 +101,12 @@ def _tried(chosen: list[Mutant], jobs: int, logs: Path) -> Iterator[tuple[Mutant
 
     def started():
         for m in chosen:
-            if report.explained(m):
+            if report.is_equivalent(m):
                 continue
             seconds, log = _seconds(m.file, logs), logs / f"{m.name}.log"
             yield m, trial.start(m.file, m.source, TESTS[m.file], seconds, log)
 
-    yield from ((m, report.EXPLAINED) for m in chosen if report.explained(m))
+    yield from ((m, report.EQUIVALENT) for m in chosen if report.is_equivalent(m))
     for mutant, status in trial.ended(started(), jobs):
         verdict = report.KILLED if status else report.SURVIVED
         print(mutant.name, verdict, flush=True)

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from mutation.mutants import Mutant
 from mutation.plan import equivalent
 
-KILLED, EXPLAINED, SURVIVED = "killed", "explained", "survived"
+KILLED, EQUIVALENT, SURVIVED = "killed", "equivalent", "survived"
 
 
-def explained(mutant: Mutant) -> bool:
+def is_equivalent(mutant: Mutant) -> bool:
     """Returns whether the plan says why nothing can see this mutant."""
     return (mutant.file, mutant.before, mutant.after) in equivalent()
 
@@ -26,12 +26,12 @@ def difference(mutant: Mutant) -> str:
 
 def table(verdicts: Mapping[Mutant, str], files: Sequence[str]) -> str:
     """Returns the counts by file, as a Markdown table."""
-    rows = ["| module | mutants | killed | explained | survived | killed, % |"]
+    rows = ["| module | mutants | killed | equivalent | survived | killed, % |"]
     rows.append("| :-- | --: | --: | --: | --: | --: |")
     for file in [*files, "all"]:
         found = Counter(v for m, v in verdicts.items() if file in (m.file, "all"))
         mutants = sum(found.values())
-        counts = [found[v] for v in (KILLED, EXPLAINED, SURVIVED)]
+        counts = [found[v] for v in (KILLED, EQUIVALENT, SURVIVED)]
         share = f"{100 * found[KILLED] / mutants:.1f}" if mutants else "-"
         rows.append("| " + " | ".join(map(str, [file, mutants, *counts, share])) + " |")
     return "\n".join(rows)
