@@ -1,6 +1,6 @@
 """The parity suite: compares this package with PyTorch. Run `python -m parity`.
 
-cases: the catalogue of inputs.
+cases: the catalog of inputs.
 oracle: exact results in float64, and bounds on rounding errors.
 torch_reference, torch_networks, training_torch: the PyTorch side.
 upstream: released PyTorch implementations.

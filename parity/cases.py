@@ -1,4 +1,4 @@
-"""The catalogue of inputs.
+"""The catalog of inputs.
 
 The random seed of a case depends on its distribution and shape alone, so that a case is
 the same in every run. Drawing one needs only NumPy.
@@ -43,10 +43,10 @@ class Case:
         distribution: A key of `DISTRIBUTIONS`.
         n: Rows.
         d: Columns.
-        dtype: Of the embeddings.
+        dtype: Dtype of the embeddings.
         reference: "torch" for our own PyTorch reference, or one of `UPSTREAMS`, each
             with its own convention of the weights.
-        weights: Of invariance, variance and covariance.
+        weights: Weights of invariance, variance and covariance.
         gamma: Target standard deviation.
         eps: Added to the variances.
     """
@@ -219,7 +219,7 @@ _SHAPES: dict[Level, Shapes] = {
 _TERMS = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (10.0, 3.0, 0.04))
 
 
-def catalogue(level: Level) -> list[Case]:
+def catalog(level: Level) -> list[Case]:
     """Returns every case of a level and of the levels below it, without repetition."""
     chosen = [case for up_to in range(level + 1) for case in _added(Level(up_to))]
     return list(dict.fromkeys(chosen))

@@ -22,16 +22,18 @@ class Check:
         theirs: PyTorch's number.
         exact: The exact number.
         unit: One unit of rounding at this size, in the dtype of the inputs.
-        distance: Of ours to the exact result. Of an array, the Frobenius norm.
-        their_distance: Of PyTorch to the exact result, in the dtype of the inputs.
+        distance: Distance of ours to the exact result; of arrays, the Frobenius norm.
+        their_distance: Distance of PyTorch to the exact result, in the dtype of the
+            inputs.
         limit: Largest allowed `distance`.
-        peer_distance: Of PyTorch to the exact result, in the arithmetic that ours uses.
+        peer_distance: Distance of PyTorch to the exact result, in the arithmetic that
+            ours uses.
         peer_limit: Largest allowed `peer_distance`. Beyond it PyTorch computes another
             loss.
-        entries: Of an array, the largest ratio of an entry's error to its own limit.
+        entries: For an array, the largest ratio of an entry's error to its own limit.
             Above 1 is a failure.
         size: Entries of one view, for the picture.
-        dtype: Of the embeddings.
+        dtype: Dtype of the embeddings.
     """
 
     task: str
@@ -103,7 +105,7 @@ class Outcome:
     """The result of a task: checks, or the reason why there are none.
 
     Attributes:
-        name: Of the task.
+        name: Name of the task.
         checks: Empty if the task was not run or raised an error.
         not_run: Why it cannot be run here.
         error: The traceback of the error that it raised.

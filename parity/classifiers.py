@@ -29,14 +29,14 @@ from parity.roundings import DRAWS, Roundings
 from parity.values import UNITS
 from vicreg_jax import convert
 from vicreg_jax.nn import ResNet
-from vicreg_jax.pretrain.mesh import make_mesh
-from vicreg_jax.pretrain.protocol import (
+from vicreg_jax.pretrain.classifier_config import (
     FEW_LABELS,
     LINEAR_DECAY,
     LINEAR_LR,
     MORE_LABELS,
-    Supervised,
+    ClassifierConfig,
 )
+from vicreg_jax.pretrain.mesh import make_mesh
 
 STEPS, EPOCHS = 10, 5
 _DEPTH, _WIDTH, _ROWS, _SIDE, _CLASSES = 18, 8, 16, 24, 10
@@ -132,7 +132,7 @@ class Experiment:
         return zip(self._images, self._labels, self._where, strict=True)
 
     def _programs(self, ours: Ours) -> Any:
-        config = Supervised(
+        config = ClassifierConfig(
             init="PyTorch's weights",
             protocol="finetune" if self.protocol.finetunes else "linear",
             lr=(self.protocol.head,),

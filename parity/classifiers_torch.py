@@ -33,7 +33,7 @@ class Protocol:
         name: "linear" or "finetune".
         head: Learning rate of the head.
         backbone: Learning rate of the backbone, if it is trained.
-        weight_decay: Of all parameters that are trained.
+        weight_decay: Weight decay of all parameters that are trained.
     """
 
     name: str

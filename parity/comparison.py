@@ -21,7 +21,7 @@ class Reference(NamedTuple):
     Attributes:
         theirs: PyTorch's arrays.
         exact: PyTorch's arrays in float64.
-        limits: Of the distance of ours to PyTorch's.
+        limits: Limits of the distance of ours to PyTorch's.
     """
 
     theirs: Arrays
@@ -42,9 +42,9 @@ def compared(
         task: Its name.
         got: Our arrays.
         reference: What they are compared with.
-        dtype: That both were computed in.
-        peer_limits: Of the distance of PyTorch's arrays to the exact ones. None: there
-            are none.
+        dtype: Dtype that both were computed in.
+        peer_limits: Limits of the distance of PyTorch's arrays to the exact ones. None:
+            there are none.
 
     Raises:
         RuntimeError: The names of our arrays are not those of PyTorch's.

@@ -28,8 +28,8 @@ class Fault(NamedTuple):
 
     Attributes:
         ours: The loss or the optimizer with the fault.
-        section: That must catch it.
-        dtypes: Of the embeddings, in which it shows.
+        section: Section that must catch it.
+        dtypes: Dtypes of the embeddings, in which it shows.
     """
 
     ours: Ours

@@ -18,7 +18,7 @@ import numpy as np
 from parity import upstream
 from parity.cases import Level
 from parity.checks import Check, NotRun, Task
-from parity.local_cases import LocalCase, catalogue
+from parity.local_cases import LocalCase, catalog
 from parity.local_oracle import (
     WEIGHTS,
     LocalResult,
@@ -35,7 +35,7 @@ from parity.values import HALF, UNITS, Expected
 
 def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
     """Yields the section's tasks."""
-    for case in catalogue(level):
+    for case in catalog(level):
         name = f"local/{case.name}"
         yield Task(name, partial(check_case, name, case, ours, platform))
     for mode in MODES if level >= Level.STANDARD else ():

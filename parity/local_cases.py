@@ -18,9 +18,9 @@ class LocalCase:
     Attributes:
         batch: Images.
         sides: Height and width of each map.
-        channels: Of the maps.
-        settings: Of the matching.
-        dtype: Of the maps.
+        channels: Channels of the maps.
+        settings: Settings of the matching.
+        dtype: Dtype of the maps.
         reference: "torch" or "lightly".
     """
 
@@ -79,7 +79,7 @@ _LIGHTLY = Settings((20, 4), (20, 4), "distance")
 _FEW = Settings((6, 3), (7, 15), "raster")
 
 
-def catalogue(level: Level) -> list[LocalCase]:
+def catalog(level: Level) -> list[LocalCase]:
     """Returns the cases of a level and of those below it."""
     cases = [
         LocalCase(6, _SQUARE, 16, OFFICIAL),

@@ -115,7 +115,7 @@ def numpy_local_loss(
     Args:
         maps: One map a view, shape (batch, height, width, channels).
         positions: Where their positions lie, shape (batch, height, width, 2).
-        settings: Of the matching.
+        settings: Settings of the matching.
         weights: `lambd`, `mu` and `nu`.
         gamma: Target standard deviation.
         eps: Added to the variances.
@@ -155,7 +155,7 @@ def local_rounding_bounds(
         maps: As the loss gets them.
         positions: As the loss gets them.
         unit: Roundoff of the dtype that is computed in.
-        settings: Of the matching.
+        settings: Settings of the matching.
         weights: `lambd`, `mu` and `nu`.
         gram: As in `oracle.rounding_bounds`.
     """

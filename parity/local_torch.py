@@ -16,7 +16,7 @@ def torch_local_terms(maps, positions, settings=OFFICIAL) -> list[torch.Tensor]:
     Args:
         maps: Tensors of shape (batch, height, width, channels).
         positions: Tensors of shape (batch, height, width, 2).
-        settings: Of the matching.
+        settings: Settings of the matching.
     """
     views = range(len(maps))
     pairs = [(i, j) for i in views[: settings.global_views] for j in views if j != i]
@@ -48,7 +48,7 @@ def torch_local_loss(
     Args:
         maps: Arrays.
         positions: Arrays.
-        settings: Of the matching.
+        settings: Settings of the matching.
         dtype: Name of the maps' dtype.
         compute: Name of a dtype that they are raised to first; None: as they are.
     """

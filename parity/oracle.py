@@ -40,12 +40,12 @@ class Bounds(NamedTuple):
     """Largest errors that rounding alone explains.
 
     Attributes:
-        invariance: Of the term.
-        variance: Of the term.
-        covariance: Of the term.
-        total: Of the loss.
-        dz1: Of each entry of the gradient of the first view.
-        dz2: Of each entry of the gradient of the second view.
+        invariance: Bound of the term.
+        variance: Bound of the term.
+        covariance: Bound of the term.
+        total: Bound of the loss.
+        dz1: Bound of each entry of the gradient of the first view.
+        dz2: Bound of each entry of the gradient of the second view.
     """
 
     invariance: float

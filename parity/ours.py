@@ -55,7 +55,7 @@ def outcome(ours: Ours, case: Case, views, precision: str | None = "highest") ->
         ours: The loss.
         case: Gives dtype, convention, gamma and eps.
         views: Both, as returned by `rounded`.
-        precision: Of the matrix products. None: JAX's default.
+        precision: Precision of the matrix products. None: JAX's default.
     """
     with enabled(case.dtype):
         # Exact, as the views are rounded to this dtype already.

@@ -22,8 +22,8 @@ def draw(path: Path, outcomes: Iterable[Outcome]) -> None:
     """Writes a PNG with a panel for each dtype, of values and of gradients.
 
     Args:
-        path: Of the file.
-        outcomes: Of all tasks. Only those of the section "values" are drawn.
+        path: Path of the file.
+        outcomes: Outcomes of all tasks. Only those of the section "values" are drawn.
     """
     checks = [c for o in outcomes if o.section == "values" for c in o.checks]
     figure = Figure(figsize=(15, 7), layout="constrained")

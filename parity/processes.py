@@ -27,7 +27,7 @@ def run(
 
     Args:
         commands: Module and arguments of each process.
-        directory: For their output.
+        directory: Directory for their output.
         seconds: Time limit.
         **environment: Additional environment variables.
 
@@ -70,5 +70,5 @@ def _wait(started: list[subprocess.Popen], logs: list[Path], deadline: float) ->
 def _raise_if_failed(started: list[subprocess.Popen], logs: list[Path]) -> None:
     for process, log in zip(started, logs, strict=True):
         if process.poll():
-            said = log.read_text(errors="replace")[-2000:]
-            raise RuntimeError(f"a process exited with {process.returncode}:\n{said}")
+            end = log.read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"a process exited with {process.returncode}:\n{end}")

@@ -97,7 +97,7 @@ def failures(console: Console, outcomes: list[Outcome], options: list[str]) -> N
 
     Args:
         console: To print to.
-        outcomes: Of all tasks.
+        outcomes: Outcomes of all tasks.
         options: The command line, without its filter.
     """
     failed = [outcome for outcome in outcomes if outcome.failed]

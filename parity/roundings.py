@@ -32,7 +32,7 @@ class Roundings:
 
     Args:
         unit: One unit of rounding of the dtype that is imitated. 0 adds no errors.
-        seed: Of the errors.
+        seed: Seed of the errors.
     """
 
     def __init__(self, unit: float, seed: int = 0):

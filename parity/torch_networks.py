@@ -28,7 +28,7 @@ class Block(nn.Module):
     Args:
         inputs: Channels of the input.
         width: Channels of the 3x3 convolutions.
-        stride: Of the first 3x3 convolution, and of the shortcut.
+        stride: Stride of the first 3x3 convolution, and of the shortcut.
         bottleneck: Selects 1x1, 3x3 and 1x1 convolutions, with 4 x width outputs.
     """
 
@@ -80,7 +80,7 @@ def resnet(
     Args:
         depth: A key of `DEPTHS`.
         width: Channels of the stem.
-        channels: Of the images.
+        channels: Channels of the images.
         small_images: Selects a 3x3 stem of stride 1 without pooling, padded by 2, as in
             solo-learn.
         numbered: Names the children by number, as in lightly's examples.
@@ -109,8 +109,9 @@ def expander(inputs: int, width: int, biases=(True, True, False)) -> nn.Sequenti
 
     Args:
         inputs: Width of the features.
-        width: Of the hidden layers and of the embeddings.
-        biases: Of the three linear layers; by default those of the official projector.
+        width: Width of the hidden layers and of the embeddings.
+        biases: Biases of the three linear layers; by default those of the official
+            projector.
     """
     return nn.Sequential(
         nn.Linear(inputs, width, bias=biases[0]),
@@ -127,7 +128,7 @@ def vicreg(depth: int, width: int, embedding: int) -> nn.Sequential:
     """Returns a ResNet with an expander on top, named as in the official code.
 
     Args:
-        depth: Of the ResNet.
+        depth: Depth of the ResNet.
         width: Channels of its stem.
         embedding: Width of the expander.
     """

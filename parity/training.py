@@ -61,14 +61,14 @@ class Experiment:
     """One training run, on both sides.
 
     Attributes:
-        name: Of the task.
+        name: Name of the task.
         model: The network before training, in PyTorch and in float64.
         untrained: Returns the same network of ours, with any weights.
-        batches: Of shape (steps, 2, rows, ...), channels first.
+        batches: Views of shape (steps, 2, rows, ...), channels first.
         optimizer: A key of `training_torch.OPTIMIZERS`.
         peak: Largest learning rate.
         warmup: Share of the steps in which the learning rate rises.
-        weights: Of invariance, variance and covariance, for PyTorch.
+        weights: Weights of invariance, variance and covariance, for PyTorch.
         our_weights: The same for ours.
         dtype: To train in.
         gradients: Whether to compare the gradients of each step as well.
@@ -107,8 +107,8 @@ class Experiment:
         """Returns PyTorch's run.
 
         Args:
-            seed: Of a random order of the rows, and of each layer's input channels.
-                None: they stay as they are.
+            seed: Seed of a random order of the rows, and of each layer's input
+                channels. None: they stay as they are.
             **changed: Arguments of `training_torch.train`.
         """
         usual = {"rates": self._rates, "dtype": self.dtype, "weights": self.weights}

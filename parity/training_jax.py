@@ -45,7 +45,7 @@ class Step(Programs):
     """The step that ships, with a network, an optimizer or a loss given to it.
 
     Attributes:
-        ours: Whose terms are used, and whose optimizer if it has one.
+        ours: Implementation whose terms are used, and whose optimizer if it has one.
         untrained: Returns the network.
     """
 
@@ -57,7 +57,7 @@ class Step(Programs):
 
         Args:
             tensors: Parameters and statistics by PyTorch's names.
-            dtype: Of parameters and statistics.
+            dtype: Dtype of parameters and statistics.
         """
         # `load_state_dict` writes into the model, and all runs share `_shapes`.
         model = nnx.clone(self._shapes)
@@ -142,9 +142,9 @@ def train(programs: Step, tensors: Arrays, batches: np.ndarray, dtype: str) -> R
     """Trains our network from PyTorch's weights; see `training_torch.train`.
 
     Args:
-        programs: Of the run.
+        programs: Programs of the run.
         tensors: PyTorch's weights and statistics by name.
-        batches: Of shape (steps, 2, rows, ...); images are channels last.
+        batches: Views of shape (steps, 2, rows, ...); images are channels last.
         dtype: To train in.
 
     Returns:
@@ -170,9 +170,9 @@ def gradients(programs: Step, tensors: Arrays, batch: np.ndarray) -> Arrays:
     They are read off the first moments, which start at zero.
 
     Args:
-        programs: Of the run.
+        programs: Programs of the run.
         tensors: PyTorch's weights and statistics by name.
-        batch: Of shape (2, rows, ...).
+        batch: Views of shape (2, rows, ...).
     """
     with jax.default_matmul_precision("highest"):
         state = programs.start_from(tensors, "float32")
@@ -195,7 +195,7 @@ def unbiased(statistics: Arrays, start: Arrays, updates: int, rows: dict[str, in
     are smaller by (n - 1) / n. Both still hold a share of 0.9^updates of the start.
 
     Args:
-        statistics: By PyTorch's names, after training.
+        statistics: Batch-norm statistics by PyTorch's names, after training.
         start: The same before training.
         updates: How often each batch norm was called.
         rows: Entries of each channel that a batch norm sees, by its name.

@@ -31,9 +31,9 @@ class Run(NamedTuple):
     """The result of a training run, in PyTorch's names and layout.
 
     Attributes:
-        parameters: By name, float64.
+        parameters: Parameters by name, float64.
         statistics: Running means and variances of the batch norms, float64.
-        losses: Of each step.
+        losses: Loss at each step.
     """
 
     parameters: dict[str, np.ndarray]
@@ -131,13 +131,13 @@ def train(
     """Trains a network in place.
 
     Args:
-        model: In train mode. It is called once for each view, so that each view has its
-            own batch statistics.
-        batches: Of shape (steps, 2, rows, ...).
+        model: Module in train mode. It is called once for each view, so that each view
+            has its own batch statistics.
+        batches: Views of shape (steps, 2, rows, ...).
         optimizer: A key of `OPTIMIZERS`.
         rates: The learning rate of each step.
         dtype: To run in.
-        weights: Of invariance, variance and covariance.
+        weights: Weights of invariance, variance and covariance.
         roundings: Errors to add to each operation.
         before_step: Called with the model before each update, when it has gradients.
         before_relu: Called with the input of each `nn.ReLU`, returns it or another one.

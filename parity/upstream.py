@@ -29,7 +29,7 @@ class Upstream(NamedTuple):
     Attributes:
         package: Its distribution's name.
         version: The release.
-        directory: Of the files, in the distribution.
+        directory: Directory of the files, in the distribution.
         files: Names and git blobs. The file of the loss is the last one.
         stand_ins: Returns the modules that the files import from their own package.
         build: Returns a loss of two tensors, from the loaded module, the project's own

@@ -1,4 +1,4 @@
-"""Section "values": values and gradients over the catalogue.
+"""Section "values": values and gradients over the catalog.
 
 Both frameworks get the same numbers, rounded to the dtype of the case. The oracle takes
 the rounded numbers as exact. A case passes if
@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from parity import upstream
-from parity.cases import UPSTREAMS, Case, Level, catalogue
+from parity.cases import UPSTREAMS, Case, Level, catalog
 from parity.checks import FACTOR, Check, NotRun, Task
 from parity.oracle import Bounds, Result, numpy_loss, rounding_bounds, stored
 from parity.ours import Ours, our_weights, outcome, rounded
@@ -44,7 +44,7 @@ _DEFAULT_INPUTS = {"gpu": 2.0**-10, "tpu": 2.0**-8}
 def tasks(level: Level, ours: Ours, platform: str = "cpu") -> Iterator[Task]:
     """Yields the section's tasks: on accelerators each at two precisions."""
     precisions = ["highest"] if platform == "cpu" else ["highest", None]
-    for case in catalogue(level):
+    for case in catalog(level):
         for precision in precisions:
             name = f"values/{case.name}" + ("" if precision else "-default_precision")
             check = partial(check_case, name, case, ours, precision, platform)
@@ -105,7 +105,7 @@ class Expected(NamedTuple):
 
     Attributes:
         task: Its name.
-        dtype: Of the embeddings.
+        dtype: Dtype of the embeddings.
         exact: The oracle's results.
         bounds: Largest errors of ours that rounding explains.
         representable: Whether no number is rounded on the way.
