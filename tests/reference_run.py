@@ -30,7 +30,7 @@ def trained(programs, params=None, steps=STEPS):
     """Returns the metrics of each step, and the orders of the images.
 
     Args:
-        programs: Of the run.
+        programs: Programs of the run.
         params: To start with. None: those that the run starts with.
         steps: How many.
     """

@@ -43,7 +43,7 @@ def begun(out, config, images):
 
     Args:
         out: The directory, which is made.
-        config: Of the run.
+        config: Configuration of the run.
         images: How many it trains on.
     """
     out.mkdir()

@@ -20,7 +20,8 @@ from runs import tiny
 from spectra import OWN, QUICK, Noise, Spectra, spectra
 
 from vicreg_jax.encoder import load_encoder, save_encoder
-from vicreg_jax.pretrain import Run, api, pretrain, recipes
+from vicreg_jax.pretrain import Run, api, pretrain, processes, recipes
+from vicreg_jax.pretrain.config import Launch
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.export import export
 from vicreg_jax.pretrain.processes import Interrupted
@@ -195,6 +196,11 @@ class TestErrors:
         with pytest.raises(UsageError, match=message):
             pretrain(OWN, out=out, data=spectra(), encoder=Promising, **QUICK)
         assert not out.exists()
+
+    def test_connected_processes_are_not_connected_again(self, monkeypatch):
+        monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+        monkeypatch.delattr(jax.distributed, "initialize")
+        processes.connect(Launch(out=Path("run"), distributed=True))
 
     def test_processes_connect_before_an_encoder_can_start_jax(self, monkeypatch):
         def connect(launch):

@@ -437,9 +437,9 @@ def test_views_are_float32_where_float64_is_switched_on(photographs):
         (dict(size=0), "`size` must be at least 1, got 0"),
         (dict(center=0.0), "`center` must be above 0 and at most 1, got 0"),
         (dict(std=(0.1, 0.0, 0.1)), "`std` must be above 0"),
-        (dict(scale=(0.5, 0.1)), r"`scale` must be a least .* at most 1, got \(0.5"),
-        (dict(ratio=(0.0, 1.0)), r"`ratio` must be a least .* above 0, got \(0.0"),
-        (dict(scale=(0.5, 1.1)), r"`scale` must be .* at most 1, got \(0.5, 1.1\)"),
+        (dict(scale=(0.5, 0.1)), r"`scale` must be .* <= largest <= 1, got \(0.5"),
+        (dict(ratio=(0.0, 1.0)), r"`ratio` must be .* <= largest, got \(0.0, 1.0\)"),
+        (dict(scale=(0.5, 1.1)), r"`scale` must be .* <= 1, got \(0.5, 1.1\)"),
     ],
 )
 def test_refuses_what_could_not_be_drawn(change, message):

@@ -18,6 +18,7 @@ from grids import thinned
 from jax.sharding import AxisType
 
 from vicreg_jax.pretrain.checkpoints import Checkpoints
+from vicreg_jax.pretrain.errors import UsageError
 
 pytestmark = WITH_ORBAX
 
@@ -106,11 +107,12 @@ def test_other_structure_is_named_and_not_skipped(two):
     like = state_of(0)
     like["new"] = like.pop("mask")
     like["count"] = jnp.zeros(2)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UsageError) as error:
         restore(two, like)
     assert str(error.value) == (
-        "`like` must have the leaves of the checkpoint of step 2, which differs: "
-        "missing new; count is int32[] where float32[2] is wanted; unexpected mask"
+        f"The checkpoint must have the arrays of this network, got {two}/00000002, "
+        "which differs: missing new; count is int32[] where float32[2] is wanted; "
+        "unexpected mask"
     )
     like = {"x": jax.ShapeDtypeStruct((6,), jnp.float32, sharding=sharding(4, "data"))}
     with Checkpoints(two) as checkpoints:
@@ -161,5 +163,5 @@ def test_bad_arguments(tmp_path):
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_directory_that_cannot_be_one(tmp_path, name):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="`directory` must be a directory that can be wr"):
+    with pytest.raises(OSError, match="Checkpoints need a directory that can be wri"):
         Checkpoints(tmp_path / name)

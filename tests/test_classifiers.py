@@ -22,19 +22,19 @@ from vicreg_jax import aot
 from vicreg_jax.augment import Crops, DigitViews, ImageViews
 from vicreg_jax.encoder import Encoder
 from vicreg_jax.nn import ResNet, SmallResNet
-from vicreg_jax.pretrain import recipes, records, run_folder, supervised
+from vicreg_jax.pretrain import classifier_run, recipes, records, run_folder
 from vicreg_jax.pretrain.__main__ import parse
 from vicreg_jax.pretrain.classifier import Classifier
+from vicreg_jax.pretrain.classifier_config import ClassifierConfig
 from vicreg_jax.pretrain.compile_only import compile_only, memory
 from vicreg_jax.pretrain.config import Launch
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.export import newest
 from vicreg_jax.pretrain.features import features
-from vicreg_jax.pretrain.input import Arrays, load_datasets
+from vicreg_jax.pretrain.input import Arrays, load_datasets, pack
 from vicreg_jax.pretrain.input.datasets import open_source
 from vicreg_jax.pretrain.mesh import by_rows, make_mesh
 from vicreg_jax.pretrain.processes import Interrupted
-from vicreg_jax.pretrain.protocol import Supervised
 from vicreg_jax.pretrain.run import run
 from vicreg_jax.probe import linear_probe
 
@@ -58,7 +58,7 @@ class BrighterViews(MirroredViews):
 def settings(protocol="linear", **changes):
     usual = {"lr": (0.1, 0.5), "lr_backbone": 0.05, "classes": 3, "size": 8}
     usual |= {"init": "a run", "views": MIRRORED, "epochs": 2, "batch": ROWS}
-    return Supervised(protocol=protocol, **(usual | changes))
+    return ClassifierConfig(protocol=protocol, **(usual | changes))
 
 
 def programs(config, mesh="data=1"):
@@ -154,7 +154,7 @@ class TestStep:
         labels = np.array(scores.argmax(1), np.int32)
         labels[:10] = (labels[:10] + 1) % 3
         labels[-1] = -1
-        found = supervised.accuracies(made, state, Arrays(pixels, labels))
+        found = classifier_run.accuracies(made, state, Arrays(pixels, labels))
         assert found == {"top-1 at 0.1": pytest.approx(26 / 36)}
 
     def test_unreadable_images_are_named(self, tmp_path):
@@ -166,7 +166,7 @@ class TestStep:
         lost.write_bytes(b"no image")
         made, names = programs(settings(lr=(0.1,))), set()
         source = open_source(tmp_path, size=8, channels=1)
-        supervised.accuracies(made, made.start(), source, unreadable=names)
+        classifier_run.accuracies(made, made.start(), source, unreadable=names)
         assert names == {str(lost)}
 
     def test_the_one_crop_of_the_host_is_the_first_view(self):
@@ -255,7 +255,9 @@ class TestCommands:
         def opened(views):
             model = SmallResNet((4, 8), rngs=nnx.Rngs(0))
             encoder = Encoder(model, views, 8, 1, {})
-            monkeypatch.setattr(supervised, "open_encoder", lambda *_, **__: encoder)
+            monkeypatch.setattr(
+                classifier_run, "open_encoder", lambda *_, **__: encoder
+            )
             return {"data": "digits", "protocol": "linear", "lr": (0.1,)}
 
         message = (
@@ -263,14 +265,14 @@ class TestCommands:
         )
         for augmentation in ({}, {"augmentation": "crops"}):
             with pytest.raises(UsageError, match=message):
-                supervised.settings(Path("a"), **opened(MIRRORED), **augmentation)
+                classifier_run.settings(Path("a"), **opened(MIRRORED), **augmentation)
         for augmentation in ("pretraining", "none"):
-            found, _ = supervised.settings(
+            found, _ = classifier_run.settings(
                 Path("a"), **opened(MIRRORED), augmentation=augmentation
             )
             assert found.augmentation == augmentation and found.views == MIRRORED
         for views in (ImageViews(size=8), DigitViews(size=8), BrighterViews(size=8)):
-            found, _ = supervised.settings(Path("a"), **opened(views))
+            found, _ = classifier_run.settings(Path("a"), **opened(views))
             assert found.augmentation == "crops"
 
     def test_test_images_that_are_given_are_used(self, tmp_path):
@@ -279,7 +281,7 @@ class TestCommands:
         config = tiny(data=data, evaluate_on="validation")
         begun(tmp_path / "run", config, few_digits.TRAINED)
         for given, wanted in (({}, "validation"), ({"test_data": data}, "test")):
-            found, _ = supervised.settings(
+            found, _ = classifier_run.settings(
                 tmp_path / "run", "data=1", protocol="linear", lr=(0.1,), **given
             )
             assert found.evaluate_on == wanted
@@ -289,7 +291,20 @@ class TestCommands:
         message = f"--classes must be at least {least}.*, got {classes}"
         with pytest.raises(UsageError, match=message):
             config = settings(classes=classes, data="digits")
-            supervised.run(config, None, Launch(out=tmp_path / "run"), QUIET)
+            classifier_run.run(config, None, Launch(out=tmp_path / "run"), QUIET)
+        assert not (tmp_path / "run").exists()
+
+    def test_fewer_classes_than_the_labels_of_records(self, tmp_path):
+        """They have no names of classes to count."""
+        for index in range(20):
+            (tmp_path / "files" / f"{index % 4}").mkdir(parents=True, exist_ok=True)
+            image = PIL.Image.new("L", (8, 8), index)
+            image.save(tmp_path / "files" / f"{index % 4}" / f"{index}.png")
+        pack(open_source(tmp_path / "files"), tmp_path / "records")
+        config = settings(classes=3, data=str(tmp_path / "records"))
+        message = "--classes must be above every label, got 3 and the label 3 of record"
+        with pytest.raises(UsageError, match=message):
+            classifier_run.run(config, None, Launch(out=tmp_path / "run"), QUIET)
         assert not (tmp_path / "run").exists()
 
     def test_rates_of_one_name(self):
@@ -337,9 +352,9 @@ def probe(pretrained):
 @pytest.mark.slow
 class TestRuns:
     def classified(self, run, out, console=QUIET, **changes):
-        config, model = supervised.settings(run, None, **changes)
+        config, model = classifier_run.settings(run, None, **changes)
         launch = Launch(out=out, mesh="data=1", probe_every=10, tensorboard=False)
-        return supervised.run(config, model, launch, console)
+        return classifier_run.run(config, model, launch, console)
 
     def test_pretraining_ends_with_k_nn_and_names_what_follows(self, pretrained):
         out, found, shown = pretrained
@@ -386,7 +401,7 @@ class TestRuns:
     def test_from_a_file(self, pretrained, tmp_path):
         file = pretrained[0] / "encoder.safetensors"
         with pytest.raises(UsageError, match="--data must be given with the file .*"):
-            supervised.settings(file, protocol="linear")
+            classifier_run.settings(file, protocol="linear")
         protocol = {"protocol": "linear", "data": "digits", "lr": (1.0,)}
         protocol |= {"batch": 64, "epochs": 5, "augmentation": "none"}
         found = self.classified(file, tmp_path, **protocol)

@@ -109,7 +109,7 @@ SMALL = dict(depth=18, width=4)
 
 
 def lightning(prefix, head, **options):
-    """A checkpoint as Lightning nests it: encoder, head, a probe, optimiser, epoch."""
+    """A checkpoint as Lightning nests it: encoder, head, a probe, optimizer, epoch."""
     tensors = TorchResNet(**SMALL, **options).state_dict()
     model = {f"{prefix}{name}": value for name, value in tensors.items()}
     model |= {f"{head}{k}": v for k, v in torch_expander(6, 16).state_dict().items()}

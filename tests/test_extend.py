@@ -69,7 +69,7 @@ def test_a_stopped_and_then_a_finished_run(tmp_path, monkeypatch, labels):
 
 class TestFolder:
     def claim(self, out, **changes):
-        """Claims a run folder as a run does, and returns what it printed."""
+        """Claims a directory as a run does, and returns what it printed."""
         shown = []
         launch = Launch(out=out)
         claim = run_folder.claim(tiny(**changes), launch, images=9, notify=shown.append)

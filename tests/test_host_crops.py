@@ -138,7 +138,7 @@ class TestBoxes:
         "kind, change, message",
         [
             (RandomCrops, {"count": 0}, "`count` must be at least 1, got 0"),
-            (RandomCrops, {"scale": (0.5, 2.0)}, "`scale` must be a least and a large"),
+            (RandomCrops, {"scale": (0.5, 2.0)}, "`scale` must be .smallest, largest."),
             (CenterCrop, {"size": 0}, "`size` must be at least 1, got 0"),
             (CenterCrop, {"center": 0.0}, "`center` must be above 0 and at most 1"),
             (CenterCrop, {"center": 2.0}, "`center` must be above 0 and at most 1"),
@@ -233,6 +233,15 @@ class TestPixels:
             assert aspect == FLOWER.shape[1] / FLOWER.shape[0]
             np.testing.assert_array_equal(boxes, same)
             assert np.abs(found.astype(int) - wanted).mean() < 2
+
+    def test_of_an_unknown_orientation_are_not_turned(self):
+        exif = PIL.Image.Exif()
+        exif[0x0112] = 9
+        unknown = encoded(FLOWER, "JPEG", exif=exif)
+        (found,), aspect = cut(unknown, RandomCrops(2, 8))
+        (wanted,), same = cut(encoded(FLOWER, "JPEG"), RandomCrops(2, 8))
+        assert aspect == same
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
     def test_of_a_large_jpeg_look_the_same(self):
         """Decoded at a quarter of its size, which leaves at least twice the pixels."""

@@ -22,8 +22,8 @@ from vicreg_jax.pretrain.input import (
     folder,
     to_device,
 )
-from vicreg_jax.pretrain.input.load import Load
 from vicreg_jax.pretrain.input.order import Order
+from vicreg_jax.pretrain.input.read_step import Load
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ class TestBatches:
                 return array
 
         monkeypatch.setattr(
-            "vicreg_jax.pretrain.input.load.SharedMemoryArray", Recorded
+            "vicreg_jax.pretrain.input.read_step.SharedMemoryArray", Recorded
         )
         source = folder(photographs, size=8)
         order = Order(len(source), batch=len(source), seed=0)
@@ -238,10 +238,10 @@ class TestToDevice:
 
     def test_rows_lie_on_their_devices(self):
         sharding = self.sharding()
-        host = batches(numbered(30), batch=16, epochs=2)
+        expected_batches = batches(numbered(30), batch=16, epochs=2)
         for batch, expected in zip(
             to_device(batches(numbered(30), batch=16, epochs=2), sharding),
-            host,
+            expected_batches,
             strict=True,
         ):
             assert batch.images.sharding == sharding

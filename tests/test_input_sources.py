@@ -137,8 +137,8 @@ class TestSources:
             np.testing.assert_array_equal(records[i].image, files[i].image)
             assert records[i][1:] == files[i][1:]
         np.testing.assert_array_equal(records.labels, files.labels)
-        travelled = pickle.loads(pickle.dumps(records))
-        np.testing.assert_array_equal(travelled[3].image, files[3].image)
+        unpickled = pickle.loads(pickle.dumps(records))
+        np.testing.assert_array_equal(unpickled[3].image, files[3].image)
         assert "record 3 of" in records.name(3)
 
     def test_example_messages(self):
@@ -223,6 +223,10 @@ class TestSources:
         np.save(tmp_path / "empty.npy", np.zeros((0, 4, 4), np.uint8))
         with pytest.raises(UsageError, match="must hold at least 1 image, got none"):
             open_source(tmp_path / "empty.npy")
+
+    def test_an_empty_name_is_not_the_current_directory(self):
+        with pytest.raises(UsageError, match="^--data must be a name or a path, got"):
+            open_source("")
 
     def test_a_package_that_is_missing(self, monkeypatch):
         monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)

@@ -46,8 +46,8 @@ def test_a_list_names_files_as_simclrs_do(photographs, tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("n1_9.png\n", "got 'n1_9.png' in .*, which they have 0 times"),
-        ("n1_8.png\n", "got 'n1_8.png' in .*, which they have 2 times"),
+        ("n1_9.png\n", "got 'n1_9.png' in .*, which matches 0"),
+        ("n1_8.png\n", "got 'n1_8.png' in .*, which matches 2"),
         ("\n", "--labels must list at least one image, got .*list.txt, empty"),
     ],
 )

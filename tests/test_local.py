@@ -16,7 +16,7 @@ from parity import local as section
 from parity import modes
 from parity.cases import Level
 from parity.checks import NotRun
-from parity.local_cases import LocalCase, catalogue
+from parity.local_cases import LocalCase, catalog
 from parity.local_faults import LOCAL_FAULTS
 from parity.local_oracle import Settings, numpy_local_loss
 from parity.ours import PACKAGE
@@ -54,7 +54,7 @@ def assert_result(got, want):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-12 * scale)
 
 
-STANDARD, QUICK = (catalogue(level) for level in (Level.FULL, Level.QUICK))
+STANDARD, QUICK = (catalog(level) for level in (Level.FULL, Level.QUICK))
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,9 @@ def of_a_local_class():
 @pytest.mark.parametrize(
     "views, message",
     [
-        (Masked(mask=np.ones(3)), "config.json can store them, .* not JSON serializ"),
+        (Masked(mask=np.ones(3)), "what config.json can store, .* not JSON serializ"),
         (ByName(options={1: 2}), r"settings that JSON can store .* options=\{'1': 2\}"),
-        (of_a_local_class(), "config.json can store them, .* in a module that can be"),
+        (of_a_local_class(), "what config.json can store, .* in a module that can be"),
     ],
 )
 def test_views_that_cannot_be_stored_do_not_start(views, message, tmp_path):

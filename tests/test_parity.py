@@ -38,7 +38,7 @@ from parity import (
     values,
 )
 from parity.__main__ import BROKEN, FAILED, PASSED, verdict
-from parity.cases import DISTRIBUTIONS, UPSTREAMS, Case, Level, catalogue
+from parity.cases import DISTRIBUTIONS, UPSTREAMS, Case, Level, catalog
 from parity.checks import Check, NotRun, Outcome, Task
 from parity.classifier_faults import CLASSIFIER_FAULTS
 from parity.comparison import compared, distances
@@ -219,7 +219,7 @@ class TestCatalogue:
     def test_names_are_unique_and_levels_grow(self):
         before = []
         for level in Level:
-            cases = catalogue(level)
+            cases = catalog(level)
             names = [case.name for case in cases]
             assert len(set(names)) == len(names)
             assert set(before) < set(cases)

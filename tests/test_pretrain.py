@@ -86,9 +86,9 @@ def test_a_run_learns_and_writes_everything_down(tmp_path):
     # without the covariance.
     assert history[-1]["invariance"] < 0.5 and history[-1]["std"] > 0.4
     assert history[-1]["covariance"] < 50
-    looks = records.read(out / "evaluations.jsonl")
-    assert [line["epoch"] for line in looks] == [4, 8]
-    assert looks[-1]["k-NN"] > 0.8 and looks[-1]["effective_rank"] > 5
+    checks = records.read(out / "evaluations.jsonl")
+    assert [line["epoch"] for line in checks] == [4, 8]
+    assert checks[-1]["k-NN"] > 0.8 and checks[-1]["effective_rank"] > 5
     assert list((out / "tensorboard").iterdir())
     choices = json.loads((out / "config.json").read_text())
     assert choices["epochs"] == 8 and choices["views"]["grid"] == 4
@@ -234,7 +234,7 @@ def test_refuses_a_mesh_that_is_none(mesh):
 
 def test_refuses_a_batch_that_does_not_spread(tmp_path):
     message = (
-        "--batch must be a multiple of the 8 devices, got 100; --mesh may name few"
+        r"--batch must be a multiple of 8 \(8 devices\), got 100; --mesh can select few"
     )
     with pytest.raises(UsageError, match=message):
         run(tiny(batch=100), Launch(out=tmp_path), QUIET)
@@ -452,7 +452,7 @@ class TestCommandLine:
         [
             ("digits --batch 1", "--batch must be at least 2, got 1"),
             ("digits --batch 2000", "--batch must be at most the number of images"),
-            ("digits --batch 100", "--batch must be a multiple of the 8 devices"),
+            ("digits --batch 100", "--batch must be a multiple of 8 (8 devices)"),
             ("digits --nu nan", "--nu must be finite and at least 0, got nan"),
             ("digits --learning-rate -1", "--learning-rate must be finite and above"),
             ("digits --size 9", "--data must hold images of shape (--size, --size"),

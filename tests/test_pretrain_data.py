@@ -1,4 +1,4 @@
-"""The images of a run: which are learned from, and which are judged on."""
+"""The images of a run: which are learned from, and which are evaluated on."""
 
 import dataclasses
 from pathlib import Path
@@ -88,9 +88,9 @@ def test_images_without_labels_and_of_another_size(tmp_path):
     [
         ("a", None),  # class 0 is the same in both, so nothing is misnumbered
         ("abcd", None),
-        ("ac", "got c as number 1 where --data has b$"),
-        ("abx", "got x as number 2 where --data has c$"),
-        ("abcde", "got e as number 4 where --data has none$"),
+        ("ac", "class 1 must be b, got c$"),
+        ("abx", "class 2 must be c, got x$"),
+        ("abcde", "class 4 must be absent, got e$"),
     ],
 )
 def test_test_images_have_the_classes_of_the_training_images(tmp_path, test, wrong):
@@ -102,7 +102,7 @@ def test_test_images_have_the_classes_of_the_training_images(tmp_path, test, wro
     if wrong is None:
         assert load_datasets(config).held_out.classes == tuple(test)
         return
-    with pytest.raises(UsageError, match=f"must have the classes of --data, .*{wrong}"):
+    with pytest.raises(UsageError, match=f"^--test-data must number .*: {wrong}"):
         load_datasets(config)
 
 

@@ -1,10 +1,12 @@
 """The quick checks of a run: diagnostics of embeddings, and their summary."""
 
 import numpy as np
+import pytest
 
 from vicreg_jax import diagnostics, vicreg_terms
 from vicreg_jax.pretrain import evaluation
 from vicreg_jax.pretrain.input import Arrays, Datasets
+from vicreg_jax.probe import Labeled
 
 
 class TestHealth:
@@ -25,6 +27,23 @@ class TestHealth:
         summary = evaluation.summary(self.healthy | {"k-NN": 0.5}, 2048, 8192)
         assert "k-NN 50.0%, effective rank 30 of 2048" in summary
         assert "covariance of both views 6.50 (at least 3.00 at a batch size" in summary
+
+    @pytest.mark.parametrize("labeled", ["train", "held_out"])
+    def test_there_is_no_k_nn_of_images_without_labels(self, labeled, monkeypatch):
+        """Such as of a sample of a set in which few have one."""
+        images = np.zeros((4, 2, 2, 1), np.uint8)
+        none, all_of_them = (np.full(4, label, np.int32) for label in (-1, 0))
+        with_labels = {"train": none, "held_out": none} | {labeled: all_of_them}
+        parts = {name: Arrays(images, given) for name, given in with_labels.items()}
+        features = np.eye(4, dtype=np.float32)
+        monkeypatch.setattr(
+            evaluation,
+            "features",
+            lambda programs, state, source, workers: Labeled(features, source.labels),
+        )
+        pair = np.random.default_rng(0).standard_normal((2, 8, 4)).astype(np.float32)
+        check = evaluation.quick_check(None, None, Datasets(**parts), pair)
+        assert "k-NN" not in check and "covariance" in check
 
     def test_the_covariance_is_that_of_the_loss(self):
         rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from runs import tiny
 
 from vicreg_jax import __main__ as bug_report
 from vicreg_jax import aot
-from vicreg_jax.pretrain import compile_only, evaluation, export, loop, supervised
+from vicreg_jax.pretrain import classifier_run, compile_only, evaluation, export, loop
 from vicreg_jax.pretrain.__main__ import parse
 from vicreg_jax.pretrain.commands import Probe, Report
 from vicreg_jax.pretrain.config import Launch
@@ -100,7 +100,7 @@ def test_compile_only_says_what_it_does(words, capsys, monkeypatch):
     monkeypatch.setattr(aot, "report_of", compiled)
     monkeypatch.setattr(compile_only, "_programs", lambda *_: None)
     monkeypatch.setattr(compile_only, "lowered", lambda _: None)
-    monkeypatch.setattr(supervised, "settings", lambda *_, **__: (tiny(), None))
+    monkeypatch.setattr(classifier_run, "settings", lambda *_, **__: (tiny(), None))
     topology = ("--compile-only", "v5litepod-64")
     parse([*words.split(), *topology]).command.run()
     assert printed == ["Compiling a training step for v5litepod-64\n"]

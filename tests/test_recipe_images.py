@@ -10,10 +10,13 @@ from photographs import CHINA, FLOWER, write_photographs
 from runs import MIRRORED
 from spectra import QUICK
 
+from vicreg_jax.augment import ImageViews
 from vicreg_jax.pretrain import pretrain, recipes
 from vicreg_jax.pretrain.__main__ import parse
 from vicreg_jax.pretrain.errors import UsageError
-from vicreg_jax.pretrain.input import open_source, pack, survey, tfrecords
+from vicreg_jax.pretrain.input import array_records, open_source, pack, survey
+from vicreg_jax.pretrain.input.datasets import in_memory_by_name
+from vicreg_jax.pretrain.run_folder import absolute
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ class TestSurvey:
                 opened.append(paths)
                 super().__init__(paths)
 
-        monkeypatch.setattr(tfrecords, "ArrayRecordDataSource", Counted)
+        monkeypatch.setattr(array_records, "ArrayRecordDataSource", Counted)
         pack(open_source(photographs), tmp_path / "records")
         assert survey(tmp_path / "records") == survey(photographs)
         # To count the images, and to look at all of them.
@@ -83,6 +86,13 @@ class TestRecipe:
         assert (changed.epochs, changed.batch) == (100, 4)
         assert (config.views.blur, changed.views.blur) == ((0.5, 0.5), (0.0, 0.0))
 
+    def test_a_vit_has_whole_patches(self, photographs):
+        config = recipes.images(photographs, encoder="vit_small")
+        assert (config.size, config.views.size) == (80, 80)
+        views = ImageViews(size=64)
+        config = recipes.images(photographs, size=90, encoder="vit_small", views=views)
+        assert (config.size, config.views) == (90, views)
+
     def test_arrays_keep_their_size(self, tmp_path):
         np.save(tmp_path / "a.npy", np.zeros((40, 80, 80), np.uint8))
         config = recipes.images(tmp_path / "a.npy", size=32)
@@ -108,6 +118,23 @@ class TestCommandLine:
         words = ("--data", photographs, "--encoder", "small", "--width", 8)
         wanted = recipes.images(photographs, encoder="small", width=8)
         assert parsed(*words) == wanted
+
+    @pytest.mark.parametrize("name", ["cifar", "arrays-2024"])
+    def test_a_folder_with_the_name_of_something_else(
+        self, name, tmp_path, monkeypatch
+    ):
+        write_photographs(tmp_path / name)
+        monkeypatch.chdir(tmp_path)
+        assert parsed("--data", name) == recipes.images(name)
+        assert absolute(name) == str(tmp_path / name)
+        assert not in_memory_by_name(name)
+
+    @pytest.mark.parametrize(
+        "flag, value", [("--encoder", "50"), ("--size", "resnet18"), ("--size", "²")]
+    )
+    def test_a_value_of_another_flag_is_refused(self, flag, value, photographs):
+        with pytest.raises(UsageError, match=f"{flag}.* see vicreg-pretrain images"):
+            parsed("--data", photographs, flag, value)
 
     def test_data_must_be_given(self):
         with pytest.raises(UsageError, match="--data must be given with the recipe im"):

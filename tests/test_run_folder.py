@@ -1,4 +1,4 @@
-"""The run folder, and the metrics written into it."""
+"""The directory of a run, and the metrics written into it."""
 
 import dataclasses
 import json
@@ -46,11 +46,21 @@ class TestFolder:
         content = run_folder.contents(tiny(), images=9)
         del content["images"]
         run_folder.write_json(tmp_path / "config.json", content)
-        message = "RUN must be a run of this version of vicreg_jax, got"
-        with pytest.raises(ValueError, match=message):
+        message = "must be a run of this version of vicreg_jax, got"
+        with pytest.raises(ValueError, match=f"^RUN {message}"):
             run_folder.read_config(tmp_path)
         with (
-            pytest.raises(ValueError, match=message),
+            pytest.raises(ValueError, match=f"^--out {message}"),
+            run_folder.claim(tiny(), Launch(out=tmp_path), images=9),
+        ):
+            pass
+
+    def test_a_classifier_of_the_other_kind_is_named_as_typed(self, tmp_path):
+        stored = {"protocol": "linear", "images": 9}
+        run_folder.write_json(tmp_path / "config.json", stored)
+        message = "--out must be a pretraining run, got .*, which holds a classifier"
+        with (
+            pytest.raises(UsageError, match=message),
             run_folder.claim(tiny(), Launch(out=tmp_path), images=9),
         ):
             pass
@@ -82,19 +92,19 @@ class TestFolder:
             assert first.name.startswith("photos _2024_-")
         assert run_folder.choose(photos, Launch()) == first
 
-    @pytest.mark.parametrize("name", ["r[old]/one", "a]"])
-    def test_a_path_with_brackets_is_refused(self, name, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("name", ["r[old]/one", "a]", "run*", "is?"])
+    def test_a_path_with_wildcards_is_refused(self, name, tmp_path, monkeypatch):
         launch = Launch(out=tmp_path / name)
-        with pytest.raises(UsageError, match=r"--out must have no \[ or \] in"):
+        with pytest.raises(UsageError, match=r"--out must have none of \[ \] \* \? in"):
             run_folder.choose(tiny(), launch)
         launch.out.mkdir(parents=True)
         monkeypatch.chdir(launch.out)
         for relative in (None, Path("run")):
-            with pytest.raises(UsageError, match="--out must have no"):
+            with pytest.raises(UsageError, match="--out must have none"):
                 run_folder.choose(tiny(), Launch(out=relative))
         content = run_folder.contents(tiny(), images=9)
         run_folder.write_json(launch.out / "config.json", content)
-        with pytest.raises(UsageError, match="RUN must have no"):
+        with pytest.raises(UsageError, match="RUN must have none"):
             newest(launch.out)
 
     @pytest.mark.parametrize("recipe", recipes.RECIPES.values())

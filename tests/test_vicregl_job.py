@@ -185,13 +185,13 @@ def test_the_recipe_has_the_official_settings():
 def test_what_vicregl_cannot_take_is_refused():
     with pytest.raises(ValueError, match="--alpha must be from 0 to 1, got 1.5"):
         config(alpha=1.5)
-    with pytest.raises(ValueError, match="--encoder must have .* got vit_small"):
+    with pytest.raises(ValueError, match="--encoder must be .* got vit_small"):
         nnx.eval_shape(lambda: build(config(encoder="vit_small")))
     with pytest.raises(ValueError, match="`views` must be .*LocatedViews with --alpha"):
         build(config(views=MirroredViews(16)))
     outputs = [(jnp.ones((2, 3)), jnp.ones((2, 2, 2, 3)))] * 2
     _, places = QuarterViews(16).located(jax.random.key(0), IMAGES[:2], ASPECT[:2])
-    with pytest.raises(UsageError, match="`location_matches` must be at most the 4"):
+    with pytest.raises(UsageError, match="^--location-matches must be at most the 4"):
         vicregl_terms((5, 1), make_mesh("data=1"), outputs, places[:2])
 
     class NoMap(nnx.Module):

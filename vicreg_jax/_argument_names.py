@@ -1,4 +1,4 @@
-"""Errors that tell how a project calls the argument that another name was given for."""
+"""Errors for arguments with another project's name, which give the right name."""
 
 from __future__ import annotations
 

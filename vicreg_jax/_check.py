@@ -82,9 +82,10 @@ def rows(name: str, array: jax.Array, axes: Axes) -> None:
     devices = _rows.devices(axes)
     # A symbolic number of rows may turn out large enough, so it passes.
     if not _rows.at_least(array.shape[0] * devices, 2, unknown=True):
+        place = f" on {devices} device" + "s" * (devices > 1) if axes else ""
         raise ValueError(
             f"`{name}` must have at least 2 rows for a variance, "
-            f"got shape {array.shape}" + (f" on {devices} device" if axes else "")
+            f"got shape {array.shape}{place}"
         )
 
 

@@ -33,7 +33,7 @@ class _Layout(NamedTuple):
 
     Attributes:
         every: Whether the first slots are all positions in raster order.
-        selections: Of the slots that follow, in the same order.
+        selections: The chosen positions of each later group of slots, in order.
         starts: First slot by index of the match and by side, "chosen" or "found".
         weights: Share of each slot in the loss.
     """

@@ -37,7 +37,7 @@ cykooz_resizer = _optional("cykooz_resizer")
 
 
 def decoded(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
-    """Returns an opened image with its pixels, which for a JPEG have the mode."""
+    """Returns an opened image, decoded; a JPEG is converted to `mode`."""
     content = getattr(image, "fp", None)
     of_kind = image.format == "JPEG" and image.mode in ("RGB", "L")
     if simplejpeg is None or not (of_kind and isinstance(content, io.BytesIO)):

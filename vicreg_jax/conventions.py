@@ -5,8 +5,8 @@ views, so "25, 25, 1" does not mean one loss. Each function here takes the argum
 the project it is named after, with that project's defaults. It returns a `VICRegLoss`
 with the same value and gradient, or a `VICRegLLoss` for VICRegL's whole loss.
 
-All functions pass further keywords (``axis_name``, ``precision``) to these classes. The
-name that another project has for an argument is a TypeError, which says the right one.
+All functions pass further keywords (``axis_name``, ``precision``) to these classes.
+Another project's name for an argument raises a TypeError that gives the right one.
 
 Example:
     >>> from vicreg_jax import conventions

@@ -91,7 +91,7 @@ def decode_crops(
     Args:
         image: A file, its content, or an image that Pillow opened.
         croppings: Where to crop.
-        numbers: For each cropping, what `RandomCrops.boxes` takes.
+        numbers: What `RandomCrops.boxes` takes, for each cropping.
         channels: 3 for RGB, 1 for grayscale.
 
     Raises:
@@ -128,7 +128,8 @@ def readable(image: Path | bytes | PIL.Image.Image):
 
 def _upright_size(image) -> tuple[int, int]:
     """Returns height and width after a turn by Exif's orientation."""
-    quarter_turn = image.getexif().get(ORIENTATION, 1) >= 5  # mirrored or not
+    # Mirrored or not. Pillow does not turn an image with any other value.
+    quarter_turn = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
     return image.size if quarter_turn else image.size[::-1]
 
 

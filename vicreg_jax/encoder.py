@@ -106,7 +106,7 @@ class Encoder:
             float32, one row for each image.
 
         Raises:
-            TypeError: If an array is not uint8, or an item is no image.
+            TypeError: If an array is not uint8, or an item is not an image.
             ValueError: If an array has another shape or number of channels, `aspect`
                 does not fit the images, or `batch` is below 1.
             UnreadableError: If a file cannot be decoded.
@@ -130,7 +130,9 @@ class Encoder:
                 yield pixels[at : at + batch], aspect[at : at + batch]
             return
         if aspect is not None:
-            raise ValueError("`aspect` must be None if `images` is not an array")
+            raise ValueError(
+                "`aspect` must be None if `images` is not an array, got an array"
+            )
         # Before iterables, since a tuple is one.
         if isinstance(images, tuple) and images and isinstance(images[0], Crops):
             rows = len(images[0].pixels)

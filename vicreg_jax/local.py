@@ -98,8 +98,8 @@ def local_loss(
         mu: Weight of the variance term.
         nu: Weight of the covariance term.
         gamma: The standard deviation that every channel of a slot should reach.
-        feature_matches: Number of matches by feature that are kept, of the first and
-            of the second view of a pair. Each view is first once. None: all positions.
+        feature_matches: How many matches by feature to keep, of the first and of the
+            second view of a pair. Both orders of each pair count. None: all positions.
         location_matches: The same for matches by location.
         slot_order: The order of an image's matches, which decides what is in one slot:
             "raster", the order of their positions, or "distance", nearest first.
@@ -107,7 +107,7 @@ def local_loss(
             `jax.jit`, however the arrays are sharded.
         where: Images that count, shape ``(batch,)``, dtype bool. None: all of them.
         eps: Added to the variance.
-        precision: Of the matrix products of the covariances.
+        precision: Precision of the matrix products of the covariances.
 
     Returns:
         A scalar, float32, or float64 if a map is float64.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from optax import GradientTransformation, Params, Schedule
 
 WARMUP_EPOCHS = 10  # of the paper, for runs of any length
-# By the most images of a batch; for 100 epochs. Larger batches: 0.3.
+# Of 100 epochs, by the largest batch that has it. Larger batches have 0.3.
 _BASE_LR = {128: 0.8, 256: 0.5, 512: 0.4}
 
 
@@ -21,8 +21,8 @@ def warmup_cosine(peak: float, *, steps: int, warmup_steps: int) -> Schedule:
 
     Args:
         peak: Learning rate at the end of the warm-up.
-        steps: Of the whole run, warm-up included.
-        warmup_steps: Of the warm-up.
+        steps: Number of steps of the whole run, warm-up included.
+        warmup_steps: Number of steps in which the rate rises.
 
     Returns:
         A function of the step that gives the learning rate, in JAX's default float.
@@ -43,7 +43,7 @@ def paper_schedule(
     Args:
         base_lr: Per 256 images; see `paper_base_lr`.
         batch: Images a step, on all devices together.
-        epochs: Of the whole run; 10 are warm-up.
+        epochs: Number of epochs of the whole run; 10 are warm-up.
         epoch_steps: Steps in an epoch.
 
     Returns:
@@ -70,7 +70,7 @@ def scaled_lr(base_lr: float, *, batch: int) -> float:
     This is the linear scaling rule (Goyal et al., arXiv:1706.02677).
 
     Args:
-        base_lr: For 256 images.
+        base_lr: Learning rate for 256 images.
         batch: Images a step, on all devices together.
     """
     return base_lr * batch / 256
@@ -85,7 +85,7 @@ def paper_base_lr(*, batch: int, epochs: int) -> float:
 
     Args:
         batch: Images a step, on all devices together.
-        epochs: Of the whole run.
+        epochs: Number of epochs of the whole run.
 
     Examples:
         >>> paper_base_lr(batch=2048, epochs=1000), paper_base_lr(batch=256, epochs=100)
@@ -105,16 +105,19 @@ def lars(
 ) -> GradientTransformation:
     """LARS as facebookresearch/vicreg runs it (You et al., arXiv:1708.03888).
 
-    Weight decay, then the layer's trust ratio (the coefficient times the parameter's
-    norm over the step's; 1 where either is zero), then momentum (0.9), and the learning
-    rate last. `optax.lars` has it before the momentum, which then keeps the rates of
-    the past: not the same under a schedule. Biases and batch norms, which have one
-    dimension, get neither decay nor trust.
+    It applies weight decay, the layer's trust ratio, momentum (0.9) and the learning
+    rate, in this order. The trust ratio is the coefficient times the parameter's norm
+    over the norm of the decayed gradient, or 1 where either norm is zero. Biases and
+    batch norms, which have one dimension, get neither decay nor trust ratio.
+
+    `optax.lars` applies the learning rate before the momentum, so that its momentum
+    contains the rates of earlier steps. Under a schedule the two differ.
 
     Args:
         schedule: Learning rate by step.
-        weight_decay: Added to the gradient, times the parameter; the paper's is 1e-6.
-        trust_coefficient: The paper's code has 0.001.
+        weight_decay: Factor of the parameter that is added to the gradient; 1e-6 in the
+            paper.
+        trust_coefficient: Factor of the trust ratio; 0.001 in the official code.
         clip: LARC clipping, as solo-learn's ``clip_lr``: each layer steps at the
             smaller of its trust ratio and the learning rate, so that the schedule only
             caps the step. (solo-learn's trust ratio divides by the sum of the norms of

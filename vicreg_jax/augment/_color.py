@@ -82,7 +82,7 @@ def jitter(
 
     Args:
         image: float in [0, 1].
-        factors: Of brightness, contrast and saturation. 1 changes nothing.
+        factors: Factors of brightness, contrast and saturation. 1 changes nothing.
         turns: Rotation of the hue, see `hue`. 0 changes nothing.
         order: A permutation of 0 to 3: brightness, contrast, saturation, hue.
     """

@@ -23,7 +23,7 @@ def check_not_negative(name: str, value: float) -> None:
 
 
 def check_center(value: float) -> None:
-    """Refuses a side that is no fraction of an image's shorter side."""
+    """Refuses a side that is not a fraction of an image's shorter side."""
     check_between("center", value, TINY, 1, "above 0 and at most 1")
 
 
@@ -33,11 +33,11 @@ def check_size(name: str, value: int) -> None:
 
 
 def check_range(name: str, value: tuple[float, float], most: float) -> None:
-    """Refuses a pair that is no range of positive numbers up to `most`."""
+    """Refuses a pair that is not a range of positive numbers up to `most`."""
     least, largest = value
     if not 0 < least <= largest <= most:
-        limit = "" if math.isinf(most) else f" and at most {most}"
+        limit = "" if math.isinf(most) else f" <= {most}"
         raise ValueError(
-            f"`{name}` must be a least and a largest value, above 0{limit}, "
-            f"got {least, largest}"
+            f"`{name}` must be (smallest, largest) with 0 < smallest <= largest{limit},"
+            f" got {least, largest}"
         )

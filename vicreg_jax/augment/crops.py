@@ -71,8 +71,8 @@ class RandomCrops:
 
         Args:
             numbers: Uniform in [0, 1), from `uniform`.
-            height: Of the image.
-            width: Of the image.
+            height: Height of the image.
+            width: Width of the image.
         """
         return [self._box(tries, height, width) for tries in numbers.tolist()]
 
@@ -135,9 +135,9 @@ def uniform(
     and the row and the crop are its counter.
 
     Args:
-        seed: Of the run.
-        step: Of the training.
-        rows: Of the global batch.
+        seed: Seed of the run.
+        step: Number of the training step.
+        rows: Numbers of the rows in the global batch.
         count: Crops of each image.
         stream: One of several independent streams.
     """

@@ -21,7 +21,7 @@ def views_to_json(views: Views) -> dict[str, Any]:
     try:
         # `is_dataclass` is true of the class as well.
         if not dataclasses.is_dataclass(views) or isinstance(views, type):
-            raise TypeError("they are no instance of a dataclass")
+            raise TypeError("this is not an instance of a dataclass")
         settings = dataclasses.asdict(views)
         # Through text, because JSON changes some settings without an error: keys become
         # strings, and lists cannot be told from tuples.
@@ -30,8 +30,7 @@ def views_to_json(views: Views) -> dict[str, Any]:
         read = views_from_json(stored)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`views` must be such that config.json can store them, got {views}: "
-            f"{error}"
+            f"`views` must be what config.json can store, got {views}: {error}"
         ) from error
     if read != views:
         raise ValueError(

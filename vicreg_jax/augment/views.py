@@ -18,7 +18,7 @@ class Views(Protocol):
     `DigitViews` and `ImageViews` follow this protocol. To pretrain with views of your
     own, write a frozen dataclass with these three members and pass an instance of it
     as ``Config(views=...)``. It needs no base class. Its fields are its settings,
-    which the run folder stores.
+    which the directory of a run stores.
 
     Runs with more than two views, and VICRegL, need `LocatedViews`. Classifiers on
     crops need `SupervisedViews`.

@@ -90,8 +90,8 @@ class VICRegL(nnx.Module):
         encoder: An encoder of `vicreg_jax.nn`, or another module with the method
             ``feature_map(images)``, whose features are the mean of that map. Those of a
             `ViT`, and of a `ConvNeXt` with ``norm_pooled``, are not.
-        expander: Of the features, for the global loss.
-        local_expander: Of each position of the map, for the local loss.
+        expander: Expander for the features, whose output the global loss takes.
+        local_expander: Expander for each position of the map, for the local loss.
 
     Raises:
         ValueError: If `encoder` is one of those whose features are not that mean.

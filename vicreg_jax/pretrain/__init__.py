@@ -2,7 +2,8 @@
 
 config: every setting of a run, checked.
 recipes: named configurations.
-start, init: what a run prints and writes at first; weights to start from.
+start, init_weights: what a run prints and writes at first; weights to start from.
+names: names of images that are not paths.
 input: datasets, and how images get to the devices.
 network: the network, optimizer and schedule of a configuration.
 mesh, processes: devices, and the processes of one run.
@@ -14,8 +15,8 @@ features: frozen features of a run's images, and its untrained baseline.
 evaluation: probes of frozen features, and the health of embeddings.
 checkpoints, run_folder: stopping and resuming.
 run: from datasets to report.
-protocol, classifier, classifier_result, supervised: the official evaluations, their
-    settings, programs, accuracies and runs.
+classifier, classifier_config, classifier_result, classifier_run: the official
+    evaluations, their programs, settings, accuracies and runs.
 api: `pretrain`, which does all of it, and `Run`, which reads what it left.
 report, export: the picture; the encoder in files, and probes on other images.
 embed, contact_sheet: features of any images, and a picture of nearest neighbors.

@@ -23,7 +23,6 @@ any other error, which shows its traceback.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import difflib
 import importlib.metadata
@@ -32,8 +31,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Any, NoReturn, get_args, get_type_hints
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import jax
 import tyro
@@ -52,13 +52,14 @@ from vicreg_jax.pretrain.commands import (
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.errors import UsageError, flag
 from vicreg_jax.pretrain.ignored import refuse_ignored
+from vicreg_jax.pretrain.names import NAMED
 from vicreg_jax.pretrain.processes import Interrupted
 
 STOPPED = 75
 _PROG = "vicreg-pretrain"
 _HELP = {"--help", "-h", "--version"}
-_DECIDING = ("size", "channels", "encoder")
 _ENCODERS = get_args(get_type_hints(Config)["encoder"])
+T = TypeVar("T")
 
 
 def main() -> None:
@@ -100,16 +101,25 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     # The kind of views decides which flags there are, before tyro reads any.
     kind = next((word for word in arguments if word in KINDS), None)
     arguments = [word for word in arguments if word != kind]
-    deciding, _ = _deciding().parse_known_args(arguments)
+    deciding = _one_line_errors(lambda: _deciding(arguments), arguments)
     recipe = _recipe(arguments, deciding.data)
     images = None
     if recipe == IMAGES and not _HELP.intersection(arguments):
         images = _images(deciding)
-    runs, errors = recipe_runs(kind, images), io.StringIO()
+    runs = recipe_runs(kind, images)
+    line = _one_line_errors(lambda: _parse(arguments, runs, recipe), arguments, recipe)
+    return _checked(line, runs)
+
+
+def _one_line_errors(
+    read: Callable[[], T], arguments: Sequence[str], recipe: str = "mnist"
+) -> T:
+    """Returns what tyro reads, and raises its errors as a `UsageError`."""
+    errors = io.StringIO()
     try:
         # tyro prints its errors, and hands them to nothing but a private hook.
         with contextlib.redirect_stderr(errors):
-            return _checked(_parse(arguments, runs, default=recipe), runs)
+            return read()
     except SystemExit as ended:
         if not ended.code:
             raise
@@ -118,16 +128,22 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     raise UsageError(_unknown_word(arguments) or _one_line(errors.getvalue(), shown))
 
 
-def _deciding() -> argparse.ArgumentParser:
-    """Returns a parser of the flags that other settings' defaults depend on.
+@dataclass(frozen=True)
+class _Deciding:
+    """The flags that the defaults of other settings depend on, as they are typed."""
 
-    Before tyro reads any flag, it has to know all defaults.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("data", *_DECIDING):
-        # A value that is missing is left to tyro's message.
-        parser.add_argument(f"--{name}", nargs="?")
-    return parser
+    data: str | None = None
+    size: str | None = None
+    channels: str | None = None
+    encoder: str | None = None
+
+
+def _deciding(arguments: Sequence[str]) -> _Deciding:
+    # A pass of its own, because tyro has to know all defaults before it reads a flag.
+    found, _ = tyro.cli(
+        _Deciding, args=arguments, return_unknown_args=True, add_help=False
+    )
+    return found
 
 
 def _recipe(arguments: Sequence[str], data: str | None) -> str:
@@ -137,29 +153,32 @@ def _recipe(arguments: Sequence[str], data: str | None) -> str:
         return IMAGES
     if not word.startswith("-") or data is None:
         return "mnist"
-    return data if data in recipes.RECIPES else IMAGES
+    # Not every recipe is the name of images: cifar may be a folder.
+    return data if data in recipes.RECIPES and data in NAMED else IMAGES
 
 
-def _images(deciding: argparse.Namespace) -> Config:
+def _images(deciding: _Deciding) -> Config:
     if deciding.data is None:
         raise UsageError("--data must be given with the recipe images, got none")
-    # A value that is none is left to tyro's message.
+    # Values that tyro will refuse are left to its message.
     chosen: dict[str, Any] = {
-        name: int(value) if value.isdigit() else value
-        for name in _DECIDING
-        if (value := getattr(deciding, name)) in _ENCODERS or (value or "").isdigit()
+        name: int(value)
+        for name in ("size", "channels")
+        if (value := getattr(deciding, name) or "").isdecimal()
     }
+    if deciding.encoder in _ENCODERS:
+        chosen["encoder"] = deciding.encoder
     return recipes.images(deciding.data, **chosen)
 
 
 def _parse(
-    arguments: Sequence[str], runs: dict[str, Pretrain], default: str
+    arguments: Sequence[str], runs: dict[str, Pretrain], recipe: str
 ) -> CommandLine:
     return tyro.cli(
         CommandLine[subcommands(runs)],
         prog=_PROG,
         args=arguments,
-        default=CommandLine(runs[default]),
+        default=CommandLine(runs[recipe]),
         config=(
             # So that flags without a recipe select the default one.
             tyro.conf.CascadeSubcommandArgs,

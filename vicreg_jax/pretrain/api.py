@@ -21,10 +21,10 @@ from flax import nnx
 from rich.console import Console
 
 from vicreg_jax.encoder import Encoder, load_encoder
-from vicreg_jax.pretrain import export, processes, records, run_folder
+from vicreg_jax.pretrain import export, names, processes, records, run_folder
 from vicreg_jax.pretrain.config import Config, Launch, data_setting
 from vicreg_jax.pretrain.errors import UsageError
-from vicreg_jax.pretrain.input.datasets import ARRAYS, from_arrays
+from vicreg_jax.pretrain.input.datasets import from_arrays
 from vicreg_jax.pretrain.network import EncoderFactory, class_of, own_encoder
 from vicreg_jax.pretrain.run import run
 
@@ -62,7 +62,7 @@ class Run:
             ValueError: If it is not the directory of a run.
         """
         # Only to raise its errors early.
-        run_folder.read_config(Path(run))
+        run_folder.read_config(Path(run), argument="`run`")
         return cls(Path(run), None if encoder is None else own_encoder(encoder))
 
     @property
@@ -88,7 +88,7 @@ class Run:
         if not self.finished:
             # A file that is there already may be of an older checkpoint.
             newest = export.newest(self.run_folder, self.own_encoder)
-            export.write_encoder(self.run_folder, *newest)
+            return export.as_encoder(*newest, self.run_folder)
         model = None
         if self.own_encoder is not None:
             model = self.own_encoder(nnx.Rngs(0))
@@ -150,7 +150,7 @@ def pretrain(
         data: Instead of ``config.data``: a path, uint8 images of shape ``(images,
             height, width, channels)``, or a pair of such images and integer labels of
             shape ``(images,)``. Arrays set ``config.size`` and ``config.channels``. A
-            string may also be the name of a data set, such as "mnist".
+            string may also be the name of a dataset, such as "mnist".
         encoder: Instead of ``config.encoder``: a module, or a class or function that
             makes one from `flax.nnx.Rngs`. The module maps views to features of shape
             ``(batch, out_features)``, and has the attribute ``out_features``. The run
@@ -159,7 +159,7 @@ def pretrain(
             start it.
         console: Where to print progress. "auto": the terminal or the notebook. None:
             nothing is printed.
-        settings: Of `vicreg_jax.pretrain.config.Launch`, such as ``workers=4``.
+        settings: Fields of `vicreg_jax.pretrain.config.Launch`, such as ``workers=4``.
 
     Returns:
         The finished run.
@@ -168,6 +168,10 @@ def pretrain(
         UsageError: If a setting does not fit the images, or the directory holds a run
             with another configuration. It is a ValueError.
         FileExistsError: If the directory holds a finished run; see `Run.open`.
+        TypeError: If `encoder` is neither a module nor a function.
+        ValueError: If the encoder that it makes lacks ``out_features``, or has state
+            that a run cannot keep.
+        UnreadableError: If an image cannot be read, with ``unreadable="fatal"``.
         FloatingPointError: If the loss, a gradient or a parameter is not finite.
         Interrupted: If it was asked to stop and has saved its state.
     """
@@ -204,16 +208,17 @@ def _with_arrays(config: Config, data: Any) -> tuple[Config, Arrays]:
             "`data` must be a path, images, or a pair of images and labels, got "
             f"{len(parts)} items"
         )
-    names = ("images", "labels")
     arrays: dict[str, np.ndarray] = {
-        name: np.asarray(part) for name, part in zip(names, parts, strict=False)
+        name: np.asarray(part)
+        for name, part in zip(("images", "labels"), parts, strict=False)
     }
     source = from_arrays(arrays, "`data`")
     height, _, channels = source.shape
-    checksum = hashlib.sha256(source.images.tobytes())
-    checksum.update(source.labels.tobytes())
+    # Without a copy, unless a view was given.
+    checksum = hashlib.sha256(np.ascontiguousarray(source.images).data)
+    checksum.update(np.ascontiguousarray(source.labels).data)
     # The checksum stands for the path, so that other images are another run.
-    name = f"{ARRAYS}{checksum.hexdigest()[:12]}"
+    name = names.of_arrays(checksum.hexdigest())
     changes = {"data": name, "size": height, "channels": channels}
     return dataclasses.replace(config, **changes), source
 
@@ -225,7 +230,7 @@ def _console(console: Console | Literal["auto"] | None) -> Console:
 
 
 def _columns(lines: list[records.Line]) -> dict[str, np.ndarray]:
-    names = dict.fromkeys(name for line in lines for name in line)
+    columns = dict.fromkeys(name for line in lines for name in line)
     return {
-        name: np.array([line.get(name, np.nan) for line in lines]) for name in names
+        name: np.array([line.get(name, np.nan) for line in lines]) for name in columns
     }

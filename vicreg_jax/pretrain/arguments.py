@@ -49,7 +49,7 @@ def arguments(
 
 
 def check_step(programs: Programs, image: tuple[int, int, int]) -> None:
-    """Refuses settings and encoders that do not fit, before the run folder is made.
+    """Refuses settings and encoders that do not fit, before the run has a directory.
 
     Args:
         programs: The programs of the run.
@@ -63,8 +63,8 @@ def check_step(programs: Programs, image: tuple[int, int, int]) -> None:
     # Before the whole step, whose error would not name `out_features`.
     if programs.own_encoder is not None:
         jax.eval_shape(lambda *shapes: _check(programs, *shapes), state, images, aspect)
-    # Traced and not compiled, because the run folder does not keep compiled programs
-    # before it is claimed.
+    # Traced and not compiled, because the run's directory keeps compiled programs only
+    # once it is claimed.
     jax.eval_shape(programs.train, state, images, aspect)
 
 

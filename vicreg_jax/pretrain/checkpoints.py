@@ -33,6 +33,7 @@ from orbax.checkpoint import multihost
 
 from vicreg_jax.pretrain import processes
 from vicreg_jax.pretrain.digest import compile_for, digests
+from vicreg_jax.pretrain.errors import UsageError
 
 # Dtype, shape and digest of each array by name: what a checkpoint must contain.
 Manifest = dict[str, list[Any]]
@@ -83,7 +84,7 @@ class Checkpoints:
             raise ValueError(f"`keep` must be at least 1, got {keep}")
         self._directory = directory.absolute()
         self._warn = warn
-        # Shared with the policy below: what `restore` adds, the next save knows.
+        # The policy below has the same set, so that it knows what `restore` adds.
         self._damaged: set[int] = set()
         self._saving: int | None = None
         processes.together(self._prepare, OSError)
@@ -145,7 +146,8 @@ class Checkpoints:
         arrays = _named("state", state)
         sealed = _seal(step, _manifest(step, arrays))
         # Each process writes its own shards. Differing states would be mixed.
-        processes.check_same("`state`", sealed["sha256"])
+        if not processes.same(sealed["sha256"]):
+            raise ValueError("`state` must be the same in every process, but differs")
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), manifest=ocp.args.JsonSave(sealed)
         )
@@ -199,7 +201,7 @@ class Checkpoints:
                 self._warn(f"{path} is removed: its save was cut off")
         except OSError as error:
             raise OSError(
-                f"`directory` must be a directory that can be written to, got "
+                f"Checkpoints need a directory that can be written to, got "
                 f"{self._directory}: {error.strerror}"
             ) from error
 
@@ -246,13 +248,13 @@ def restore(
         None if there is no undamaged checkpoint.
 
     Raises:
-        ValueError: If `like` has other leaves, which the message names, or a sharding
-            that does not fit its shape.
+        UsageError: If the checkpoint has other leaves, which the message names.
+        ValueError: If a sharding of `like` does not fit its shape.
     """
     directory, damaged = directory.absolute(), set() if damaged is None else damaged
     leaves = _named("like", like)
     for leaf in leaves.values():
-        leaf.sharding.shard_shape(leaf.shape)  # one that does not fit is no damage
+        leaf.sharding.shard_shape(leaf.shape)  # one that does not fit is not damage
     steps = [found.step for found in _NAMES.find_all(directory)]
     for step in sorted(steps, reverse=True):
         path = _path(directory, step)
@@ -292,9 +294,10 @@ class _NewestUndamaged(ocp.checkpoint_managers.PreservationPolicy):
 
 
 def _barrier(*, key: str, timeout_ms: int) -> None:
-    """Waits for all processes, but not after an error in this one.
+    """Waits for all processes, but returns at once after an error in this one.
 
-    Orbax would wait then as well, for processes that wait for this one's files.
+    Orbax would wait after an error too. That is a deadlock if the others wait for files
+    of this process.
     """
     if sys.exc_info()[0] is None:
         multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
@@ -369,12 +372,12 @@ def _read(step: int, path: Path, like: Mapping[str, Any]) -> dict[str, jax.Array
 
     Raises:
         Damaged: If it is not what was saved, in all processes.
-        ValueError: If `like` has another structure.
+        UsageError: If `like` has another structure.
     """
     manifest = processes.together(lambda: _read_manifest(step, path), Damaged)
     # Another structure is not `Damaged`, after which `restore` tries older checkpoints:
     # those of the run have the same structure.
-    _check_structure(step, manifest, like)
+    _check_structure(path, manifest, like)
     arrays = processes.together(lambda: _read_arrays(path, like), Damaged)
     # The arrays may be sharded in another way than when they were saved. Their digests
     # do not depend on it.
@@ -401,7 +404,7 @@ def _read_arrays(path: Path, like: Mapping[str, Any]) -> dict[str, jax.Array]:
         raise Damaged(f"Orbax could not read it, {_first_line(error)}") from error
 
 
-def _check_structure(step: int, manifest: Manifest, like: Mapping[str, Any]) -> None:
+def _check_structure(path: Path, manifest: Manifest, like: Mapping[str, Any]) -> None:
     lines = [f"missing {name}" for name in like if name not in manifest]
     for name, (dtype, shape, _) in manifest.items():
         if name not in like:
@@ -410,8 +413,9 @@ def _check_structure(step: int, manifest: Manifest, like: Mapping[str, Any]) -> 
             wanted = f"{like[name].dtype}{list(like[name].shape)}"
             lines.append(f"{name} is {dtype}{shape} where {wanted} is wanted")
     if lines:
-        raise ValueError(
-            f"`like` must have the leaves of the checkpoint of step {step}, which "
+        # Such as after a change of the user's encoder, which kept its name.
+        raise UsageError(
+            f"The checkpoint must have the arrays of this network, got {path}, which "
             f"differs: {'; '.join(lines)}"
         )
 

@@ -17,7 +17,7 @@ from flax import nnx
 
 from vicreg_jax.augment import SupervisedViews
 from vicreg_jax.pretrain import mesh as meshes
-from vicreg_jax.pretrain.protocol import Supervised
+from vicreg_jax.pretrain.classifier_config import ClassifierConfig
 from vicreg_jax.pretrain.step import Programs, State, compiled
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Classifier(Programs):
         model: The pretrained encoder, which is copied.
     """
 
-    config: Supervised
+    config: ClassifierConfig
     model: Any = field(kw_only=True)
 
     def start(self) -> State:

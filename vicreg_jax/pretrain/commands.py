@@ -13,7 +13,6 @@ from typing import (
     Any,
     Generic,
     Literal,
-    Protocol,
     TypeVar,
     Union,
 )
@@ -24,24 +23,16 @@ from rich.console import Console
 
 from vicreg_jax.augment import DigitViews, ImageViews
 from vicreg_jax.pretrain import recipes
+from vicreg_jax.pretrain.classifier_config import LINEAR_DECAY, LINEAR_LR
 from vicreg_jax.pretrain.config import Config, Launch
 from vicreg_jax.pretrain.errors import UsageError
 from vicreg_jax.pretrain.printing import print_line
-from vicreg_jax.pretrain.protocol import LINEAR_DECAY, LINEAR_LR
 from vicreg_jax.pretrain.recipes import RECIPES
 
 if TYPE_CHECKING:
     from vicreg_jax.probe import Accuracies
 
 RunFolder = tyro.conf.Positional[Path]
-
-
-class Command(Protocol):
-    """What a recipe or a command does."""
-
-    def run(self) -> None:
-        """Carries it out and prints the result."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +57,7 @@ class Pretrain:
         launch = {item.name: getattr(self.launch, item.name) for item in fields(Launch)}
         run = pretrain(self.config, console=console, **launch)
         if jax.process_index() == 0:
-            _print(run.evaluation, self.config.evaluate_on, console)
+            _print(run.evaluation, console)
 
 
 @dataclass(frozen=True)
@@ -99,7 +90,7 @@ class Probe:
         probed = probe(self.run_folder, data=self.data)
         console = Console()
         print_line(console, probed.summary)
-        _print(probed.accuracies, "held-out", console)
+        _print(probed.accuracies, console)
 
 
 @dataclass(frozen=True)
@@ -109,13 +100,15 @@ class Embed:
     source: Annotated[RunFolder, tyro.conf.arg(name="encoder")]
     """Directory of a run, or a file of `export`, torchvision or timm."""
     data: str
-    """Images: mnist, digits, elpv, canvas, a folder, or files of arrays or records."""
+    """Images: mnist, digits, elpv, canvas, a folder of images or of CIFAR, or files of
+    arrays or records."""
     out: Path = Path("features.npz")
     """File for the features, and the names, labels and classes of the images."""
-    neighbors: Annotated[int, tyro.conf.arg(aliases=["--neighbours"])] = 0
-    """Draw so many nearest neighbors of some images, as a PNG beside --out. 0: none."""
+    neighbors: int = 0
+    """Draw this many nearest neighbors of some images, as a PNG beside --out. 0: no
+    picture."""
     query: tuple[Path, ...] | None = None
-    """Image files whose neighbors in --data to draw. None: some images of --data."""
+    """Draw the neighbors of these image files. None: of some images of --data."""
     unreadable: Literal["skip", "fatal"] = "skip"
     """Skip images that cannot be read, or stop at the first."""
 
@@ -153,7 +146,7 @@ class Report:
         if table := classifier_result.table(tests):
             console.print(table)
         else:
-            _print(accuracies, "held-out", console)
+            _print(accuracies, console)
 
 
 def _launch() -> Launch:
@@ -168,7 +161,7 @@ class _Classify:
     run_folder: Annotated[
         tyro.conf.Positional[Path | None], tyro.conf.arg(name="run")
     ] = None
-    """Directory of the run whose newest encoder is used. None: --init has one."""
+    """Directory of the run whose newest encoder is used. None: that of --init."""
     init: Path | None = None
     """File with the encoder: of `export`, torchvision or timm."""
     data: str | None = None
@@ -186,35 +179,34 @@ class _Classify:
     unreadable: Literal["skip", "fatal"] = "skip"
     """Skip images that cannot be read, or stop at the first."""
 
-    def _run(self, launch: Launch, **settings: Any) -> None:
-        from vicreg_jax.pretrain import processes, supervised
+    def _run(self, protocol: Literal["linear", "finetune"], **changes: Any) -> None:
+        from vicreg_jax.pretrain import classifier_run, processes
 
-        if self.run_folder is not None and self.init is not None:
+        settings = {item.name: getattr(self, item.name) for item in fields(self)}
+        settings |= changes
+        run_folder, init = settings.pop("run_folder"), settings.pop("init")
+        launch: Launch = settings.pop("launch")
+        if run_folder is not None and init is not None:
             raise UsageError(
                 "RUN and --init must not be given together, got "
-                f"{self.run_folder} and {self.init}"
+                f"{run_folder} and {init}"
             )
         # Before the encoder is read, which starts JAX. It could not connect after that.
         processes.connect(launch)
-        config, model = supervised.settings(
-            self.run_folder or self.init,
+        config, model = classifier_run.settings(
+            run_folder or init,
             # The devices that are compiled for are not here.
             "data=1" if launch.compile_only else launch.mesh,
-            data=self.data,
-            test_data=self.test_data,
-            argument="--init" if self.run_folder is None else "RUN",
-            augmentation=self.views,
-            classes=self.classes,
-            batch=self.batch,
-            seed=self.seed,
-            unreadable=self.unreadable,
+            protocol=protocol,
+            argument="--init" if run_folder is None else "RUN",
+            augmentation=settings.pop("views"),
             **settings,
         )
         console = Console(quiet=jax.process_index() != 0)
         if launch.compile_only:
             _compile_only(config, launch, console, model=model)
             return
-        supervised.run(config, model, launch, console)
+        classifier_run.run(config, model, launch, console)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,13 +227,7 @@ class Linear(_Classify):
         """Trains and tests the classifier."""
         if not self.lr:
             raise UsageError("--lr must have at least one rate, got none")
-        self._run(
-            self.launch,
-            protocol="linear",
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            epochs=self.epochs,
-        )
+        self._run("linear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,18 +248,17 @@ class Finetune(_Classify):
 
     def run(self) -> None:
         """Trains and tests encoder and classifier."""
-        # `Supervised.resolved` fills in both of them or none.
+        # `ClassifierConfig.resolved` fills in both of them or none.
         if (self.lr is None) != (self.lr_backbone is None):
-            raise UsageError("--lr and --lr-backbone must be given together")
-        self._run(
-            self.launch,
-            protocol="finetune",
-            lr=() if self.lr is None else (self.lr,),
-            lr_backbone=self.lr_backbone or 0.0,
-            labels=self.labels,
-            weight_decay=self.weight_decay,
-            epochs=self.epochs,
-        )
+            given, missing = (
+                ("--lr", "--lr-backbone") if self.lr else ("--lr-backbone", "--lr")
+            )
+            raise UsageError(
+                f"--lr and --lr-backbone must be given together, got {given} without "
+                f"{missing}"
+            )
+        rates = () if self.lr is None else (self.lr,)
+        self._run("finetune", lr=rates, lr_backbone=self.lr_backbone or 0.0)
 
 
 # tyro prints the docstrings of these classes, and of their fields, as help.
@@ -298,8 +283,8 @@ def recipe_runs(
 
     Args:
         images: What the recipe `images` returned. None: what its help shows.
-        kind: Of `KINDS`: the views to use, in the size of the recipe's. None: those of
-            the recipe.
+        kind: Name in `KINDS` of the views to use, in the size of the recipe's. None:
+            those of the recipe.
     """
     runs = {}
     configs = {name: recipe() for name, recipe in RECIPES.items()}
@@ -335,7 +320,7 @@ def subcommands(runs: dict[str, Pretrain]) -> Any:
     return Union[tuple(pretraining + commands)]  # noqa: UP007
 
 
-CommandT = TypeVar("CommandT", bound=Command)
+CommandT = TypeVar("CommandT")
 
 
 @dataclass(frozen=True)
@@ -373,8 +358,8 @@ def _compile_only(
     console.print(compile_only.table(report, topology))
 
 
-def _print(accuracies: Accuracies | None, which: str, console: Console) -> None:
+def _print(accuracies: Accuracies | None, console: Console) -> None:
     from vicreg_jax.pretrain.report import table
 
     if accuracies:
-        console.print(table(accuracies, f"Probes on {which} images, %"))
+        console.print(table(accuracies, "Probes on held-out images, %"))

@@ -22,7 +22,7 @@ _WITHOUT_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # LLVM's level for the initial state. That program runs once, so compiling it takes most
 # of its time: for the mnist recipe 2.9 instead of 7.5 CPU seconds, for ResNet-50 with
 # its expander 10 instead of 23 (Zen 3). At level 0 the random numbers themselves would
-# take long, and would be rounded otherwise.
+# take long, and would be rounded differently.
 _RUN_ONCE = {"xla_backend_optimization_level": 1}
 
 

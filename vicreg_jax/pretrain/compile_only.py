@@ -13,8 +13,8 @@ from vicreg_jax import aot
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.arguments import arguments
 from vicreg_jax.pretrain.classifier import Classifier
+from vicreg_jax.pretrain.classifier_config import ClassifierConfig
 from vicreg_jax.pretrain.errors import MissingPackageError, UsageError
-from vicreg_jax.pretrain.protocol import Supervised
 from vicreg_jax.pretrain.step import Programs
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _shape(topology: str) -> str:
 
 
 def _programs(config: Config, grid: Mesh, model: Any) -> Programs:
-    if not isinstance(config, Supervised):
+    if not isinstance(config, ClassifierConfig):
         return Programs(config, grid, _EPOCH)
     # Any share would do. It decides the rates, on which no size depends.
     config = config.resolved(classes=_CLASSES, share=1.0)
@@ -149,10 +149,10 @@ def _advice(config: Config, topology: str, error: str) -> str:
     """Returns the compiler's figures and which settings need less memory."""
     reason = error.partition("\n")[0].rpartition("CompileTimeHbmOom: ")[2]
     refused = (
-        f"--compile-only must name chips that hold the step, {topology} does not: "
-        f"{reason}"
+        "--compile-only must name chips with enough memory for the step, got "
+        f"{topology}: {reason}"
     )
-    if isinstance(config, Supervised):
+    if isinstance(config, ClassifierConfig):
         return f"{refused} Use more chips, or a --batch below {config.batch}"
     return (
         f"{refused} Use more chips, --accumulate {2 * config.accumulate} "

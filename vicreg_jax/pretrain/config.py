@@ -62,15 +62,16 @@ class Config:
     UNUSED: ClassVar[tuple[str, ...]] = ()  # fields that config.json leaves out
 
     data: str = "mnist"
-    """Training images: mnist, digits, elpv, canvas, a folder, or files of arrays or
-    records."""
+    """Training images: mnist, digits, elpv, canvas, a folder of images or of CIFAR, or
+    files of arrays or records."""
     test_data: str | None = None
     """Labeled test images, named like --data. None: a fifth of --data."""
     evaluate_on: Literal["test", "validation"] = "test"
     """Evaluate on the test images or, for tuning, on a fifth of the training images."""
     size: int = 28
     """Side in pixels of whole images. Image files are resized to such squares; arrays
-    must have this size. Views are cut from whole images with --crop device only."""
+    must have this size. Views are cut from these squares with --crop device only. The
+    recipe images sets --views.size to it as well."""
     channels: int = 1
     """Channels of the images: 1 for grayscale, 3 for RGB."""
     unreadable: Literal["skip", "fatal"] = "skip"
@@ -80,8 +81,8 @@ class Config:
     selects another kind."""
     crop: Literal["host", "device"] = "host"
     """Where views:images of files are cropped: on the host from the original pixels, or
-    on the devices from squares of --size, which takes less of the host and blurs.
-    Arrays, and other views without `crops`, are cropped on the devices."""
+    on the devices from squares of --size, which needs less time of the host and loses
+    detail. Arrays, and other views without `crops`, are cropped on the devices."""
     encoder: EncoderName = "small"
     """Encoder. small is a ResNet of three stages with 1, 2 and 4 times --width. The
     ViTs have patches of 16 pixels."""
@@ -120,19 +121,22 @@ class Config:
     learning_rate: float | None = 6e-3
     """Peak learning rate. None: the paper's for --batch and --epochs."""
     trust_coefficient: float = 1e-3
-    """LARS only: a layer's step over its norm at a learning rate of 1."""
+    """LARS only: norm of a layer's update over the norm of its parameters, at a
+    learning rate of 1."""
     clip_trust: bool = False
-    """LARS only, as in solo-learn: each layer steps at min(trust ratio, rate)."""
+    """LARS only, as in solo-learn: each layer's rate is the smaller one of its trust
+    ratio and the learning rate."""
     weight_decay: float = 1e-4
     """Weight decay of the kernels. Batch norms and biases have none."""
     warmup: float | None = 0.1
     """Share of the steps with a rising learning rate. None: the first 10 epochs."""
     epochs: int = 36
-    """Passes over the training images. More than before extend the run in --out."""
+    """Passes over the training images. A larger number extends the run in --out."""
     batch: int = 128
     """Images in a step, on all devices together. Each image gives two views or more."""
     accumulate: int = 1
-    """Parts of a batch computed in turn. Batch norms see one, the loss all of them."""
+    """Split each batch into this many parts, one after the other, to save memory. Batch
+    norms use the statistics of a part, the loss those of the whole batch."""
     seed: int = 0
     """Seed of the parameters, the views, the order of images and the probes' labels."""
     probe_images: int = 5000
@@ -191,7 +195,7 @@ class Config:
 
     @property
     def name(self) -> str:
-        """Beginning of the name of the run folder in runs/."""
+        """Beginning of the name of the run's directory in runs/."""
         return Path(self.data).stem
 
 
@@ -220,15 +224,15 @@ class Launch:
     """Steps between updates of the progress bar, and writes of metrics.jsonl, which
     has a line for every step."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints. None: one epoch, or as many as have 300 steps."""
+    """Steps between checkpoints. None: one epoch, or the fewest that have 300 steps."""
     probe_every: int = 5
-    """Epochs between evaluations: quick checks of the features and for collapse, or of
-    a classifier on all test images. 0: never."""
+    """Epochs between quick checks (k-NN and collapse) or, for a classifier, tests on
+    all test images. 0: never."""
     tensorboard: bool = True
     """Also write the metrics for TensorBoard, into the run's directory."""
     profile: str | None = None
-    """STEP:COUNT. Trace so many steps for XProf, into profile/ in the run's directory.
-    """
+    """STEP:COUNT. Trace COUNT steps from STEP for XProf, into profile/ in the run's
+    directory."""
     compile_only: str | None = None
     """Compile the step for TPUs such as v5e:8x8 or v5litepod-64, print what it needs,
     and stop."""
@@ -261,10 +265,12 @@ class Launch:
                 f"{self.workers}; --force-workers allows more"
             )
         if self.force_workers and not self.workers:
-            raise UsageError("--force-workers must be given with --workers only")
+            raise UsageError(
+                "--force-workers must be given with --workers only, got --workers 0"
+            )
         # The name of a new run holds the time, so the processes would choose others.
         if self.distributed and self.out is None:
-            raise UsageError("--out must be given with --distributed")
+            raise UsageError("--out must be given with --distributed, got none")
         if not self.distributed:
             self._refuse_distributed_flags()
         if self.profile is not None and not _PROFILE.fullmatch(self.profile):
@@ -301,9 +307,9 @@ class Launch:
 
 
 def data_setting(data: str | Path) -> str:
-    """Returns `Config.data` for the name of a data set, or for a path.
+    """Returns `Config.data` for the name of a dataset, or for a path.
 
-    A `Path` becomes absolute, because "mnist" alone would name a data set.
+    A `Path` becomes absolute, because "mnist" alone would name a dataset.
     """
     return str(data.absolute() if isinstance(data, Path) else data)
 

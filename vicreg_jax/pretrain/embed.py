@@ -17,6 +17,7 @@ from vicreg_jax.pretrain.errors import UsageError, of_file
 from vicreg_jax.pretrain.evaluation import unreadable_summary
 from vicreg_jax.pretrain.export import as_encoder, newest
 from vicreg_jax.pretrain.input import UnreadableError, batches, open_source
+from vicreg_jax.pretrain.input.batches import IN_ORDER
 from vicreg_jax.pretrain.input.files import Files
 from vicreg_jax.pretrain.input.sources import UNLABELED
 from vicreg_jax.pretrain.run_folder import writing
@@ -138,10 +139,8 @@ def features(
         source,
         batch=batch,
         crops=encoder.plain_crops,
-        shuffle=False,
-        drop_remainder=False,
-        epochs=1,
         unreadable=unreadable,
+        **IN_ORDER,
     )
     parts = []
     for one in rows:

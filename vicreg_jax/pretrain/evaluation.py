@@ -10,6 +10,7 @@ from vicreg_jax import diagnostics
 from vicreg_jax._diagnostics import COLLAPSED_STD
 from vicreg_jax.pretrain.features import features, readable_features, untrained
 from vicreg_jax.pretrain.input import Datasets, batches, sample
+from vicreg_jax.pretrain.input.batches import IN_ORDER
 from vicreg_jax.probe import Labeled, knn_probe, probes
 
 if TYPE_CHECKING:
@@ -159,6 +160,9 @@ def quick_check(
         for part in datasets
         if part
     )
+    # Where few images have labels, the sample may have none.
+    if not all((part.labels >= 0).any() for part in (train, held_out)):
+        return health
     return {"k-NN": knn_probe(train, held_out)} | health
 
 
@@ -202,7 +206,7 @@ def _health(embeddings: Float[Array, "2 batch dim"]) -> dict[str, float]:
 
 def _pixels(source: Source) -> Labeled:
     # Whole images, also if the views are cropped on the host.
-    rows = batches(source, batch=256, shuffle=False, drop_remainder=False, epochs=1)
+    rows = batches(source, batch=256, **IN_ORDER)
     parts = [
         (np.asarray(batch.images)[batch.where], np.asarray(batch.labels)[batch.where])
         for batch in rows

@@ -153,7 +153,7 @@ def newest(
 
     Raises:
         UsageError: If `run` is not a run, has no checkpoint yet, or has a path with a
-            bracket.
+            wildcard.
     """
     config = run_folder.read_config(run, argument=argument)
     run_folder.check_path(run, argument)

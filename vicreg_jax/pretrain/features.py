@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vicreg_jax.pretrain.input.batches import IN_ORDER
 from vicreg_jax.pretrain.input.device import on_mesh
 from vicreg_jax.pretrain.mesh import by_rows
 from vicreg_jax.probe import Labeled
@@ -122,8 +123,6 @@ def in_order(programs: Programs, source: Source, workers: int) -> DeviceBatches:
         source,
         programs.mesh,
         crops=programs.config.plain_crops,
-        shuffle=False,
-        drop_remainder=False,
-        epochs=1,
         workers=workers,
+        **IN_ORDER,
     )

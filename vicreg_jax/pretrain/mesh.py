@@ -75,8 +75,8 @@ def check_batch(batch: int, accumulate: int, devices: int) -> None:
         UsageError: If the batch size is not divisible.
     """
     if batch % (devices * accumulate):
-        parts = f" times --accumulate, {accumulate}" if accumulate > 1 else ""
+        parts = f" times --accumulate {accumulate}" if accumulate > 1 else ""
         raise UsageError(
-            f"--batch must be a multiple of the {devices} devices{parts}, got {batch}; "
-            "--mesh may name fewer"
+            f"--batch must be a multiple of {devices * accumulate} ({devices} devices"
+            f"{parts}), got {batch}; --mesh can select fewer devices"
         )

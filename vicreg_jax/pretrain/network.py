@@ -45,7 +45,7 @@ _VIT: dict[str, dict[str, Any]] = {
 def architecture(config: Config) -> dict[str, Any]:
     """Returns the class of the encoder, as "name", and its arguments.
 
-    An encoder that was given in Python has its class only. Drop path is no part of it,
+    An encoder that was given in Python has its class only. Drop path is not part of it,
     as it matters in training alone.
     """
     # Encoder files store this, and --init compares it entry by entry. An entry that is
@@ -174,8 +174,8 @@ def _check_local(config: Config, encoder: Any) -> None:
     if isinstance(encoder, ViT):
         # Its features are the class token, which no map has.
         raise UsageError(
-            "--encoder must have features that are the mean of its map with --alpha, "
-            f"got {config.encoder}"
+            "--encoder must be a ResNet, a ConvNeXt or small with --alpha, got "
+            f"{config.encoder}: a ViT's features are not the mean of its feature map"
         )
 
 

@@ -95,9 +95,12 @@ def _vicregl_terms(location_matches, *arguments, axis_name=None):
         return loss.terms(*arguments)
     except ValueError as error:
         # A map has fewer positions than there are matches to keep. The rest is bugs.
-        if "`location_matches`" not in str(error):
+        name = "`location_matches`"
+        if name not in str(error):
             raise
-        raise UsageError(f"--location-matches: {error}") from error
+        # The `maps` are of the views, which have the same numbers.
+        text = str(error).replace(name, "--location-matches").replace("`maps", "`views")
+        raise UsageError(text) from error
 
 
 def _on_mesh(terms: Callable, mesh: Mesh, *arguments):

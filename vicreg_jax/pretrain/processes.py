@@ -33,7 +33,8 @@ def connect(launch: Launch) -> None:
     Raises:
         UsageError: If JAX finds no cluster and the flags do not name the processes.
     """
-    if not launch.distributed:
+    # The processes of an earlier run, which was stopped or is finished, stay connected.
+    if not launch.distributed or jax.distributed.is_initialized():
         return
     try:
         jax.distributed.initialize(
@@ -59,20 +60,11 @@ def wait_for_all(name: str) -> None:
     barrier(key=f"vicreg_jax {name}", timeout_ms=3_600_000)
 
 
-def check_same(what: str, sha256: str) -> None:
-    """Compares a checksum between all processes.
-
-    Args:
-        what: What the checksum is of, as named in the error.
-        sha256: The checksum in hexadecimal digits.
-
-    Raises:
-        ValueError: In every process, if the checksums differ.
-    """
+def same(sha256: str) -> bool:
+    """Returns whether a checksum, in hexadecimal, is the same in all processes."""
     words = np.frombuffer(bytes.fromhex(sha256), np.uint32)
     every = multihost_utils.process_allgather(words).reshape(-1, len(words))
-    if (every != every[0]).any():
-        raise ValueError(f"{what} must be the same in every process, but differs")
+    return bool((every == every[0]).all())
 
 
 def together(action: Callable[[], T], failure: type[Exception]) -> T:

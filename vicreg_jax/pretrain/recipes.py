@@ -248,9 +248,12 @@ def images(
     from vicreg_jax.pretrain.input.survey import MOST_SIDE, survey
 
     found = survey(data)
+    if size is None:
+        size = min(found.size, MOST_SIDE)
+        if encoder and encoder.startswith("vit"):
+            size = size // 16 * 16  # whole patches
     # Arrays keep their size, and only the views may have another.
-    side = found.size if found.in_memory or size is None else size
-    size = size or min(found.size, MOST_SIDE)
+    side = found.size if found.in_memory else size
     channels = channels or found.channels
     views = ImageViews(size=size, scale=(0.2, 1.0))
     if size <= _SMALL:
@@ -259,19 +262,18 @@ def images(
     batch = _batch(found.images)
     steps_per_epoch = max(1, found.images // batch)
     epochs = min(max(_LEAST_STEPS // steps_per_epoch, _LEAST_EPOCHS), _MOST_EPOCHS)
-    config = Config(
-        data=data_setting(data),
-        size=side,
-        channels=channels,
-        views=views,
-        batch=batch,
-        epochs=epochs,
-        encoder=encoder or ("small" if size <= _SMALL else "resnet18"),
-    )
-    if config.encoder != "small":
-        standard: dict[str, Any] = {"width": 64, "expander": 2048}
-        config = dataclasses.replace(config, learning_rate=1e-3, **standard)
-    return dataclasses.replace(config, **changes)
+    settings: dict[str, Any] = {
+        "data": data_setting(data),
+        "size": side,
+        "channels": channels,
+        "views": views,
+        "batch": batch,
+        "epochs": epochs,
+        "encoder": encoder or ("small" if size <= _SMALL else "resnet18"),
+    }
+    if settings["encoder"] != "small":
+        settings |= {"width": 64, "expander": 2048, "learning_rate": 1e-3}
+    return Config(**(settings | changes))
 
 
 def _batch(images: int) -> int:

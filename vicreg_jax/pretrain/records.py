@@ -34,7 +34,7 @@ class _Pending(NamedTuple):
 
 
 class Log:
-    """The metrics of a run, in its run folder.
+    """The metrics of a run, in its directory.
 
     Metrics stay on the devices until `write` fetches those of many steps at once. The
     first process writes the files.

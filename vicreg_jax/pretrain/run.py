@@ -24,7 +24,7 @@ from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain.arguments import check_step
 from vicreg_jax.pretrain.checkpoints import Checkpoints
 from vicreg_jax.pretrain.export import write_encoder
-from vicreg_jax.pretrain.init import Weights, initialized, load_init
+from vicreg_jax.pretrain.init_weights import Weights, initialized, load_init
 from vicreg_jax.pretrain.input import load_datasets
 from vicreg_jax.pretrain.input.device import on_mesh
 from vicreg_jax.pretrain.loop import Loop
@@ -91,11 +91,12 @@ def run(
         if jax.process_index() == 0:
             write_encoder(out, programs, state)
         result = evaluation.evaluate(programs, state, datasets, workers=launch.workers)
+        # Each process knows the training images that it has read itself.
+        unreadable = processes.union(train_iterator.unreadable)
+        unreadable.update(result.unreadable if result else ())
         if jax.process_index() == 0:
             _conclude(out, result, datasets.train.classes)
-    # Each process knows the training images that it has read itself.
-    unreadable = processes.union(train_iterator.unreadable)
-    unreadable.update(result.unreadable if result else ())
+        processes.wait_for_all("end")
     if unreadable:
         print_line(console, evaluation.unreadable_summary(unreadable))
     print_line(console, f"Everything is in {out}")
@@ -112,7 +113,7 @@ def run(
 
 @contextmanager
 def claimed(loop: Loop) -> Iterator[Path]:
-    """Claims the run folder, and keeps compiled programs in it."""
+    """Claims the run's directory, and keeps compiled programs in it."""
     claim = run_folder.claim(
         loop.programs.config,
         loop.launch,
@@ -132,6 +133,7 @@ def _pretrain(loop: Loop, out: Path, weights: Weights | None) -> State:
         if jax.process_index() == 0:
             # The other processes do not get here, so it must use no collective.
             start.draw_views(loop.datasets.train, programs.config, out)
+        processes.wait_for_all("views")
         # Where all checkpoints are damaged, the weights are not loaded yet.
         return initialized(programs, state, weights or load_init(programs))
 
@@ -147,7 +149,7 @@ def trained(loop: Loop, out: Path, begin: Callable[[], State]) -> State:
 
     Args:
         loop: The training loop.
-        out: The run folder.
+        out: The directory of the run.
         begin: Called if there is no checkpoint to restore. It returns the state of
             step 0.
     """

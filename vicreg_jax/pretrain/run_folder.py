@@ -1,4 +1,4 @@
-"""The run folder: which run it holds, and whether that can be continued.
+"""A run's directory: which run it holds, and whether that can be continued.
 
 config.json       the configuration with absolute paths, and the number of training
                   images
@@ -38,13 +38,13 @@ from vicreg_jax.augment.stored import views_from_json, views_to_json
 from vicreg_jax.pretrain import processes
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.errors import UsageError, flag
-from vicreg_jax.pretrain.input.datasets import ARRAYS, NAMED
+from vicreg_jax.pretrain.names import is_name
 
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.config import Launch
 
-# Orbax lists a directory with `glob`, which does not find a name with these.
-_BRACKETS = re.compile(r"[][]")
+# Orbax lists a directory with `glob`, to which these mean other names.
+_WILDCARDS = re.compile(r"[][*?]")
 
 
 @contextmanager
@@ -55,13 +55,13 @@ def claim(
     images: int,
     notify: Callable[[str], None] = print,
 ) -> Iterator[Path]:
-    """Makes or finds the run folder, and keeps other runs out of it.
+    """Makes or finds the directory of the run, and keeps other runs out of it.
 
     A run whose configuration has fewer epochs, and is the same otherwise, is extended.
 
     Args:
         config: The configuration of the run.
-        launch: Names the run folder, or leaves the choice to this function.
+        launch: Names the directory, or leaves the choice to this function.
         images: Number of training images, which the order of the images depends on.
         notify: Called with a sentence if the run is extended.
 
@@ -73,10 +73,14 @@ def claim(
     """
     run = choose(config, launch)
     ours = contents(config, images)
-    # Processes may take long to read their data sets.
+    # Processes may take long to read their datasets.
     processes.wait_for_all("claim")
     checksum = hashlib.sha256(json.dumps(ours).encode()).hexdigest()
-    processes.check_same("the configuration and the number of images", checksum)
+    if not processes.same(checksum):
+        raise UsageError(
+            "All processes must be given the same flags and images, but their "
+            f"configurations differ; that of this process is {ours}"
+        )
     epochs = config.epochs
     with _usable(run):
         if (run / "config.json").exists():
@@ -106,12 +110,12 @@ def claim(
 
 
 def choose(config: Config, launch: Launch) -> Path:
-    """Returns the run folder that `launch` names, or one in runs/.
+    """Returns the directory that `launch` names, or one in runs/.
 
     The latter is the newest unfinished run of the configuration, or a new one.
 
     Raises:
-        UsageError: If the path has a bracket.
+        UsageError: If the path has a wildcard.
     """
     run = launch.out
     if run is None:
@@ -125,15 +129,17 @@ def check_path(run: Path, argument: str) -> None:
     """Checks the absolute path of a run.
 
     Args:
-        run: The run folder.
+        run: The directory of the run.
         argument: The argument that it comes from, for the error.
 
     Raises:
-        UsageError: If it has a bracket, so that Orbax would find no checkpoint there.
+        UsageError: If it has a wildcard, with which Orbax would find no checkpoint
+            there, or those of other runs.
     """
-    if _BRACKETS.search(str(run.absolute())):
+    if _WILDCARDS.search(str(run.absolute())):
         raise UsageError(
-            f"{argument} must have no [ or ] in its absolute path, got {run.absolute()}"
+            f"{argument} must have none of [ ] * ? in its absolute path, got "
+            f"{run.absolute()}"
         )
 
 
@@ -171,9 +177,8 @@ def contents(config: Config, images: int) -> dict[str, Any]:
 
 
 def absolute(data: str) -> str:
-    """Returns the absolute path of images or of a file, or the name of a data set."""
-    named = data in NAMED or data.startswith(ARRAYS)
-    return data if named else os.path.abspath(data)
+    """Returns the absolute path of images or of a file, or the name of a dataset."""
+    return data if is_name(data) else os.path.abspath(data)
 
 
 def read_config(
@@ -182,7 +187,7 @@ def read_config(
     """Returns the configuration of a run.
 
     Args:
-        run: The run folder.
+        run: The directory of the run.
         kind: Class of the configuration.
         argument: What the command line calls it, for errors.
 
@@ -276,7 +281,10 @@ def _usable(run: Path) -> Iterator[None]:
 def _refuse_another(ours: dict[str, Any], run: Path, kind: type[Config]) -> int:
     """Returns the epochs of the run, which may be fewer than ours."""
     # Through `Config`, so that settings newer than the run have their defaults.
-    theirs = contents(read_config(run, kind), _read(run)["images"])
+    argument = "--out"
+    theirs = contents(
+        read_config(run, kind, argument=argument), _read(run, argument)["images"]
+    )
     for name in ours:
         extends = name == "epochs" and ours[name] > theirs[name]
         if ours[name] == theirs[name] or extends:
@@ -342,11 +350,11 @@ def _refuse_other_files(run: Path) -> None:
 
 
 def _name(config: Config) -> str:
-    return _BRACKETS.sub("_", config.name)
+    return _WILDCARDS.sub("_", config.name)
 
 
 def _unfinished(config: Config) -> Path | None:
-    wanted = contents(config, 0)  # a changed data set is refused, not run anew
+    wanted = contents(config, 0)  # a changed dataset is refused, not run anew
     runs = sorted(Path("runs").glob(f"{_name(config)}-*"), reverse=True)
     for run in runs:
         if finished(run):

@@ -9,7 +9,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import PIL.Image
 
 from vicreg_jax.augment import ImageViews
 from vicreg_jax.pretrain.input import batches, sample
+from vicreg_jax.pretrain.input.batches import IN_ORDER
 from vicreg_jax.pretrain.printing import print_line
 from vicreg_jax.pretrain.run_folder import (
     absolute,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 _SHOWN = 8  # images
 _LEAST_SIDE = 96  # pixels of each in the picture
-_IN_ORDER: dict[str, Any] = {"shuffle": False, "drop_remainder": False}
 _PACKAGES = ("vicreg_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
@@ -87,13 +87,13 @@ def record(loop: Loop, run: Path) -> None:
 def draw_views(source: Source, config: Config, run: Path) -> None:
     """Writes views.png: some images in the first row, and below them two views of each.
 
-    Nothing is written for views that are no images.
+    Nothing is written for views that are not images.
     """
     few = sample(source, _SHOWN)
     # The same images twice, in the same order: what the views are made from, which may
     # be crops, and whole images for the first row.
     cropped, whole = (
-        next(batches(few, batch=len(few), seed=config.seed, crops=crops, **_IN_ORDER))
+        next(batches(few, batch=len(few), seed=config.seed, crops=crops, **IN_ORDER))
         for crops in (config.crops, ())
     )
     if not whole.where.any():

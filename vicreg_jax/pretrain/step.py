@@ -57,16 +57,16 @@ class Metrics(NamedTuple):
 
     Attributes:
         loss: Weighted sum of all terms.
-        invariance: Of the embeddings, unweighted; see `multiview_terms`.
-        variance: Of the embeddings, unweighted; see `multiview_terms`.
-        covariance: Of the embeddings, unweighted; see `multiview_terms`.
+        invariance: Invariance of the embeddings, unweighted; see `multiview_terms`.
+        variance: Variance term of the embeddings, likewise.
+        covariance: Covariance term of the embeddings, likewise.
         std: Standard deviation of the embeddings, averaged over columns and views.
         learning_rate: Learning rate of this step.
         gradient_norm: L2 norm of the gradient of all parameters.
-        local_invariance: Of the feature maps, unweighted; see `VICRegLTerms`. None, as
-            the next two, for VICReg.
-        local_variance: Of the feature maps, unweighted.
-        local_covariance: Of the feature maps, unweighted.
+        local_invariance: Invariance of the feature maps, unweighted; see
+            `VICRegLTerms`. None, as the next two, for VICReg.
+        local_variance: Variance term of the feature maps, likewise.
+        local_covariance: Covariance term of the feature maps, likewise.
     """
 
     loss: Float[Array, ""]

@@ -18,7 +18,7 @@ NO_LABEL = -1
 # logistic regression is summed in such blocks, and test sets of about the same size
 # share a compiled program.
 MULTIPLE = 128
-_AT_LEAST = 1024  # rows of all devices together, to a multiple of which fits pad them
+_AT_LEAST = 1024  # fits pad the rows of all devices together to a multiple of this
 
 
 class Rows(NamedTuple):
@@ -98,7 +98,7 @@ def int32_labels(labels: Integer[Array | np.ndarray, " rows"]) -> np.ndarray:
     """Returns labels on the host, in the dtype in which the probes compare them.
 
     Args:
-        labels: Of any integer dtype, at least one.
+        labels: Labels of any integer dtype, at least one.
 
     Raises:
         TypeError: If the labels are not integers.
@@ -125,7 +125,7 @@ def check(name: str, features: Any, labels: Any = None) -> None:
     """Checks that features are a finite matrix, with an integer label for each row.
 
     Args:
-        name: Of the features, for errors.
+        name: Name of the features, for errors.
         features: The features.
         labels: Their labels, or None.
 

@@ -20,7 +20,7 @@ class Linear(NamedTuple):
     """A linear classifier of centered and scaled features.
 
     Attributes:
-        mean: Of each column of the training features, shape ``(width,)``.
+        mean: Mean of each column of the training features, shape ``(width,)``.
         scale: What each centered column is divided by, shape ``(width,)``.
         weights: Shape ``(width, classes)``.
         bias: Shape ``(classes,)``; very negative for a class without samples.

@@ -84,7 +84,7 @@ def knn_probe(
         test: Samples to test on.
         neighbors: Number of samples that vote on each test sample. None: 20, as in the
             paper, or all samples if there are fewer.
-        temperature: Of the weights; see `vicreg_jax.probe.knn.classify`.
+        temperature: Temperature of the weights; see `vicreg_jax.probe.knn.classify`.
         mesh: Devices to use; see `vicreg_jax.probe.knn.nearest`.
 
     Raises:

@@ -56,10 +56,11 @@ def classify(
 
     Args:
         bank: Features that vote, shape ``(bank, width)``; see `nearest`.
-        labels: Of the rows of the bank, shape ``(bank,)``. Rows with -1 do not vote.
+        labels: Labels of the rows of the bank, shape ``(bank,)``. Rows with -1 do not
+            vote.
         queries: Features to classify, shape ``(queries, width)``.
         neighbors: Number of rows that vote on each query.
-        temperature: Of the weights.
+        temperature: Temperature of the weights.
         mesh: Devices to spread the rows over; see `nearest`.
 
     Raises:
@@ -180,7 +181,7 @@ def search(
         queries: Shape ``(queries, width)``, a multiple of `block` on each device.
         neighbors: Number of rows to return for each query.
         block: Queries of each device to search at a time.
-        mesh: That the rows of all three are spread over, or None for one device.
+        mesh: Devices that the rows of all three are spread over. None: one device.
     """
     local = partial(_search, neighbors=neighbors, block=block)
     if mesh is None:

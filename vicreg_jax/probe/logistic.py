@@ -57,10 +57,10 @@ def fit(
         classes: Number of classes. None: one more than the largest label. A class
             without samples is never chosen.
         l2: Weight of the penalty.
-        tolerance: Of the loss, relative. The optimizer stops where the norm ``g`` of
-            the gradient of the loss has ``g^2 / (2 l2) <= tolerance * loss``, which
-            bounds the distance to the optimum over the weights, since the penalty is
-            strongly convex.
+        tolerance: Tolerance of the loss, relative. The optimizer stops where the norm
+            ``g`` of the gradient of the loss has ``g^2 / (2 l2) <= tolerance * loss``,
+            which bounds the distance to the optimum over the weights, since the penalty
+            is strongly convex.
         max_iterations: Most steps of the optimizer.
         mesh: Devices to spread the rows over. None: those of `features` if it is
             sharded, otherwise JAX's default device.

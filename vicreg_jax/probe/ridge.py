@@ -100,12 +100,17 @@ def fit(
     _inputs.check("features", features, labels)
     classes = class_count(labels, classes)
     if not lambdas or not all(value > 0 for value in lambdas):
-        raise ValueError(f"`lambdas` must be above 0, at least one, got {lambdas}")
+        raise ValueError(
+            f"`lambdas` must be one or more numbers above 0, got {lambdas}"
+        )
     labels = np.asarray(labels)
     drawn = _draw(labels, seed) if held_out is None else np.asarray(held_out)
     used = labels != _inputs.NO_LABEL
     if not (drawn & used).any() or not (~drawn & used).any():
-        raise ValueError("`held_out` must hold out some labeled rows and leave some")
+        raise ValueError(
+            "`held_out` must hold out some of the labeled rows, not all, got "
+            f"{(drawn & used).sum()} of {used.sum()}"
+        )
     mesh = _inputs.mesh_of(features, mesh)
     rows = _inputs.labeled(features, labels, mesh)
     # Padded and spread as the rows are. Only the labels are used.

@@ -19,6 +19,7 @@ area, has 72 pixels a side at size 256, but 122 in a photograph of 500x375.
 """
 
 from vicreg_jax.decode import UnreadableError
+from vicreg_jax.pretrain.input.array_records import Records, pack
 from vicreg_jax.pretrain.input.batches import Batches, batches
 from vicreg_jax.pretrain.input.datasets import (
     Datasets,
@@ -28,11 +29,10 @@ from vicreg_jax.pretrain.input.datasets import (
 )
 from vicreg_jax.pretrain.input.device import DeviceBatches, to_device
 from vicreg_jax.pretrain.input.files import folder
-from vicreg_jax.pretrain.input.load import Batch
 from vicreg_jax.pretrain.input.order import Order, order_hash
+from vicreg_jax.pretrain.input.read_step import Batch
 from vicreg_jax.pretrain.input.sources import Arrays, Source, Subset, split
 from vicreg_jax.pretrain.input.survey import survey
-from vicreg_jax.pretrain.input.tfrecords import Records, pack
 
 __all__ = [
     "Arrays",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import grain
 from absl import flags
 
 from vicreg_jax.pretrain.input import worker
-from vicreg_jax.pretrain.input.load import Batch, Load
 from vicreg_jax.pretrain.input.order import Order
+from vicreg_jax.pretrain.input.read_step import Batch, Load
 from vicreg_jax.pretrain.input.sources import has_files
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ class Batches(Iterator[Batch]):
             processes = grain.MultiprocessingOptions(num_workers=self._workers)
             read = read.mp_prefetch(processes, worker.start)
         return iter(read)
+
+
+# The arguments of `batches` with which each image comes once, in its order.
+IN_ORDER: dict[str, Any] = {"shuffle": False, "drop_remainder": False, "epochs": 1}
 
 
 def batches(

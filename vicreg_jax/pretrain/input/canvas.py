@@ -1,4 +1,4 @@
-"""Digits at known places on a canvas: a data set for dense prediction that is at hand.
+"""Digits at known places on a canvas: a dataset for dense prediction that is at hand.
 
 Each canvas of 40x40 pixels shows three of MNIST's digits, shrunk to 14x14, in three of
 its quarters. Two of them are of one class, which is the label of the image.
@@ -28,7 +28,7 @@ class Canvases(NamedTuple):
 
     Attributes:
         pixels: uint8, shape ``(images, SIDE, SIDE, 1)``.
-        classes: Of each digit, shape ``(images, 3)``. The first two are the same.
+        classes: Class of each digit, shape ``(images, 3)``. The first two are the same.
         corners: Top and left of each digit in pixels, shape ``(images, 3, 2)``.
     """
 
@@ -51,7 +51,7 @@ class Canvases(NamedTuple):
 
 @cache
 def canvases(name: str) -> Canvases:
-    """Returns the canvases of a data set, the same ones every time.
+    """Returns the canvases of a dataset, the same ones every time.
 
     "canvas" has 4,000 images, and "canvas-test" 1,000 with other digits.
     """
@@ -76,7 +76,7 @@ def canvases(name: str) -> Canvases:
 
 
 def read_canvas(name: str) -> Arrays:
-    """Returns the images and labels of a data set; see `canvases`."""
+    """Returns the images and labels of a dataset; see `canvases`."""
     pixels, classes, _ = canvases(name)
     names = tuple(str(digit) for digit in range(10))
     return Arrays(pixels, classes[:, 0].astype(np.int32), names)

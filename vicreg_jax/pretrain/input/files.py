@@ -63,7 +63,7 @@ def folder(root: Path, *, size: int, channels: int = 3, name: str = "`root`") ->
         root: The folder.
         size: Side in pixels to which every image is decoded.
         channels: 3 for RGB, 1 for grayscale.
-        name: Of the argument that `root` comes from, for errors.
+        name: Name of the argument that `root` comes from, for errors.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no image in it.

@@ -77,9 +77,9 @@ def _listed(source: Source, path: Path) -> Int64[np.ndarray, " images"]:
         found = [i for i in same if f"/{source.name(i)}".endswith(f"/{line}")]
         if len(found) != 1:
             raise UsageError(
-                "--labels must list files that the training images of --data have "
-                f"exactly once, got {line!r} in {path}, which they have {len(found)} "
-                "times; give --test-data to train on all of --data"
+                "--labels must be a file whose lines each match one training image, "
+                f"got {line!r} in {path}, which matches {len(found)}. Without "
+                "--test-data a fifth of --data is held out and does not count"
             )
         chosen += found
     return np.array(sorted(chosen), np.int64)

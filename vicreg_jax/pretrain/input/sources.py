@@ -75,7 +75,7 @@ class FileSource(Source, Protocol):
         """Returns what a decoder makes of an image, and its class (-1: none).
 
         Args:
-            index: Of the image.
+            index: Number of the image.
             decoder: Called with the file or its content.
 
         Raises:
@@ -214,8 +214,8 @@ def split(source: Source) -> tuple[Subset, Subset]:
             f"{(labels == UNLABELED).sum()} of {len(labels)}"
         )
     counts = np.unique(labels, return_counts=True)[1]
-    # scikit-learn needs a held-out place for each class, and rounds their number up: it
-    # is at least k exactly if it is above k - 1 before rounding.
+    # scikit-learn needs one held-out image for each class. It rounds their number up,
+    # so k classes need more than k - 1 before rounding.
     if counts.min() < 2 or HELD_OUT * len(labels) <= len(counts) - 1:
         raise UsageError(
             "--data must have at least 2 images of each class, and 5 on average, so "

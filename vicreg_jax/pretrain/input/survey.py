@@ -11,10 +11,10 @@ import numpy as np
 
 from vicreg_jax.decode import readable
 from vicreg_jax.pretrain.errors import UsageError
+from vicreg_jax.pretrain.input.array_records import Records
 from vicreg_jax.pretrain.input.datasets import open_source
 from vicreg_jax.pretrain.input.files import Files
 from vicreg_jax.pretrain.input.sources import HELD_OUT, UNLABELED, Arrays
-from vicreg_jax.pretrain.input.tfrecords import Records
 
 LEAST_SIDE, MOST_SIDE = 32, 256
 _OPENED = 100  # files; decoding a photograph takes about ten milliseconds
@@ -38,7 +38,7 @@ class Survey(NamedTuple):
 
 
 def survey(data: str | Path) -> Survey:
-    """Returns what a path holds, judged by up to 100 of its files.
+    """Returns what a path holds, as seen in up to 100 of its files.
 
     Raises:
         UsageError: If it does not hold images, or none of the files can be read.
@@ -56,7 +56,7 @@ def survey(data: str | Path) -> Survey:
     # So small that a large JPEG is decoded at a fraction of its size. One copy for all
     # of them, because each copy of `Records` opens the files again.
     small = dataclasses.replace(source, size=32, channels=3)
-    seen = [look for index in chosen if (look := _look(small, int(index)))]
+    seen = [image for index in chosen if (image := _inspect(small, int(index)))]
     if not seen:
         raise UsageError(f"--data must hold images that can be read, got {data}")
     side = int(np.median([side for side, _, _ in seen])) // 8 * 8
@@ -76,7 +76,7 @@ def _shorter_side(image: Path | bytes) -> int:
         return min(opened.size)
 
 
-def _look(source: Files | Records, index: int) -> tuple[int, bool, int] | None:
+def _inspect(source: Files | Records, index: int) -> tuple[int, bool, int] | None:
     """Returns an image's shorter side, whether it has colors, and its label.
 
     Its colors are those of what `source` decodes.

@@ -17,6 +17,7 @@ from vicreg_jax.augment import SupervisedViews
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain import processes, records, run_folder
 from vicreg_jax.pretrain.classifier import TOP, Classifier
+from vicreg_jax.pretrain.classifier_config import ClassifierConfig
 from vicreg_jax.pretrain.classifier_result import result, table
 from vicreg_jax.pretrain.embed import open_encoder
 from vicreg_jax.pretrain.errors import UsageError
@@ -25,9 +26,9 @@ from vicreg_jax.pretrain.features import in_order
 from vicreg_jax.pretrain.input import load_datasets
 from vicreg_jax.pretrain.input.device import on_mesh
 from vicreg_jax.pretrain.input.labels import labeled
+from vicreg_jax.pretrain.input.sources import has_files
 from vicreg_jax.pretrain.loop import Loop
 from vicreg_jax.pretrain.printing import print_line
-from vicreg_jax.pretrain.protocol import Supervised
 from vicreg_jax.pretrain.run import claimed, trained
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from vicreg_jax.pretrain.step import State
     from vicreg_jax.probe import Accuracies
 
+_LABELS = 1000  # of records, which are compared with --classes
+
 
 def settings(
     path: Path | None,
@@ -51,7 +54,7 @@ def settings(
     test_data: str | None = None,
     argument: str = "RUN",
     **others: Any,
-) -> tuple[Supervised, Any]:
+) -> tuple[ClassifierConfig, Any]:
     """Returns the settings of a classifier, and its pretrained encoder.
 
     Args:
@@ -60,7 +63,7 @@ def settings(
         data: Training images. None: the images of the run.
         test_data: Test images. None: those of the run, or a part of `data`.
         argument: What the command line calls `path`, for errors.
-        others: Other fields of `Supervised`.
+        others: Other fields of `ClassifierConfig`.
 
     Raises:
         UsageError: If a setting is out of range, or the encoder cannot be read.
@@ -79,7 +82,7 @@ def settings(
         # Its classifiers do not either, unless they are given some.
         if test_data is None:
             test_data, evaluate_on = run.test_data, run.evaluate_on
-    settings = Supervised(
+    settings = ClassifierConfig(
         init=str(path),
         init_step=encoder.about.get("step"),
         init_weights=_checksum(encoder.model),
@@ -112,7 +115,9 @@ def _checksum(model: Any) -> str:
     return checksum.hexdigest()[:16]
 
 
-def run(config: Supervised, model: Any, launch: Launch, console: Console) -> Accuracies:
+def run(
+    config: ClassifierConfig, model: Any, launch: Launch, console: Console
+) -> Accuracies:
     """Trains and tests a classifier, or continues where an earlier process stopped.
 
     It raises what `vicreg_jax.pretrain.pretrain` raises.
@@ -229,7 +234,9 @@ class _Loop(Loop):
         print_line(self.console, f"Epoch {epoch}: {shown}")
 
 
-def _loop(config: Supervised, model: Any, launch: Launch, console: Console) -> _Loop:
+def _loop(
+    config: ClassifierConfig, model: Any, launch: Launch, console: Console
+) -> _Loop:
     """Opens the images, and returns the loop with the settings that depend on them."""
     started = time.monotonic()
     mesh = meshes.make_mesh(launch.mesh)
@@ -243,9 +250,12 @@ def _loop(config: Supervised, model: Any, launch: Launch, console: Console) -> _
     named = max(len(part.classes) for part in parts)
     if 0 < config.classes < named:
         raise UsageError(
-            f"--classes must be at least {named}, as the images have so many, got "
+            f"--classes must be at least {named}, the classes of the images, got "
             f"{config.classes}"
         )
+    if config.classes:
+        for part in parts:
+            _check_some_labels(part, config.classes)
     # After the images are opened, because the number of classes and the share of the
     # labels decide the size and the rates of the heads.
     config = config.resolved(
@@ -270,6 +280,22 @@ def _loop(config: Supervised, model: Any, launch: Launch, console: Console) -> _
         launch.profiled(config.epochs * steps_per_epoch),
         whole.held_out,
     )
+
+
+def _check_some_labels(part: Source, classes: int) -> None:
+    """Refuses labels of records, which have no names of classes, that are too large.
+
+    Of larger sets it reads a sample: all labels would be known without --classes.
+    """
+    if part.classes or not has_files(part):
+        return
+    for index in np.unique(np.linspace(0, len(part) - 1, _LABELS).astype(int)).tolist():
+        _, label = part.read(index, lambda _: None)
+        if label >= classes:
+            raise UsageError(
+                f"--classes must be above every label, got {classes} and the label "
+                f"{label} of {part.name(index)}"
+            )
 
 
 def _classes(parts: Iterable[Source]) -> int:

@@ -30,7 +30,7 @@ _USED |= {"crop", "init", "weight_decay", "epochs", "batch", "seed"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Supervised(Config):
+class ClassifierConfig(Config):
     """All settings that decide a classifier, on the encoder that `init` names.
 
     The other settings of pretraining, in `UNUSED`, are neither used nor stored.
@@ -95,10 +95,10 @@ class Supervised(Config):
 
     @property
     def name(self) -> str:
-        """Beginning of the name of the run folder in runs/."""
+        """Beginning of the name of the run's directory in runs/."""
         return f"{self.protocol}-{super().name}"
 
-    def resolved(self, *, classes: int, share: float) -> Supervised:
+    def resolved(self, *, classes: int, share: float) -> ClassifierConfig:
         """Returns the settings with those filled in that depend on the images.
 
         `share` is that of the training images whose labels are used.
