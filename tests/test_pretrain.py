@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick_compilation
 from grids import thinned
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -23,7 +24,7 @@ from vicreg_jax.augment import ImageViews
 from vicreg_jax.convert import load_state_dict, read
 from vicreg_jax.encoder import load_encoder
 from vicreg_jax.pretrain import __main__ as command_line_module
-from vicreg_jax.pretrain import evaluation, recipes, records, report
+from vicreg_jax.pretrain import compilation, evaluation, recipes, records, report
 from vicreg_jax.pretrain.__main__ import main, parse
 from vicreg_jax.pretrain.commands import Pretrain, Report
 from vicreg_jax.pretrain.config import Config, Launch
@@ -42,8 +43,17 @@ from vicreg_jax.probe import accuracies
 LEARNED = 0.93
 
 
+@pytest.fixture(scope="module")
+def programs_kept(tmp_path_factory):
+    """Compiles once what several runs share: all but their training steps."""
+    with compilation.kept_in(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("optimized", "relaxed_promotion", "unchecked_signatures")
+@pytest.mark.usefixtures(
+    "optimized", "programs_kept", "relaxed_promotion", "unchecked_signatures"
+)
 @pytest.mark.parametrize("changes", [{"lambd": 0.0}, {"mu": 0.0}, {"nu": 0.0}])
 def test_a_run_without_a_term_does_not_learn(tmp_path, monkeypatch, changes):
     """What the next test asks is out of its reach."""
@@ -57,7 +67,9 @@ def test_a_run_without_a_term_does_not_learn(tmp_path, monkeypatch, changes):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("optimized", "relaxed_promotion", "unchecked_signatures")
+@pytest.mark.usefixtures(
+    "optimized", "programs_kept", "relaxed_promotion", "unchecked_signatures"
+)
 def test_a_run_learns_and_writes_everything_down(tmp_path):
     out = tmp_path / "run"
     config = dataclasses.replace(recipes.digits(), epochs=8)
@@ -127,7 +139,8 @@ def exported(out):
     images = jnp.linspace(0, 1, 5 * 64).reshape(5, 8, 8, 1)
     wanted = programs.network(state).encoder
     wanted.eval()
-    other = build(dataclasses.replace(programs.config, seed=1)).encoder
+    with quick_compilation.most_optimizations(False):
+        other = build(dataclasses.replace(programs.config, seed=1)).encoder
     other.eval()
     assert jnp.any(other(images) != wanted(images))
     load_state_dict(other, read(path))

@@ -4,11 +4,13 @@ The budgets are for value and gradient of both views, per chip. `pytest -s` prin
 was found beside the other ways to compute the same.
 """
 
+from contextlib import nullcontext
 from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import pytest
+import quick_compilation
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from reference import jax_gathered_loss, jax_loss
@@ -52,11 +54,15 @@ def compiled(
         )
     rows = jax.ShapeDtypeStruct(shape[:1], bool, sharding=NamedSharding(mesh, P(axes)))
     step = jax.value_and_grad(function, argnums=(0, 1))
-    found = (
-        aot.report(lambda a, b, where: step(a, b, where=where), z, z, rows)
-        if masked
-        else aot.report(step, z, z)
-    )
+    # The official way takes 4 CPU seconds, and 55 with the usual effort. It moves and
+    # computes the same, and gets by with 704 instead of 1089 MiB.
+    others = way in ("plain", "official")
+    with quick_compilation.little_effort() if others else nullcontext():
+        found = (
+            aot.report(lambda a, b, where: step(a, b, where=where), z, z, rows)
+            if masked
+            else aot.report(step, z, z)
+        )
     where = "x".join(map(str, grid)) if grid else "one axis"
     print(
         f"\n{chips:9} {shape[0]:5}x{shape[1]:<5} {way:9} {where:9} "
