@@ -64,6 +64,19 @@ class Process(subprocess.Popen):
         return "".join(self._lines)
 
 
+def completed(*arguments, **environment):
+    """Runs Python to its end; returns its status and what it printed."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+
+
 def command(*words, devices=1, **environment):
     """Starts a command of the job."""
     return Process(

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import quick_compilation
 import rounding
-from processes import PROGRAMS
+from processes import PROGRAMS, completed
 from reference import numpy_loss, rounding_bounds
 
 from benchmarks import dense, jax_side, job, peak, results, step_jax, timing
@@ -209,14 +208,9 @@ def test_markdown():
 def test_quick(tmp_path):
     """The command runs, and leaves figures, tables and plots."""
     pytest.importorskip("torch")
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--quick", "--out", str(tmp_path)],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        # Its figures mean nothing, so that nothing needs to be fast.
-        env=os.environ | quick_compilation.environment(os.environ["XLA_FLAGS"]),
-    )
+    # Its figures mean nothing, so that nothing needs to be fast.
+    quick = quick_compilation.environment(os.environ["XLA_FLAGS"])
+    done = completed("-m", "benchmarks", "--quick", "--out", tmp_path, **quick)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "results.json").read_text())
     about = {"date", "machine", "instruction set", "threads", "jax"}

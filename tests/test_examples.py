@@ -1,15 +1,12 @@
 """Every example runs as its first lines say, and learns something."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import quick_compilation
 from matplotlib.image import imread
-from processes import FLAGS
+from processes import FLAGS, completed
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -18,13 +15,9 @@ def printed(name, *arguments, devices=1, optimized=False):
     """Runs an example, compiled quickly unless its steps take longer than compiling."""
     as_users_do = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": FLAGS}
     environment = as_users_do if optimized else quick_compilation.environment(FLAGS)
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *map(str, arguments)],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | environment | {"JAX_NUM_CPU_DEVICES": str(devices)},
-    )
+    environment = environment | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    done = completed(EXAMPLES / name, *arguments, **environment)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 

@@ -4,17 +4,15 @@ import importlib.metadata
 import io
 import json
 import math
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 from grids import thinned
+from processes import completed
 from rich.console import Console
 
 pytest.importorskip("torch")
@@ -383,13 +381,6 @@ def test_same_seed_same_bits():
     ],
 )
 def test_command_line(arguments, status, last):
-    command = [sys.executable, "-m", "parity", "--quick", "--platform", "cpu"]
-    found = subprocess.run(
-        [*command, *arguments],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    found = completed("-m", "parity", "--quick", "--platform", "cpu", *arguments)
     assert found.returncode == status, found.stderr
     assert found.stdout.splitlines()[-1] == last

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import subprocess
 import sys
 
 import jax
@@ -17,7 +16,7 @@ import quick_compilation
 from grids import thinned
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from processes import PROGRAMS
+from processes import PROGRAMS, completed
 from runs import QUIET, tiny, traced
 
 from vicreg_jax.augment import ImageViews
@@ -424,8 +423,7 @@ class TestCommandLine:
         ],
     )
     def test_ends_as_promised(self, arguments, status, printed):
-        command = [sys.executable, "-m", "vicreg_jax.pretrain", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = completed("-m", "vicreg_jax.pretrain", *arguments)
         assert done.returncode == status
         assert printed in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
@@ -543,9 +541,7 @@ class TestCommandLine:
             command_line(capsys, monkeypatch, "digits", *small)
 
     def test_a_bug_shows_its_traceback_and_ends_with_1(self, tmp_path):
-        program = PROGRAMS / "planted_bug.py"
-        command = [sys.executable, program, "--out", str(tmp_path / "run")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = completed(PROGRAMS / "planted_bug.py", "--out", tmp_path / "run")
         assert done.returncode == 1
         assert "Traceback" in done.stderr and "ValueError: planted" in done.stderr
 

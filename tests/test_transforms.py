@@ -2,10 +2,7 @@
 
 import dataclasses
 import re
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import chex
 import jax
@@ -16,6 +13,7 @@ from embeddings import draw
 from grids import thinned
 from jax import export
 from jax.test_util import check_grads
+from processes import PROGRAMS, completed
 from reference import jax_loss
 
 import vicreg_jax as vj
@@ -245,5 +243,5 @@ def test_precision_reaches_every_product(precision, shape):
 
 def test_runs_on_jax_alone():
     """Nothing but JAX is imported, and no global setting is touched."""
-    program = Path(__file__).parent / "programs" / "runs_on_jax_alone.py"
-    subprocess.run([sys.executable, program], check=True)
+    done = completed(PROGRAMS / "runs_on_jax_alone.py")
+    assert done.returncode == 0, done.stderr
