@@ -21,7 +21,8 @@ class Views(Protocol):
     which the directory of a run stores.
 
     Runs with more than two views, and VICRegL, need `LocatedViews`. Classifiers on
-    crops need `SupervisedViews`.
+    crops need `SupervisedViews`. If views have the method ``unnormalized(views)``,
+    which returns their pixels in [0, 1], views.png shows the colors of the images.
 
     Example:
         >>> from dataclasses import dataclass

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
-from vicreg_jax.augment import ImageViews
 from vicreg_jax.pretrain.input import batches, sample
 from vicreg_jax.pretrain.input.batches import IN_ORDER
 from vicreg_jax.pretrain.printing import print_line
@@ -121,8 +120,8 @@ def draw_views(source: Source, config: Config, run: Path) -> None:
 
 def _pixels(views: Views, pair: np.ndarray) -> np.ndarray:
     """Returns the pixels of views, from 0 to 255."""
-    if isinstance(views, ImageViews):
-        unit = np.asarray(views.unnormalized(jnp.asarray(pair)))
+    if unnormalized := getattr(views, "unnormalized", None):
+        unit = np.asarray(unnormalized(jnp.asarray(pair)))
     else:
         # Normalized in a way that only they know, so all of them have one scale.
         least, most = pair.min(), pair.max()
