@@ -72,8 +72,8 @@ class Accuracies(NamedTuple):
     """Shares of held-out samples that ridge regression classifies right.
 
     Attributes:
-        position: Accuracy of the digits, from one position of the feature map.
-        mean: Accuracy of the images, from the mean of the feature map.
+        position: Accuracy on the digits, from one position of the feature map.
+        mean: Accuracy on the images, from the mean of the feature map.
     """
 
     position: float

@@ -17,7 +17,7 @@ def run(options: Options, progress) -> Section:
     """Measures the loss on the GPU, and the GPU's highest rates of copies and products.
 
     Args:
-        options: Options of the command line.
+        options: The parsed command line.
         progress: Called with a description of each part.
     """
     device = jax.devices()[0]

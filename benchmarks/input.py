@@ -54,7 +54,7 @@ def run(options: Options, progress) -> Section:
     """Measures decoding, cropping, our host side and torchvision's chain by turns.
 
     Args:
-        options: Options of the command line.
+        options: The parsed command line.
         progress: Called with a description of each part.
     """
     rounds, timed = (1, 1) if options.quick else (5, 24)

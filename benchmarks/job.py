@@ -28,7 +28,7 @@ def run(options: Options, progress) -> Section:
     """Measures two starts of one run, and one whole run.
 
     Args:
-        options: Options of the command line.
+        options: The parsed command line.
         progress: Called with a description of each part.
     """
     # --quick only shows that everything runs, for which the digits are enough.

@@ -57,7 +57,7 @@ def run(options: Options, progress) -> Section:
     """Measures both contenders by turns, and the peak memory of each.
 
     Args:
-        options: Options of the command line.
+        options: The parsed command line.
         progress: Called with what is being done.
     """
     records = []

@@ -75,7 +75,7 @@ def run(options: Options, progress, place: Place = _CPU) -> Section:
     """Measures every size in every dtype.
 
     Args:
-        options: Options of the command line.
+        options: The parsed command line.
         progress: Called with a description of each part.
         place: The device.
     """

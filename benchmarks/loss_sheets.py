@@ -18,7 +18,7 @@ def sheets(records: list[Record], *, goals: bool) -> list[Sheet]:
     """Returns tables of times and ratios by dtype.
 
     Args:
-        records: Records of the sizes and dtypes.
+        records: The results, one for each size and dtype.
         goals: Whether a table compares them with the goals, which are for two cores.
     """
     dtypes = dict.fromkeys(record["dtype"] for record in records)

@@ -22,7 +22,7 @@ def run(options: Options, progress) -> Section:
     """Measures every size in float32, and the largest in bfloat16.
 
     Args:
-        options: Options of the command line.
+        options: The parsed command line.
         progress: Called with a description of each part.
     """
     if not peak.available():

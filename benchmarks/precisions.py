@@ -32,7 +32,7 @@ def run(options: Options, progress) -> Section:
     """Measures every precision at each size, in float32, on JAX's default device.
 
     Args:
-        options: Options of the command line.
+        options: The parsed command line.
         progress: Called with a description of each part.
     """
     device = jax.devices()[0]

@@ -65,7 +65,7 @@ def run(options: Options, progress) -> Section:
     """Measures each probe's contenders in turns.
 
     Args:
-        options: Options of the command line.
+        options: The parsed command line.
         progress: Called with a description of each part.
     """
     # A call takes seconds to minutes, so that a few turns must be enough.

@@ -19,7 +19,7 @@ class Sheet(NamedTuple):
         title: Line above the table.
         headings: Headings of the columns. The first column has names, the others have
             figures.
-        rows: Rows of cells.
+        rows: The cells of each row.
         notes: Lines below the table.
     """
 

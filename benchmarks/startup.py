@@ -24,7 +24,7 @@ def run(options: Options, progress) -> Section:
     """Measures imports, then compilation of value and gradient at several sizes.
 
     Args:
-        options: Options of the command line.
+        options: The parsed command line.
         progress: Called with a description of each part.
     """
     repeats = 1 if options.quick else 5

@@ -40,7 +40,7 @@ def run(options: Options, progress) -> Section:
     """Measures the steps in both frameworks, with and without the loss.
 
     Args:
-        options: Options of the command line.
+        options: The parsed command line.
         progress: Called with a description of each part.
     """
     records, sheets = [], []

@@ -59,7 +59,7 @@ def run(options: Options, progress) -> Section:
     """Compiles all ways to compute the loss, for growing chips, rows and columns.
 
     Args:
-        options: Options of the command line.
+        options: The parsed command line.
         progress: Called with a description of each part.
     """
     if not aot.available():

@@ -110,7 +110,7 @@ def expander(inputs: int, width: int, biases=(True, True, False)) -> nn.Sequenti
     Args:
         inputs: Width of the features.
         width: Width of the hidden layers and of the embeddings.
-        biases: Biases of the three linear layers; by default those of the official
+        biases: Whether each linear layer has a bias; by default as in the official
             projector.
     """
     return nn.Sequential(

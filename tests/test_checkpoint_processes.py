@@ -76,8 +76,12 @@ def test_two_processes(tmp_path):
     pair = [Process(program, address, tmp_path, which) for which in (0, 1)]
     with started(*pair):
         ended = [end(process) for process in pair]
-    for status, printed in ended:
+    for error, (status, printed) in zip(
+        ("FileNotFoundError in process 0", "Exception in process 1"), ended, strict=True
+    ):
         assert status == 0, printed
+        assert printed.count(error) == 2
+        assert "union ['0', '1', 'both']" in printed
         assert "`state` must be the same in every process, but differs" in printed
         assert "whole" in printed
     x = np.random.default_rng(2).standard_normal((8, 6)).astype(np.float32)

@@ -20,6 +20,7 @@ from runs import MIRRORED, QUIET, InterruptsRun, arrays, begun, tiny
 from benchmarks.mirrored import MirroredViews
 from vicreg_jax import aot
 from vicreg_jax.augment import Crops, DigitViews, ImageViews
+from vicreg_jax.decode import UnreadableError
 from vicreg_jax.encoder import Encoder
 from vicreg_jax.nn import ResNet, SmallResNet
 from vicreg_jax.pretrain import classifier_run, recipes, records, run_folder
@@ -242,8 +243,12 @@ class TestCommands:
                 "RUN and --init must not be given together, got a and b",
             ),
             (
-                ["finetune", "a", "--labels", "1%", "--lr", "0.1"],
-                "--lr and --lr-backbone must be given together",
+                ["finetune", "a", "--labels", "1%", "--lr", "0"],
+                "--lr and --lr-backbone must be .*, got --lr without --lr-backbone",
+            ),
+            (
+                ["finetune", "a", "--labels", "1%", "--lr-backbone", "0.1"],
+                "--lr and --lr-backbone must be .*, got --lr-backbone without --lr$",
             ),
         ],
     )
@@ -306,6 +311,18 @@ class TestCommands:
         with pytest.raises(UsageError, match=message):
             classifier_run.run(config, None, Launch(out=tmp_path / "run"), QUIET)
         assert not (tmp_path / "run").exists()
+
+    def test_records_that_cannot_be_read_have_no_label(self, monkeypatch):
+        class Broken:
+            classes = ()
+
+            def __len__(self):
+                return 3
+
+            def read(self, index, decoder):
+                raise UnreadableError("it has no image")
+
+        classifier_run._check_some_labels(Broken(), 3)
 
     def test_rates_of_one_name(self):
         with pytest.raises(UsageError, match="--lr must be rates that differ in their"):

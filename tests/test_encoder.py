@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 from flax import nnx
 from photographs import CHINA
-from runs import tiny
+from runs import begun, tiny
 from safetensors.numpy import save_file
 
 import vicreg_jax
@@ -19,7 +19,7 @@ from vicreg_jax.augment import DigitViews, ImageViews
 from vicreg_jax.decode import decode
 from vicreg_jax.encoder import Encoder, load_encoder, save_encoder
 from vicreg_jax.nn import ResNet, SmallResNet
-from vicreg_jax.pretrain import evaluation
+from vicreg_jax.pretrain import Run, evaluation
 from vicreg_jax.pretrain.export import write_encoder
 from vicreg_jax.pretrain.input import load_datasets, sample
 from vicreg_jax.pretrain.mesh import make_mesh
@@ -254,6 +254,19 @@ class TestErrors:
 
 class TestRun:
     """The features of an exported encoder are those that the run's probes see."""
+
+    def test_before_the_end_it_is_that_of_the_newest_checkpoint(self, tmp_path):
+        """Nothing is written, as the run may be going on."""
+        out = tmp_path / "run"
+        begun(out, tiny(batch=8), 8)
+        written = load_encoder(out)
+        (out / "encoder.safetensors").unlink()
+        before = sorted(out.rglob("*"))
+        found = Run.open(out).encoder
+        assert sorted(out.rglob("*")) == before
+        assert found.about == written.about and found.about["step"] == 0
+        images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
+        np.testing.assert_array_equal(found.embed(images), written.embed(images))
 
     def test_features_are_those_of_the_run(self, tmp_path):
         config = tiny()

@@ -213,7 +213,7 @@ class TestRoundings:
             np.testing.assert_allclose(other(x), model(x), rtol=1e-11)
 
 
-class TestCatalogue:
+class TestCatalog:
     def test_names_are_unique_and_levels_grow(self):
         before = []
         for level in Level:

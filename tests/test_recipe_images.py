@@ -86,12 +86,15 @@ class TestRecipe:
         assert (changed.epochs, changed.batch) == (100, 4)
         assert (config.views.blur, changed.views.blur) == ((0.5, 0.5), (0.0, 0.0))
 
-    def test_a_vit_has_whole_patches(self, photographs):
+    def test_a_vit_has_whole_patches(self, photographs, tmp_path):
         config = recipes.images(photographs, encoder="vit_small")
         assert (config.size, config.views.size) == (80, 80)
         views = ImageViews(size=64)
         config = recipes.images(photographs, size=90, encoder="vit_small", views=views)
         assert (config.size, config.views) == (90, views)
+        np.save(tmp_path / "a.npy", np.zeros((40, 8, 8), np.uint8))
+        config = recipes.images(tmp_path / "a.npy", encoder="vit_small")
+        assert (config.size, config.views.size) == (8, 16)
 
     def test_arrays_keep_their_size(self, tmp_path):
         np.save(tmp_path / "a.npy", np.zeros((40, 80, 80), np.uint8))
@@ -135,6 +138,29 @@ class TestCommandLine:
     def test_a_value_of_another_flag_is_refused(self, flag, value, photographs):
         with pytest.raises(UsageError, match=f"{flag}.* see vicreg-pretrain images"):
             parsed("--data", photographs, flag, value)
+
+    def test_no_pixels_are_refused(self, photographs):
+        with pytest.raises(UsageError, match="--size must be at least 1, got 0"):
+            parsed("--data", photographs, "--size", 0)
+
+    @pytest.mark.parametrize(
+        "words, message",
+        [
+            (
+                "mnist --size",
+                "Missing value for argument '--size'.*see .* mnist --help",
+            ),
+            ("export run --size", "Unrecognized .*--size.* see vicreg-pretrain export"),
+        ],
+    )
+    def test_a_flag_without_its_value(self, words, message):
+        with pytest.raises(UsageError, match=message):
+            parsed(*words.split())
+
+    def test_completions_of_a_shell_know_every_flag(self, capsys):
+        with pytest.raises(SystemExit):
+            parsed("--tyro-print-completion", "bash")
+        assert "--expander" in capsys.readouterr().out
 
     def test_data_must_be_given(self):
         with pytest.raises(UsageError, match="--data must be given with the recipe im"):

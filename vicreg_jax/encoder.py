@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 Images: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray | Iterable[Any]"
 _NO_NUMBERS = [np.zeros((1, TRIES, 4))]  # a centered crop is not random
 FILE = "encoder.safetensors"
+PACKAGE = f"vicreg_jax {version('vicreg_jax')}"
 _PLAIN_SIZE = 256  # torchvision resizes shorter sides to it, and crops 224
 # The metadata of safetensors holds only strings, so all facts are one JSON text.
 _KEY = "vicreg_jax"
@@ -236,7 +237,7 @@ def save_encoder(
         "size": size,
         "channels": channels,
         "crop": crop,
-        "about": {"package": f"vicreg_jax {version('vicreg_jax')}"} | about,
+        "about": {"package": PACKAGE} | about,
     }
     write(path, state_dict(model), metadata={_KEY: json.dumps(description)})
 

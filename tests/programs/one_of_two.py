@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vicreg_jax.pretrain import processes
 from vicreg_jax.pretrain.checkpoints import Checkpoints
 
 
@@ -52,12 +53,27 @@ def restores(checkpoints, directory, process, warnings):
     assert checkpoints.restore(state(0)).step == 2 and not warnings
 
 
+def shown_in_both(process):
+    """Prints errors that one process raises alone, or that two differ in."""
+    done = []
+    processes.in_first(lambda: done.append(process), "works")
+    assert done == [0] * (process == 0)
+    # Twice, as a process may have several runs.
+    for _ in range(2):
+        try:
+            processes.in_first(lambda: open("/nothing/here"), "fails")
+        except Exception as error:
+            print(f"{type(error).__name__} in process {process}")
+    print("union", sorted(processes.union({f"{process}", "both"})))
+
+
 def main():
     """Joins the other process, saves and restores."""
     address, directory, process = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     jax.config.update("jax_num_cpu_devices", 4)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, num_processes=2, process_id=process)
+    shown_in_both(process)
     warnings = []
     with Checkpoints(directory, warn=warnings.append) as checkpoints:
         saves(checkpoints, process)

@@ -31,9 +31,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import jax
 import tyro
@@ -59,7 +59,6 @@ STOPPED = 75
 _PROG = "vicreg-pretrain"
 _HELP = {"--help", "-h", "--version"}
 _ENCODERS = get_args(get_type_hints(Config)["encoder"])
-T = TypeVar("T")
 
 
 def main() -> None:
@@ -101,25 +100,17 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     # The kind of views decides which flags there are, before tyro reads any.
     kind = next((word for word in arguments if word in KINDS), None)
     arguments = [word for word in arguments if word != kind]
-    deciding = _one_line_errors(lambda: _deciding(arguments), arguments)
+    deciding = _deciding(arguments)
     recipe = _recipe(arguments, deciding.data)
     images = None
     if recipe == IMAGES and not _HELP.intersection(arguments):
         images = _images(deciding)
     runs = recipe_runs(kind, images)
-    line = _one_line_errors(lambda: _parse(arguments, runs, recipe), arguments, recipe)
-    return _checked(line, runs)
-
-
-def _one_line_errors(
-    read: Callable[[], T], arguments: Sequence[str], recipe: str = "mnist"
-) -> T:
-    """Returns what tyro reads, and raises its errors as a `UsageError`."""
     errors = io.StringIO()
     try:
         # tyro prints its errors, and hands them to nothing but a private hook.
         with contextlib.redirect_stderr(errors):
-            return read()
+            return _checked(_parse(arguments, runs, recipe), runs)
     except SystemExit as ended:
         if not ended.code:
             raise
@@ -140,10 +131,15 @@ class _Deciding:
 
 def _deciding(arguments: Sequence[str]) -> _Deciding:
     # A pass of its own, because tyro has to know all defaults before it reads a flag.
-    found, _ = tyro.cli(
-        _Deciding, args=arguments, return_unknown_args=True, add_help=False
-    )
-    return found
+    # tyro's own flags, which print completions of a shell, are for the other pass. So
+    # are errors: not every command has these flags.
+    others = [word for word in arguments if not word.startswith("--tyro-")]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
+        found, _ = tyro.cli(
+            _Deciding, args=others, return_unknown_args=True, add_help=False
+        )
+        return found
+    return _Deciding()
 
 
 def _recipe(arguments: Sequence[str], data: str | None) -> str:
@@ -161,11 +157,11 @@ def _images(deciding: _Deciding) -> Config:
     if deciding.data is None:
         raise UsageError("--data must be given with the recipe images, got none")
     # Values that tyro will refuse are left to its message.
-    chosen: dict[str, Any] = {
-        name: int(value)
-        for name in ("size", "channels")
-        if (value := getattr(deciding, name) or "").isdecimal()
-    }
+    chosen: dict[str, Any] = {}
+    for name in ("size", "channels"):
+        if value := getattr(deciding, name):
+            with contextlib.suppress(ValueError):
+                chosen[name] = int(value)
     if deciding.encoder in _ENCODERS:
         chosen["encoder"] = deciding.encoder
     return recipes.images(deciding.data, **chosen)

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from vicreg_jax.augment import SupervisedViews
+from vicreg_jax.decode import UnreadableError
 from vicreg_jax.pretrain import mesh as meshes
 from vicreg_jax.pretrain import processes, records, run_folder
 from vicreg_jax.pretrain.classifier import TOP, Classifier
@@ -290,7 +291,10 @@ def _check_some_labels(part: Source, classes: int) -> None:
     if part.classes or not has_files(part):
         return
     for index in np.unique(np.linspace(0, len(part) - 1, _LABELS).astype(int)).tolist():
-        _, label = part.read(index, lambda _: None)
+        try:
+            _, label = part.read(index, lambda _: None)
+        except UnreadableError:
+            continue  # --unreadable says what to do with it
         if label >= classes:
             raise UsageError(
                 f"--classes must be above every label, got {classes} and the label "

@@ -251,7 +251,9 @@ class Finetune(_Classify):
         # `ClassifierConfig.resolved` fills in both of them or none.
         if (self.lr is None) != (self.lr_backbone is None):
             given, missing = (
-                ("--lr", "--lr-backbone") if self.lr else ("--lr-backbone", "--lr")
+                ("--lr-backbone", "--lr")
+                if self.lr is None
+                else ("--lr", "--lr-backbone")
             )
             raise UsageError(
                 f"--lr and --lr-backbone must be given together, got {given} without "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -48,7 +48,6 @@ def write_encoder(run: Path, programs: Programs, state: State) -> Path:
         encoder.save_encoder(
             path,
             frozen.model,
-            architecture=architecture(programs.config),
             views=frozen.views,
             size=frozen.size,
             channels=frozen.channels,
@@ -70,7 +69,13 @@ def as_encoder(
     """
     config, model = programs.config, programs.network(state).encoder
     model.eval()
-    about = {"data": config.data, "step": int(state.step), "epochs": config.epochs}
+    about: dict[str, Any] = {
+        "package": encoder.PACKAGE,
+        "architecture": architecture(config),
+        "data": config.data,
+        "step": int(state.step),
+        "epochs": config.epochs,
+    }
     starts = run_folder.read_starts(run) if run else []
     if starts and (recipe := starts[-1].get("recipe")):
         about["recipe"] = recipe

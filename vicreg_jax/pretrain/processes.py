@@ -91,6 +91,32 @@ def together(action: Callable[[], T], failure: type[Exception]) -> T:
     return results[0]
 
 
+def in_first(action: Callable[[], None], name: str) -> None:
+    """Runs an action in the first process alone, however long it takes.
+
+    Args:
+        action: Called without arguments. It must use no collective.
+        name: The name of the action, as for `wait_for_all`.
+
+    Raises:
+        Exception: In every process, if the action raised one.
+    """
+    failed: Exception | None = None
+    if jax.process_index() == 0:
+        try:
+            action()
+        # Raised below, in all processes, after the others have stopped to wait.
+        except Exception as error:
+            failed = error
+
+    def outcome() -> None:
+        if failed is not None:
+            raise failed
+
+    wait_for_all(name)
+    together(outcome, Exception)
+
+
 def union(names: Iterable[str]) -> set[str]:
     """Returns the names that any process has, in all of them."""
     own = np.frombuffer(json.dumps(sorted(names)).encode(), np.uint8)

@@ -9,6 +9,7 @@ from typing import Any
 
 from vicreg_jax.augment import DigitViews, ImageViews
 from vicreg_jax.pretrain.config import Config, EncoderName, data_setting
+from vicreg_jax.pretrain.errors import check_at_least
 
 _LEAST_STEPS, _LEAST_EPOCHS, _MOST_EPOCHS = 10_000, 50, 1000
 _SMALL = 64  # pixels a side up to which the small encoder is taken
@@ -251,7 +252,8 @@ def images(
     if size is None:
         size = min(found.size, MOST_SIDE)
         if encoder and encoder.startswith("vit"):
-            size = size // 16 * 16  # whole patches
+            size = max(size // 16, 1) * 16  # whole patches
+    check_at_least("size", size, 1)
     # Arrays keep their size, and only the views may have another.
     side = found.size if found.in_memory else size
     channels = channels or found.channels

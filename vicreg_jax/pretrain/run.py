@@ -94,9 +94,8 @@ def run(
         # Each process knows the training images that it has read itself.
         unreadable = processes.union(train_iterator.unreadable)
         unreadable.update(result.unreadable if result else ())
-        if jax.process_index() == 0:
-            _conclude(out, result, datasets.train.classes)
-        processes.wait_for_all("end")
+        classes = datasets.train.classes
+        processes.in_first(lambda: _conclude(out, result, classes), "end")
     if unreadable:
         print_line(console, evaluation.unreadable_summary(unreadable))
     print_line(console, f"Everything is in {out}")
@@ -130,10 +129,10 @@ def _pretrain(loop: Loop, out: Path, weights: Weights | None) -> State:
 
     def begin():
         state = programs.start()
-        if jax.process_index() == 0:
-            # The other processes do not get here, so it must use no collective.
-            start.draw_views(loop.datasets.train, programs.config, out)
-        processes.wait_for_all("views")
+        train = loop.datasets.train
+        processes.in_first(
+            lambda: start.draw_views(train, programs.config, out), "views"
+        )
         # Where all checkpoints are damaged, the weights are not loaded yet.
         return initialized(programs, state, weights or load_init(programs))
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -75,11 +74,11 @@ def claim(
     ours = contents(config, images)
     # Processes may take long to read their datasets.
     processes.wait_for_all("claim")
-    checksum = hashlib.sha256(json.dumps(ours).encode()).hexdigest()
-    if not processes.same(checksum):
+    settings = {f"{name}={value!r}" for name, value in ours.items()}
+    if differ := processes.union(settings) - settings:
         raise UsageError(
-            "All processes must be given the same flags and images, but their "
-            f"configurations differ; that of this process is {ours}"
+            "All processes must be given the same flags and images, but another one "
+            f"has {', '.join(sorted(differ))}"
         )
     epochs = config.epochs
     with _usable(run):

@@ -120,7 +120,8 @@ def draw_views(source: Source, config: Config, run: Path) -> None:
 
 def _pixels(views: Views, pair: np.ndarray) -> np.ndarray:
     """Returns the pixels of views, from 0 to 255."""
-    if unnormalized := getattr(views, "unnormalized", None):
+    unnormalized = getattr(views, "unnormalized", None)
+    if callable(unnormalized):
         unit = np.asarray(unnormalized(jnp.asarray(pair)))
     else:
         # Normalized in a way that only they know, so all of them have one scale.

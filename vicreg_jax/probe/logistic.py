@@ -57,7 +57,7 @@ def fit(
         classes: Number of classes. None: one more than the largest label. A class
             without samples is never chosen.
         l2: Weight of the penalty.
-        tolerance: Tolerance of the loss, relative. The optimizer stops where the norm
+        tolerance: Relative tolerance of the loss. The optimizer stops where the norm
             ``g`` of the gradient of the loss has ``g^2 / (2 l2) <= tolerance * loss``,
             which bounds the distance to the optimum over the weights, since the penalty
             is strongly convex.

@@ -114,8 +114,10 @@ class Order:
 def _shuffled(place: int, count: int, seed: int) -> int:
     """Returns the image at a place of a shuffled epoch.
 
-    It is that of Grain's `MapDataset.shuffle`, without its 10 us of bookkeeping for
-    each image, except where that one shows an image twice.
+    It is that of Grain's `MapDataset.shuffle`, except where that one shows an image
+    twice, and without its bookkeeping, which takes 10 us for each image. What is left
+    takes 7 us for each of many images, and 20 us of 4,000: Grain permutes 65,536
+    numbers or more, and skips those that are too large.
     """
     last = count - 1
     # If the last number is a power of two, Grain takes one bit too few: of 65,537
