@@ -6,6 +6,7 @@ vit: ViT, as in timm.
 small: a residual encoder for small images.
 expander: the expander, and VICReg's and VICRegL's networks.
 layers: the layers of ResNets and the expander, and what all networks share.
+small_maps: convolutions of maps that are smaller than their kernels.
 timm_layers: the layers that ConvNeXt and ViT share.
 architectures: encoders by name, as files store them.
 """

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.core import Tracer
 
 from vicreg_jax.nn.keys import keys
+from vicreg_jax.nn.small_maps import convolve
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -65,6 +66,7 @@ class Layers:
             dtype=self.dtype,
             # "normal" as in PyTorch, not "truncated_normal", which is Flax's default.
             kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            conv_general_dilated=convolve,
             rngs=keys(self.rngs),
         )
 
