@@ -1,5 +1,6 @@
 """Checkpoints of PyTorch's ResNets: the same features, and no key lost unsaid."""
 
+import os
 import pickle
 import sys
 
@@ -397,6 +398,14 @@ class TestErrors:
         for name in ("none.pth", "none.safetensors"):
             with pytest.raises(FileNotFoundError):
                 convert.load_resnet(tmp_path / name)
+
+    def test_what_is_written_has_the_usual_permissions(self, tmp_path):
+        before = os.umask(0o022)
+        try:
+            convert.write(tmp_path / "a.safetensors", {"x": np.zeros(2, np.float32)})
+        finally:
+            os.umask(before)
+        assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o644
 
     def test_only_safetensors_are_written(self, tmp_path):
         with pytest.raises(ValueError, match="`path` must end in .safetensors, got"):

@@ -255,6 +255,11 @@ class TestErrors:
 class TestRun:
     """The features of an exported encoder are those that the run's probes see."""
 
+    def test_a_classifier_has_no_encoder(self, tmp_path):
+        (tmp_path / "config.json").write_text('{"protocol": "linear"}')
+        with pytest.raises(ValueError, match="`path` must be a pretraining run, got"):
+            load_encoder(tmp_path)
+
     def test_before_the_end_it_is_that_of_the_newest_checkpoint(self, tmp_path):
         """Nothing is written, as the run may be going on."""
         out = tmp_path / "run"

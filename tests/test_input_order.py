@@ -93,7 +93,10 @@ class TestOrder:
         "change, message",
         [
             (dict(batch=0), "`batch` must be at least 1, got 0"),
-            (dict(batch=11), "--batch must be at most the number of images, 10"),
+            (
+                dict(batch=11),
+                "--batch must be at most the number of .* train on, 10, got 11",
+            ),
             (dict(seed=-1), "--seed must be from 0 to .*, got -1"),
             (dict(epochs=0), "`epochs` must be at least 1 or None, got 0"),
             (dict(shard=(2, 2)), "`shard` must be one of 2, got 2"),

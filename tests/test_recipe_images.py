@@ -80,6 +80,7 @@ class TestRecipe:
         config = recipes.images(photographs)
         assert (config.size, config.views.size, config.channels) == (88, 88, 3)
         assert (config.encoder, config.width, config.epochs) == ("resnet18", 64, 1000)
+        assert config.views.local_size == 38
         assert config.data == str(photographs)
         changed = recipes.images(photographs, size=48, epochs=100, batch=4)
         assert (changed.size, changed.views.size, changed.encoder) == (48, 48, "small")
@@ -156,6 +157,27 @@ class TestCommandLine:
     def test_a_flag_without_its_value(self, words, message):
         with pytest.raises(UsageError, match=message):
             parsed(*words.split())
+
+    def test_help_shows_what_suits_the_images(self, photographs, capsys):
+        with pytest.raises(SystemExit):
+            parsed("--data", photographs, "--help")
+        shown = capsys.readouterr().out
+        assert "(default: resnet18)" in shown and "(default: 1000)" in shown
+        with pytest.raises(SystemExit):
+            parsed("--data", photographs / "nothing", "--help")
+
+    def test_a_path_in_the_place_of_a_recipe(self, photographs, tmp_path):
+        with pytest.raises(UsageError, match="is a path: give it as --data .*photogr"):
+            parsed(photographs)
+        (tmp_path / "config.json").touch()
+        with pytest.raises(
+            UsageError, match="is a run: give a command before it, such"
+        ):
+            parsed(tmp_path)
+
+    def test_arrays_are_no_path(self):
+        with pytest.raises(TypeError, match="`data` must be a path, got ndarray; save"):
+            recipes.images(np.zeros((40, 8, 8), np.uint8))
 
     def test_completions_of_a_shell_know_every_flag(self, capsys):
         with pytest.raises(SystemExit):

@@ -7,8 +7,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 import runs
-from runs import tiny
+from runs import MIRRORED, tiny
 
+from vicreg_jax.augment import DigitViews
 from vicreg_jax.pretrain import recipes, records, run_folder
 from vicreg_jax.pretrain.config import Launch
 from vicreg_jax.pretrain.errors import UsageError
@@ -52,6 +53,26 @@ class TestFolder:
         with (
             pytest.raises(ValueError, match=f"^--out {message}"),
             run_folder.claim(tiny(), Launch(out=tmp_path), images=9),
+        ):
+            pass
+
+    @pytest.mark.parametrize(
+        "views, message",
+        [
+            (
+                DigitViews(8, pen=0.2),
+                "--views.pen must be 0.7 as in the run in .*, got 0",
+            ),
+            (MIRRORED, "--views must be '.*:DigitViews' as in .*, got '.*:MirroredVie"),
+        ],
+    )
+    def test_other_views_are_named_by_their_flag(self, tmp_path, views, message):
+        launch = Launch(out=tmp_path / "run")
+        with run_folder.claim(tiny(), launch, images=9):
+            pass
+        with (
+            pytest.raises(UsageError, match=message),
+            run_folder.claim(tiny(views=views), launch, images=9),
         ):
             pass
 

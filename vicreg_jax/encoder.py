@@ -299,6 +299,11 @@ def _stacked(decoded) -> tuple[np.ndarray | tuple[Crops, ...], np.ndarray]:
 
 def _file_of_run(run: Path) -> Path:
     if not (run / FILE).exists():
+        config = run / "config.json"
+        if config.exists() and "protocol" in json.loads(config.read_text()):
+            raise ValueError(
+                f"`path` must be a pretraining run, got {run}, which holds a classifier"
+            )
         raise ValueError(
             f"`path` must be a run with an {FILE}, got {run}. A run writes it when it "
             f"is finished; before, `vicreg-pretrain export {run}` does"

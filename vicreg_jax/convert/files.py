@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 # What PyTorch raises for files that are damaged or hold other things.
 _DAMAGED = (
@@ -78,7 +78,9 @@ def write(
         raise ValueError(f"`path` must end in .safetensors, got {path}")
     # The format has no strides, so transposed views must be copied.
     contiguous = {name: np.ascontiguousarray(v) for name, v in tensors.items()}
-    save_file(contiguous, path, metadata={"format": "pt"} | dict(metadata or {}))
+    # Not by `save_file`, whose file no other user of the machine may read.
+    content = save(contiguous, metadata={"format": "pt"} | dict(metadata or {}))
+    Path(path).write_bytes(content)
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:

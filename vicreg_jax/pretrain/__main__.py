@@ -33,6 +33,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
 import jax
@@ -105,6 +106,10 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     images = None
     if recipe == IMAGES and not _HELP.intersection(arguments):
         images = _images(deciding)
+    elif recipe == IMAGES and deciding.data:
+        # The defaults that --help shows are those for these images, if they are there.
+        with contextlib.suppress(UsageError, OSError):
+            images = _images(deciding)
     runs = recipe_runs(kind, images)
     errors = io.StringIO()
     try:
@@ -197,6 +202,10 @@ def _unknown_word(arguments: Sequence[str]) -> str | None:
     word = next(iter(arguments), "-")
     if word.startswith("-") or word in names():
         return None
+    if Path(word, "config.json").exists():
+        return f"{word} is a run: give a command before it, such as report {word}"
+    if Path(word).exists():
+        return f"{word} is a path: give it as --data {word}"
     near = difflib.get_close_matches(word, names(), n=1)
     return _with_hint(f"unknown recipe or command {word!r}", near, f"{_PROG} --help")
 

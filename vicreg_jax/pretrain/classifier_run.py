@@ -245,7 +245,10 @@ def _loop(
     meshes.check_batch(config.batch, 1, mesh.size)
     whole = load_datasets(config)
     if whole.held_out is None:
-        raise UsageError(f"--data must have labels, got {config.data}")
+        raise UsageError(
+            "--data must have labels, such as a subfolder for each class, got "
+            f"{config.data}"
+        )
     train = labeled(whole.train, config.labels, seed=config.seed)
     parts = whole.train, whole.held_out
     named = max(len(part.classes) for part in parts)

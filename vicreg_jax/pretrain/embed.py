@@ -77,8 +77,8 @@ def embed(
     _check_out(out)
     if queries is not None and not (queries and neighbors):
         raise UsageError(
-            "--query must name image files and be given with --neighbors, got "
-            f"{len(queries)} files and {neighbors} neighbors"
+            "--query must name image files and be given with --neighbors, such as "
+            f"--neighbors 8, got {len(queries)} files and --neighbors {neighbors}"
         )
     encoder = open_encoder(path)
     source = open_source(data, size=encoder.size, channels=encoder.channels)

@@ -122,7 +122,10 @@ def probe(run: Path, *, data: str | None = None) -> Probed:
     datasets = load_datasets(config)
     result = evaluation.evaluate(programs, state, datasets)
     if result is None:
-        raise UsageError(f"--data must have labels, got {config.data}")
+        raise UsageError(
+            "--data must have labels, such as a subfolder for each class, got "
+            f"{config.data}"
+        )
     classes = len(np.unique(result.held_out.labels))
     # Not probes.json, which would mark a stopped run as finished.
     file = run / f"probes-{_file_name(config.data)}.json"

@@ -281,12 +281,12 @@ def _refuse_another(ours: dict[str, Any], run: Path, kind: type[Config]) -> int:
     """Returns the epochs of the run, which may be fewer than ours."""
     # Through `Config`, so that settings newer than the run have their defaults.
     argument = "--out"
-    theirs = contents(
-        read_config(run, kind, argument=argument), _read(run, argument)["images"]
-    )
+    config = read_config(run, kind, argument=argument)
+    images = _read(run, argument)["images"]
+    ours, theirs = map(_by_flag, (ours, contents(config, images)))
     for name in ours:
         extends = name == "epochs" and ours[name] > theirs[name]
-        if ours[name] == theirs[name] or extends:
+        if extends or ours[name] == theirs.get(name):
             continue
         if name == "images":
             raise UsageError(
@@ -304,6 +304,15 @@ def _refuse_another(ours: dict[str, Any], run: Path, kind: type[Config]) -> int:
             f"got {ours[name]!r}; for another run give another --out"
         )
     return theirs["epochs"]
+
+
+def _by_flag(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings with those of the views by name, as on the command line."""
+    views = settings["views"]
+    by_name = {f"views.{name}": value for name, value in views.items()}
+    # Views of another class have other settings, and are compared as a whole.
+    whole = {"views": by_name.pop("views.kind")}
+    return settings | whole | by_name
 
 
 def _refuse_finished(run: Path, *, extends: bool) -> None:

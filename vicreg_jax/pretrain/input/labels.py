@@ -41,7 +41,8 @@ def labeled(source: Source, labels: str, *, seed: int = 0) -> Source:
         return Subset(source, _drawn(source, float(share[1]) / 100, seed))
     if not Path(labels).is_file():
         raise FileNotFoundError(
-            f"--labels must be a share such as 1%, or a text file, got {labels!r}"
+            "--labels must be a share such as 1%, or a text file, got "
+            f"{labels!r}, which does not exist"
         )
     return Subset(source, _listed(source, Path(labels)))
 

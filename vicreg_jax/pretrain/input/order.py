@@ -54,8 +54,8 @@ class Order:
             raise ValueError(f"`batch` must be at least 1, got {self.batch}")
         if self.drop_remainder and self.images < self.batch:
             raise UsageError(
-                f"--batch must be at most the number of images, {self.images}, got "
-                f"{self.batch}"
+                "--batch must be at most the number of images to train on, "
+                f"{self.images}, got {self.batch}"
             )
         if self.images < 1:
             raise ValueError(f"`images` must be at least 1, got {self.images}")
