@@ -32,8 +32,8 @@ def convolve(
     Args:
         images: The maps.
         kernel: The kernel.
-        strides: Of rows and of columns.
-        padding: Of rows and of columns, before and after.
+        strides: Steps between positions of the result, of rows and of columns.
+        padding: Rows and columns of zeros to add, before and after.
         options: Passed to `jax.lax.conv_general_dilated`.
     """
     rows, columns = map(_taps, images.shape[1:3], kernel.shape[:2], strides, padding)
