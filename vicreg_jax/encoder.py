@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -22,6 +21,7 @@ import PIL.Image
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
+import vicreg_jax
 from vicreg_jax.augment import CenterCrop, Crops, ImageViews, Views
 from vicreg_jax.augment.crops import TRIES
 from vicreg_jax.augment.stored import views_from_json, views_to_json
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 Images: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray | Iterable[Any]"
 _NO_NUMBERS = [np.zeros((1, TRIES, 4))]  # a centered crop is not random
 FILE = "encoder.safetensors"
-PACKAGE = f"vicreg_jax {version('vicreg_jax')}"
 _PLAIN_SIZE = 256  # torchvision resizes shorter sides to it, and crops 224
 # The metadata of safetensors holds only strings, so all facts are one JSON text.
 _KEY = "vicreg_jax"
@@ -237,7 +236,7 @@ def save_encoder(
         "size": size,
         "channels": channels,
         "crop": crop,
-        "about": {"package": PACKAGE} | about,
+        "about": {"package": f"vicreg_jax {vicreg_jax.__version__}"} | about,
     }
     write(path, state_dict(model), metadata={_KEY: json.dumps(description)})
 

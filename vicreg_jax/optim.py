@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from optax import GradientTransformation, Params, Schedule
 
 WARMUP_EPOCHS = 10  # of the paper, for runs of any length
-# Of 100 epochs, by the largest batch that has it. Larger batches have 0.3.
+# For 100 epochs, by the largest batch size that uses it. Larger batches use 0.3.
 _BASE_LR = {128: 0.8, 256: 0.5, 512: 0.4}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+import vicreg_jax
 from vicreg_jax import encoder
 from vicreg_jax.pretrain import evaluation, run_folder
 from vicreg_jax.pretrain import mesh as meshes
@@ -70,7 +71,7 @@ def as_encoder(
     config, model = programs.config, programs.network(state).encoder
     model.eval()
     about: dict[str, Any] = {
-        "package": encoder.PACKAGE,
+        "package": f"vicreg_jax {vicreg_jax.__version__}",
         "architecture": architecture(config),
         "data": config.data,
         "step": int(state.step),
