@@ -18,7 +18,7 @@ from parity.ours import Ours, enabled
 from parity.training_torch import MOMENTUM, TRUST, WEIGHT_DECAY, Run
 from vicreg_jax import convert
 from vicreg_jax.pretrain.config import Config
-from vicreg_jax.pretrain.mesh import make_mesh
+from vicreg_jax.pretrain.mesh import make_mesh, whole
 from vicreg_jax.pretrain.step import Programs, State
 
 
@@ -70,7 +70,9 @@ class Step(Programs):
             for part in both
         )
         memory = self._optimizer.init(params)
-        return State(jnp.zeros((), jnp.int32), params, stats, memory)
+        state = State(jnp.zeros((), jnp.int32), params, stats, memory)
+        # Placed as the step returns it, or the second step would compile it again.
+        return jax.device_put(state, whole(self.mesh))
 
     def rates(self, steps: int, dtype: str) -> np.ndarray:
         """Returns the learning rates of the first steps, as computed in a dtype."""

@@ -62,7 +62,8 @@ def pytest_configure(config):
         config.add_cleanup(directory.cleanup)
         os.environ["VICREG_JAX_TEST_CACHE"] = directory.name
     jax.config.update("jax_disable_most_optimizations", True)
-    given = os.environ["XLA_FLAGS"]
+    given = quick_compilation.in_one_part(os.environ["XLA_FLAGS"])
+    os.environ["XLA_FLAGS"] = given
     if config.option.markexpr == "not slow":
         # Also in the processes that the tests start.
         os.environ.update(quick_compilation.environment(given))
