@@ -92,7 +92,7 @@ def test_pytorch_gets_its_encoder_back():
 
 @pytest.mark.slow
 def test_a_run_is_stopped_and_extended():
-    shown = printed("stop_resume_extend.py", optimized=True)
+    shown = printed("stop_resume_extend.py")
     assert "ended with status 75" in shown
     found = re.findall(r"finished: (\w+), (\d+) steps", shown)
     assert [finished for finished, _ in found] == ["False", "True", "True"]
