@@ -9,6 +9,8 @@ from dataclasses import replace
 from itertools import product
 from typing import get_args
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from grids import thinned
@@ -184,6 +186,26 @@ class TestFaults:
         assert set(get_args(FaultName)) == set(FAULTS)
         sections = [ON_ONE, ON_MANY, IN_STEP, LOCAL_FAULTS, CLASSIFIER_FAULTS]
         assert sum(map(len, sections)) == len(FAULTS) == 25
+
+
+@pytest.mark.usefixtures("relaxed_promotion", "unchecked_signatures")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_training_compiles_its_step_once(optimizer):
+    """The first state is placed as the step returns it, and of the same dtypes."""
+    experiment = experiments.expander(12, 4, 32, optimizer, "float32")
+    programs = experiment._programs(PACKAGE)
+
+    def kinds(state):
+        return jax.tree.map(
+            lambda leaf: (leaf.dtype, leaf.weak_type, leaf.sharding, leaf.committed),
+            state,
+        )
+
+    state = programs.start_from(experiment._tensors, "float32")
+    first = kinds(state)
+    views = jnp.asarray(experiment.batches[0].swapaxes(0, 1), jnp.float32)
+    state, _ = programs.train(state, views, jnp.ones(len(views)))
+    assert kinds(state) == first
 
 
 class TestRoundings:
