@@ -1,4 +1,4 @@
-"""An eighth of scikit-learn's digits, for runs of three epochs in seconds."""
+"""A few of scikit-learn's digits, for runs of three epochs in seconds."""
 
 from functools import cache
 

@@ -10,7 +10,6 @@ from itertools import product
 from typing import get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from grids import thinned
@@ -33,6 +32,7 @@ from parity import (
     reproducibility,
     suite,
     torch_networks,
+    training_jax,
     training_torch,
     upstream,
     values,
@@ -203,8 +203,8 @@ def test_a_training_compiles_its_step_once(optimizer):
 
     state = programs.start_from(experiment._tensors, "float32")
     first = kinds(state)
-    views = jnp.asarray(experiment.batches[0].swapaxes(0, 1), jnp.float32)
-    state, _ = programs.train(state, views, jnp.ones(len(views)))
+    inputs = training_jax._images(experiment.batches[0], "float32")
+    state, _ = programs.train(state, *inputs)
     assert kinds(state) == first
 
 
