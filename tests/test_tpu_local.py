@@ -17,7 +17,7 @@ from vicreg_jax.local import local_loss
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.usefixtures("optimized"),
+    pytest.mark.usefixtures("optimized", "small_kernels"),
     pytest.mark.skipif(not aot.available(), reason="libtpu is not installed"),
 ]
 MIB = 2**20

@@ -16,7 +16,7 @@ from vicreg_jax.probe._inputs import Rows
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not aot.available(), reason="libtpu is not installed"),
-    pytest.mark.usefixtures("optimized", "relaxed_promotion"),
+    pytest.mark.usefixtures("optimized", "small_kernels", "relaxed_promotion"),
 ]
 MIB = 2**20
 CHIPS, WIDTH, CLASSES = 64, 2048, 1000
