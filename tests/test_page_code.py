@@ -84,9 +84,7 @@ STAND_INS = {
 }
 
 
-@pytest.mark.usefixtures(
-    "small_kernels", "relaxed_promotion", "unchecked_signatures"
-)
+@pytest.mark.usefixtures("small_kernels", "relaxed_promotion", "unchecked_signatures")
 @pytest.mark.parametrize("name", thinned(CODE, keep=QUICK))
 def test_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
