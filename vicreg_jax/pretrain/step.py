@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from vicreg_jax import VICRegTerms
 from vicreg_jax.augment.views import LocatedViews
 from vicreg_jax.pretrain import mesh as meshes
-from vicreg_jax.pretrain.compilation import compiler_options, options_to_run_once
+from vicreg_jax.pretrain.compilation import compiler_options, options_to_run_seldom
 from vicreg_jax.pretrain.config import Config
 from vicreg_jax.pretrain.network import EncoderFactory, build, optimizer, schedule
 from vicreg_jax.pretrain.objective import (
@@ -136,9 +136,15 @@ class Programs:
         """
         return self._updating(self._train)
 
-    @compiled
-    def embed(self, state: State, images: Images, aspect: Aspect):
-        """Returns embeddings of both views, as in training, ``(2, batch, dim)``."""
+    @cached_property
+    def embed(self):
+        """``(state, images, aspect) -> embeddings``, of both views, as in training.
+
+        The embeddings have the shape ``(2, batch, dim)``.
+        """
+        return self._run_seldom(self._embed)
+
+    def _embed(self, state: State, images: Images, aspect: Aspect):
         key = self._key(state)
         pair = self.config.views.pair(key, images, aspect)
         model = self.network(state)
@@ -229,10 +235,13 @@ class Programs:
     @cached_property
     def _start(self):
         # Compiled, so that every device makes its own copy.
+        return self._run_seldom(self._initial)
+
+    def _run_seldom(self, function: Callable):
         return jax.jit(
-            self._initial,
+            function,
             out_shardings=meshes.whole(self.mesh),
-            compiler_options=options_to_run_once(self.mesh),
+            compiler_options=options_to_run_seldom(self.mesh),
         )
 
     def _initial(self) -> State:
