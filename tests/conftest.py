@@ -130,14 +130,14 @@ def optimized(pytestconfig):
 
 @pytest.fixture(scope="module")
 def small_kernels():
-    """Compiles for TPUs in 60% of the time."""
+    """Compiles for TPUs faster; see `quick_compilation`."""
     with quick_compilation.small_kernels():
         yield
 
 
 @pytest.fixture(scope="module")
 def compiled_with_little_effort(small_kernels):
-    """Compiles whole steps for TPUs in an eighth of the time."""
+    """Compiles whole steps for TPUs faster still; see `quick_compilation`."""
     with quick_compilation.little_effort():
         yield
 

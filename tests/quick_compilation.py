@@ -76,7 +76,9 @@ def small_kernels():
     compile, and memory by at most 1.5%, in 3 of them (libtpu 0.0.42.1, 2026-11-28).
     Users compile without it: with 4 MiB the compiler aborts on some of these programs.
     """
-    from vicreg_jax import aot  # once conftest.py has its signatures checked
+    # Not at the top: conftest.py imports this module before it makes beartype check
+    # the signatures of the package.
+    from vicreg_jax import aot
 
     with mock.patch.dict(aot._COUNTABLE, xla_tpu_scoped_vmem_limit_kib="6144"):
         yield

@@ -1,7 +1,6 @@
 """The whole step, compiled for TPUs: what it needs, and what to do where it is much."""
 
 import dataclasses
-from unittest import mock
 
 import pytest
 
@@ -16,21 +15,6 @@ pytestmark = [
     pytest.mark.skipif(not aot.available(), reason="libtpu is not installed"),
 ]
 GIB = 2**30
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once():
-    """Compiles a program once for all names of its chips."""
-    reports, report_of = {}, aot.report_of
-
-    def kept(lowered):
-        program = lowered.as_text()
-        if program not in reports:
-            reports[program] = report_of(lowered)
-        return reports[program]
-
-    with mock.patch.object(aot, "report_of", kept):
-        yield
 
 
 def small(**changes):

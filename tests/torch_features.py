@@ -21,10 +21,11 @@ def forward(graph, state, x):
 def seen_by(ours, x, dtype):
     inputs = *nnx.split(ours), jnp.asarray(x.transpose(0, 2, 3, 1), dtype)
     options = {}
-    in_kernels = sum(x.size for x in jax.tree.leaves(inputs[1]) if x.ndim == 4)
+    in_kernels = sum(leaf.size for leaf in jax.tree.leaves(inputs[1]) if leaf.ndim == 4)
+    # XLA's convolutions in float64 are plain loops, which take four times as long
+    # without LLVM's optimizations: for a ConvNeXt-T 27 instead of 7 CPU seconds. With
+    # smaller kernels compiling would take longer than they do.
     if dtype == np.float64 and in_kernels > 1.5e6:
-        # XLA's convolutions in float64 are plain loops, which take four times as long
-        # without LLVM's optimizations: for a ConvNeXt-T 27 instead of 7 CPU seconds.
         options["xla_backend_optimization_level"] = 1
     run = forward.lower(*inputs).compile(options)
     return np.asarray(run(*inputs), np.float64)

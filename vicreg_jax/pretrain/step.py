@@ -191,6 +191,14 @@ class Programs:
             compiler_options=compiler_options(self.mesh),
         )
 
+    def _run_seldom(self, function: Callable):
+        """Returns a compiled function, which takes longer to compile than to run."""
+        return jax.jit(
+            function,
+            out_shardings=meshes.whole(self.mesh),
+            compiler_options=options_to_run_seldom(self.mesh),
+        )
+
     def network(self, state: State):
         """Returns the network with the parameters of `state`."""
         return self._merged(state.params, state.stats, self._key(state))
@@ -236,13 +244,6 @@ class Programs:
     def _start(self):
         # Compiled, so that every device makes its own copy.
         return self._run_seldom(self._initial)
-
-    def _run_seldom(self, function: Callable):
-        return jax.jit(
-            function,
-            out_shardings=meshes.whole(self.mesh),
-            compiler_options=options_to_run_seldom(self.mesh),
-        )
 
     def _initial(self) -> State:
         """Returns `start`'s arrays, on any device. `state_shapes` traces it."""
